@@ -1,0 +1,155 @@
+"""Random access to an endless list of tasks: task ``i`` of a seed is always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from metalearn_tut.tasks.task import Task, TaskBatch
+
+if TYPE_CHECKING:
+    from metalearn_tut.tasks.source import ClassSource
+
+
+def raw_draws(seed: int, index: int, n: int) -> list[int]:
+    """``n`` 64-bit integers that belong to (seed, index) alone.
+
+    They come from the Philox counter generator's raw output, which NumPy promises not
+    to change between versions (its ``Generator`` methods carry no such promise).
+    """
+    return np.random.Philox(key=[seed, index]).random_raw(n).tolist()
+
+
+def distinct(draws: list[int], n: int) -> list[int]:
+    """``len(draws)`` different numbers below ``n``: the head of a Fisher-Yates shuffle.
+
+    The modulo's bias is below n / 2**64, which no experiment can see.
+    """
+    moved: dict[int, int] = {}
+    chosen = []
+    for i, draw in enumerate(draws):
+        j = i + draw % (n - i)
+        chosen.append(moved.get(j, j))
+        moved[j] = moved.get(i, i)
+    return chosen
+
+
+class TaskSampler:
+    """An endless list of tasks with random access; subclasses say what task ``i`` is.
+
+    Nothing is stored between calls, so tasks can be drawn in any order, from any
+    process, and a run resumed at step ``s`` sees exactly the tasks it would have seen.
+    """
+
+    def __getitem__(self, index: int) -> Task:
+        raise TypeError(f"{type(self).__name__} must define __getitem__(index) -> Task")
+
+    def __iter__(self) -> Iterator[Task]:
+        index = 0
+        while True:
+            yield self[index]
+            index += 1
+
+    def batch(self, step: int, tasks_per_step: int) -> TaskBatch:
+        """Tasks ``step·tasks_per_step`` up to the next step's first, stacked.
+
+        Parameters
+        ----------
+        step : int
+            Which batch, from 0.
+        tasks_per_step : int
+            Number of tasks T, at least 1.
+        """
+        if tasks_per_step < 1:
+            raise ValueError(f"tasks_per_step must be at least 1, got {tasks_per_step}")
+        start = step * tasks_per_step
+        return self.tasks(range(start, start + tasks_per_step))
+
+    def tasks(self, indices: Iterable[int]) -> TaskBatch:
+        """The tasks of these indices, stacked."""
+        return TaskBatch.stack([self[i] for i in indices])
+
+
+def check_index(index: int, seed: int) -> None:
+    """Refuse indices and seeds that name no task."""
+    if index < 0:
+        raise IndexError(f"task index must be >= 0, got {index}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be in 0..2**64-1, got {seed}")
+
+
+class EpisodeSampler(TaskSampler):
+    """N-way K-shot tasks from a source of classes.
+
+    Task ``i`` picks ``ways`` different classes in random order (so labels carry no
+    meaning across tasks) and, in each, ``shots + queries`` different images: support
+    and query never share one.
+
+    Parameters
+    ----------
+    source : ClassSource
+        Classes with their images.
+    ways, shots, queries : int
+        Classes N, support images K per class, query images Q per class.
+    seed : int, default 0
+        Names the list of tasks; the same seed gives the same tasks everywhere.
+
+    Raises
+    ------
+    ValueError
+        If the source has too few classes, or a class too few images; the message
+        names the class and its count.
+
+    Examples
+    --------
+    >>> from metalearn_tut import tasks
+    >>> x, y = torch.arange(60.0).reshape(30, 2), torch.arange(30) // 6
+    >>> sampler = tasks.from_arrays(x, y).sampler(ways=3, shots=1, queries=4, seed=0)
+    >>> sampler[7].support_x.shape, sampler[7].query_x.shape
+    (torch.Size([3, 2]), torch.Size([12, 2]))
+    >>> bool((sampler[7].query_x == sampler[7].query_x).all())
+    True
+    """
+
+    def __init__(
+        self, source: ClassSource, ways: int, shots: int, queries: int, seed: int = 0
+    ) -> None:
+        for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_index(0, seed)
+        source.check_enough(ways, shots + queries)
+        self.source, self.seed = source, seed
+        self.ways, self.shots, self.queries = ways, shots, queries
+        self._pools = source.class_pools(ways)
+
+    def __repr__(self) -> str:
+        return (
+            f"EpisodeSampler({self.source.name}, {self.ways}-way {self.shots}-shot, "
+            f"{self.queries} queries per class, seed={self.seed})"
+        )
+
+    def __getitem__(self, index: int) -> Task:
+        check_index(index, self.seed)
+        ways, per_class = self.ways, self.shots + self.queries
+        draws = raw_draws(self.seed, index, 1 + ways * (1 + per_class))
+        pool = self._pools[draws[0] % len(self._pools)]
+        classes = [pool[j] for j in distinct(draws[1 : 1 + ways], len(pool))]
+        support, query = [], []
+        for label, c in enumerate(classes):
+            start = 1 + ways + label * per_class
+            rows = distinct(draws[start : start + per_class], self.source.count(c))
+            images = self.source.images_of(c, rows)
+            support.append(images[: self.shots])
+            query.append(images[self.shots :])
+        labels = torch.arange(ways)
+        return Task(
+            torch.from_numpy(np.concatenate(support)),
+            labels.repeat_interleave(self.shots),
+            torch.from_numpy(np.concatenate(query)),
+            labels.repeat_interleave(self.queries),
+            tags={"index": index, **self.source.describe(classes)},
+        )

@@ -1,0 +1,151 @@
+"""A few-shot task as a value: four tensors, and tags that no learner may read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_TENSORS = ("support_x", "support_y", "query_x", "query_y")
+
+
+def as_float(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn stored inputs into what a network reads.
+
+    Images are kept as ``uint8`` until this call, which maps 0..255 to 0..1; anything
+    else is only cast.
+
+    Parameters
+    ----------
+    x : Tensor
+        Any shape; ``uint8`` images, or numbers of any other dtype.
+    dtype : torch.dtype, default float32
+        The dtype of the result, a floating one.
+
+    Examples
+    --------
+    >>> as_float(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([0., 1.])
+    """
+    if x.dtype == torch.uint8:
+        return x.to(dtype).div_(255)
+    return x.to(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One few-shot task: learn from the support set, be judged on the query set.
+
+    Parameters
+    ----------
+    support_x : Tensor [N·K, ...]
+        Support inputs, class after class (for images ``uint8 [N·K, C, H, W]``).
+    support_y : Tensor [N·K]
+        Labels 0..N-1 (``int64``), or real targets ``[N·K, D]`` for regression.
+    query_x : Tensor [N·Q, ...]
+        Query inputs, same trailing shape as ``support_x``.
+    query_y : Tensor [N·Q]
+        Labels or targets of the query set.
+    tags : mapping, optional
+        Ground truth about the task (its classes, whether it was corrupted) for
+        diagnostics. Training hides it from learners: see :meth:`TaskBatch.blind`.
+
+    Raises
+    ------
+    ValueError
+        If a set's inputs and targets differ in length, or the two sets in shape.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for part in ("support", "query"):
+            x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
+            if len(x) != len(y):
+                raise ValueError(
+                    f"{part}_x and {part}_y must have one row per example, "
+                    f"got {len(x)} inputs and {len(y)} targets"
+                )
+        if self.support_x.shape[1:] != self.query_x.shape[1:]:
+            raise ValueError(
+                "support_x and query_x must have the same shape per example, "
+                f"got {tuple(self.support_x.shape[1:])} and {tuple(self.query_x.shape[1:])}"
+            )
+
+    @property
+    def ways(self) -> int:
+        """Number of classes N of a classification task."""
+        return int(self.support_y.max()) + 1
+
+    def to(self, device: torch.device | str) -> Task:
+        """The same task on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+
+
+@dataclass(frozen=True, eq=False)
+class TaskBatch:
+    """T tasks of one shape, stacked along a new first dimension.
+
+    It can be looped over (``for task in batch``) or used whole by an engine that runs
+    all tasks at once.
+
+    Parameters
+    ----------
+    support_x : Tensor [T, N·K, ...]
+    support_y : Tensor [T, N·K]
+    query_x : Tensor [T, N·Q, ...]
+    query_y : Tensor [T, N·Q]
+    tags : sequence of mappings, optional
+        One mapping per task, or nothing.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+    tags: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def stack(cls, tasks: Sequence[Task]) -> TaskBatch:
+        """Stack tasks of equal shapes.
+
+        Raises
+        ------
+        ValueError
+            If there is no task, or two tasks differ in shape.
+        """
+        if not tasks:
+            raise ValueError("TaskBatch.stack needs at least one task, got none")
+        for name in _TENSORS:
+            shapes = {tuple(getattr(task, name).shape) for task in tasks}
+            if len(shapes) > 1:
+                raise ValueError(f"tasks of one batch must agree in {name}, got {sorted(shapes)}")
+        tensors = {name: torch.stack([getattr(t, name) for t in tasks]) for name in _TENSORS}
+        return cls(**tensors, tags=tuple(task.tags for task in tasks))
+
+    def __len__(self) -> int:
+        return len(self.support_x)
+
+    def __getitem__(self, i: int) -> Task:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"task {i} of a batch of {len(self)} tasks")
+        tags = self.tags[i] if self.tags else {}
+        return Task(*(getattr(self, name)[i] for name in _TENSORS), tags=tags)
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self[i] for i in range(len(self)))
+
+    def blind(self) -> TaskBatch:
+        """The same batch without tags: what a learner is given."""
+        return replace(self, tags=())
+
+    def to(self, device: torch.device | str) -> TaskBatch:
+        """The same batch on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})

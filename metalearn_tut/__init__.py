@@ -1,0 +1,1 @@
+"""Few-shot learning of compact models: reference modules of the book."""

@@ -1,0 +1,18 @@
+"""One thread per process: two workers on two cores, and no thread contention."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder of real data sets, or skip with the reason."""
+    folder = os.environ.get("METALEARN_TUT_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("real data: set METALEARN_TUT_DATA to the folder that holds it")
+    return Path(folder)

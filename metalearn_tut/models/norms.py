@@ -1,0 +1,85 @@
+"""Normalization in few-shot learning: whose statistics a query image is judged by."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORMS = ("batch", "support", "group", "none")
+
+
+class TaskBatchNorm2d(nn.Module):
+    """Batch normalization that keeps no running statistics and has no evaluation mode.
+
+    ``y = weight · (x - mean) / sqrt(var + eps) + bias`` per channel, with the mean and the
+    biased variance taken over the pixels of
+
+    * all rows (``n_support=None``), as in the MAML paper: the result for a query image then
+      depends on the query images that came with it (a *transductive* number), or
+    * the first ``n_support`` rows, the task's support set: every query image is classified
+      alone, as it must be once the network is deployed.
+
+    Running statistics would mix tasks, and ``eval()`` would silently switch to them: this
+    layer does the same in both modes.
+
+    Parameters
+    ----------
+    channels : int
+        Number of channels C.
+    eps : float, default 1e-5
+        Added to the variance.
+
+    Examples
+    --------
+    >>> x = torch.tensor([0.0, 2.0, 9.0]).view(3, 1, 1, 1)
+    >>> TaskBatchNorm2d(1, eps=0.0)(x, n_support=2).flatten().tolist()
+    [-1.0, 1.0, 8.0]
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.channels, self.eps = channels, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows of this layer."""
+        return f"{self.channels}, eps={self.eps}"
+
+    def forward(self, x: Tensor, n_support: int | None = None) -> Tensor:
+        """Normalize ``x [B, C, H, W]`` by all of its rows, or by its first ``n_support``."""
+        if n_support is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        var, mean = torch.var_mean(x[:n_support], (0, 2, 3), correction=0)  # (C,)
+        scale = self.weight * torch.rsqrt(var + self.eps)  # (C,)
+        shift = self.bias - mean * scale  # (C,)
+        return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+
+
+def make_norm(norm: str, channels: int) -> nn.Module:
+    """The layer that one of :data:`NORMS` stands for.
+
+    ``"batch"`` and ``"support"`` are the same :class:`TaskBatchNorm2d` (they differ in the
+    ``n_support`` it is called with), ``"group"`` is a ``GroupNorm`` of 8 groups, or of the
+    largest number of groups among 4, 2, 1 that divides ``channels``, ``"none"`` the identity.
+
+    Raises
+    ------
+    ValueError
+        If ``norm`` is not one of :data:`NORMS`.
+    """
+    if norm in ("batch", "support"):
+        return TaskBatchNorm2d(channels)
+    if norm == "group":
+        return nn.GroupNorm(math.gcd(8, channels), channels)
+    if norm == "none":
+        return nn.Identity()
+    raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}")
+
+
+def normalize(norm: nn.Module, x: Tensor, n_support: int | None) -> Tensor:
+    """Call ``norm`` on ``x``; only :class:`TaskBatchNorm2d` asks which rows are the support."""
+    return norm(x, n_support) if isinstance(norm, TaskBatchNorm2d) else norm(x)

@@ -51,12 +51,19 @@ class TaskBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor, n_support: int | None = None) -> Tensor:
         """Normalize ``x [B, C, H, W]`` by all of its rows, or by its first ``n_support``."""
-        if n_support is None:
-            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        var, mean = torch.var_mean(x[:n_support], (0, 2, 3), correction=0)  # (C,)
-        scale = self.weight * torch.rsqrt(var + self.eps)  # (C,)
-        shift = self.bias - mean * scale  # (C,)
-        return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+        return task_batch_norm(x, self.weight, self.bias, n_support, self.eps)
+
+
+def task_batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, n_support: int | None, eps: float
+) -> Tensor:
+    """What :class:`TaskBatchNorm2d` computes, as a function of its weight and bias ``[C]``."""
+    if n_support is None:
+        return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+    var, mean = torch.var_mean(x[:n_support], (0, 2, 3), correction=0)  # (C,)
+    scale = weight * torch.rsqrt(var + eps)  # (C,)
+    shift = bias - mean * scale  # (C,)
+    return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:

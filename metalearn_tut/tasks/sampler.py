@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,22 @@ if TYPE_CHECKING:
     from metalearn_tut.tasks.source import ClassSource
 
 
-def raw_draws(seed: int, index: int, n: int) -> list[int]:
-    """``n`` 64-bit integers that belong to (seed, index) alone.
+def raw_draws(seed: int, index: int, n: int, stream: int = 0) -> list[int]:
+    """``n`` 64-bit integers that belong to (seed, index, stream) alone.
 
     They come from the Philox counter generator's raw output, which NumPy promises not
-    to change between versions (its ``Generator`` methods carry no such promise).
+    to change between versions (its ``Generator`` methods carry no such promise). Different
+    streams of one seed are independent: whether a task is corrupted must not depend on
+    which classes it drew. The key is made ``uint64`` here, because NumPy would pass a
+    list that holds a number above 2**63 through floats and merge such seeds.
     """
-    return np.random.Philox(key=[seed, index]).random_raw(n).tolist()
+    key = np.array([seed, index], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=[0, 0, 0, stream]).random_raw(n).tolist()
+
+
+def unit(draw: int) -> float:
+    """A 64-bit draw as a number in [0, 1): its upper 53 bits, all that a float holds."""
+    return (draw >> 11) * 2.0**-53
 
 
 def distinct(draws: list[int], n: int) -> list[int]:
@@ -63,8 +73,9 @@ class TaskSampler:
         tasks_per_step : int
             Number of tasks T, at least 1.
         """
-        if tasks_per_step < 1:
-            raise ValueError(f"tasks_per_step must be at least 1, got {tasks_per_step}")
+        check_count(tasks_per_step=tasks_per_step)
+        if step < 0:
+            raise IndexError(f"step must be >= 0, got {step}")
         start = step * tasks_per_step
         return self.tasks(range(start, start + tasks_per_step))
 
@@ -73,12 +84,30 @@ class TaskSampler:
         return TaskBatch.stack([self[i] for i in indices])
 
 
-def check_index(index: int, seed: int) -> None:
-    """Refuse indices and seeds that name no task."""
-    if index < 0:
-        raise IndexError(f"task index must be >= 0, got {index}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be in 0..2**64-1, got {seed}")
+def check_index(index: int) -> int:
+    """``index`` as an integer that names a task, or an error that says what would."""
+    try:
+        index = operator.index(index)
+    except TypeError:
+        raise TypeError(
+            f"task index must be an integer, got {index!r}; for several: sampler.tasks(indices)"
+        ) from None
+    if not 0 <= index < 2**64:
+        raise IndexError(f"task index must be in 0..2**64-1, got {index}")
+    return index
+
+
+def check_seed(seed: int) -> None:
+    """Refuse seeds that name no list of tasks."""
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be an integer in 0..2**64-1, got {seed!r}")
+
+
+def check_count(**counts: int) -> None:
+    """Refuse numbers of ways, examples or tasks that are not integers from 1 on."""
+    for name, value in counts.items():
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
 
 
 class EpisodeSampler(TaskSampler):
@@ -117,10 +146,8 @@ class EpisodeSampler(TaskSampler):
     def __init__(
         self, source: ClassSource, ways: int, shots: int, queries: int, seed: int = 0
     ) -> None:
-        for name, value in (("ways", ways), ("shots", shots), ("queries", queries)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        check_index(0, seed)
+        check_count(ways=ways, shots=shots, queries=queries)
+        check_seed(seed)
         source.check_enough(ways, shots + queries)
         self.source, self.seed = source, seed
         self.ways, self.shots, self.queries = ways, shots, queries
@@ -133,7 +160,7 @@ class EpisodeSampler(TaskSampler):
         )
 
     def __getitem__(self, index: int) -> Task:
-        check_index(index, self.seed)
+        index = check_index(index)
         ways, per_class = self.ways, self.shots + self.queries
         draws = raw_draws(self.seed, index, 1 + ways * (1 + per_class))
         pool = self._pools[draws[0] % len(self._pools)]

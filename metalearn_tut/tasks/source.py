@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from metalearn_tut.tasks.sampler import EpisodeSampler, distinct, raw_draws
+from metalearn_tut.tasks.sampler import EpisodeSampler, check_seed, distinct, raw_draws
 
 SPLITS = ("train", "validation", "test")
 
@@ -49,6 +49,12 @@ class ClassSource:
         Draw all classes of a task from one group (harder tasks).
     turns : int, default 1
         4 makes every class four classes, by quarter turns of its images.
+
+    Raises
+    ------
+    ValueError
+        If there is not one name (and one group, where there are groups) per class, or
+        ``within_group`` is asked of a source without groups.
     """
 
     images: np.ndarray
@@ -58,6 +64,16 @@ class ClassSource:
     name: str = "arrays"
     within_group: bool = False
     turns: int = 1
+
+    def __post_init__(self) -> None:
+        n = len(self.rows)
+        if len(self.class_names) != n or len(self.groups) not in (0, n):
+            raise ValueError(
+                f"{self.name} has {n} classes, but {len(self.class_names)} names "
+                f"and {len(self.groups)} groups"
+            )
+        if self.within_group and not self.groups:
+            raise ValueError(f"within_group=True needs groups, and {self.name} has none")
 
     @property
     def n_classes(self) -> int:
@@ -104,11 +120,13 @@ class ClassSource:
         return [pool for pool in pools.values() if len(pool) >= ways]
 
     def describe(self, classes: Sequence[int]) -> dict[str, Any]:
-        """Tags of a task: its classes' names and groups, in label order."""
+        """Tags of a task in label order: names and groups of its classes, and quarter turns."""
         bases = [c % len(self.rows) for c in classes]
         tags: dict[str, Any] = {"classes": tuple(self.class_names[b] for b in bases)}
         if self.groups:
             tags["groups"] = tuple(self.groups[b] for b in bases)
+        if self.turns > 1:
+            tags["turns"] = tuple(c // len(self.rows) for c in classes)
         return tags
 
     def check_enough(self, ways: int, per_class: int) -> None:
@@ -148,6 +166,7 @@ class ClassSource:
         seed : int, default 0
             Which shuffle of the classes.
         """
+        check_seed(seed)
         n = len(self.rows)
         if min(train, validation) <= 0 or train + validation >= 1:
             raise ValueError(
@@ -166,7 +185,7 @@ class ClassSource:
         return first, second, third
 
     def as_supervised(self) -> LabelledImages:
-        """All images with their class index, for ordinary training or a linear probe."""
+        """All images with their class index (not turned), for training a plain classifier."""
         rows = np.concatenate(self.rows)
         labels = np.repeat(np.arange(len(self.rows)), [len(r) for r in self.rows])
         return LabelledImages(self.images[rows], labels, self.class_names)
@@ -209,7 +228,7 @@ def from_arrays(
     """
     examples = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
     labels = y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
-    if labels.ndim != 1 or len(labels) != len(examples) or not len(labels):
+    if labels.ndim != 1 or not len(labels) or examples.shape[:1] != labels.shape:
         raise ValueError(
             "from_arrays needs x [M, ...] and y [M] with M >= 1, "
             f"got shapes {examples.shape} and {labels.shape}"

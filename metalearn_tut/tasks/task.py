@@ -114,19 +114,22 @@ class TaskBatch:
 
     @classmethod
     def stack(cls, tasks: Sequence[Task]) -> TaskBatch:
-        """Stack tasks of equal shapes.
+        """Stack tasks of equal shapes and dtypes.
 
         Raises
         ------
         ValueError
-            If there is no task, or two tasks differ in shape.
+            If there is no task, or two tasks differ in shape or dtype (PyTorch would turn
+            ``uint8`` images beside floats into floats of 0..255).
         """
         if not tasks:
             raise ValueError("TaskBatch.stack needs at least one task, got none")
         for name in _TENSORS:
-            shapes = {tuple(getattr(task, name).shape) for task in tasks}
-            if len(shapes) > 1:
-                raise ValueError(f"tasks of one batch must agree in {name}, got {sorted(shapes)}")
+            kinds = {f"{t.dtype} {list(t.shape)}" for t in (getattr(task, name) for task in tasks)}
+            if len(kinds) > 1:
+                raise ValueError(
+                    f"tasks of one batch must agree in {name}, got {' and '.join(sorted(kinds))}"
+                )
         tensors = {name: torch.stack([getattr(t, name) for t in tasks]) for name in _TENSORS}
         return cls(**tensors, tags=tuple(task.tags for task in tasks))
 

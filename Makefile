@@ -1,0 +1,111 @@
+# `make` alone lists what can be made.
+PYTHON      ?= python3
+VENV        ?= .venv
+TORCH_INDEX ?=
+JOBS        ?= 2
+UPGRADE     ?=
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+BIN      := $(VENV)/bin
+READY    := $(VENV)/.ready
+PIP      := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SOURCES  := $(shell find metalearn_tut -type f -not -path '*/__pycache__/*')
+PAGES    := $(shell find book -type f -not -path '*/.ipynb_checkpoints/*')
+EXECUTED := $(patsubst book/%,build/executed/%,$(sort $(wildcard book/*.ipynb)))
+HTML     := _build/html
+
+# One thread per process: two notebooks at a time fill two cores. And nobody's own start-up files.
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export IPYTHONDIR := $(CURDIR)/build/ipython
+
+.PHONY: help setup test book notebooks format lint bench constraints clean FORCE
+
+help:
+	@echo 'make setup        create $(VENV) and install the pinned versions (every other target does it too)'
+	@echo 'make test         ruff, unit tests, every notebook on a fresh kernel, the book contract'
+	@echo 'make book         execute every notebook, build the book, check it, print its address'
+	@echo 'make notebooks    executed copies of the notebooks in build/executed'
+	@echo 'make format       format code and notebooks, remove outputs'
+	@echo 'make lint         ruff, without changing anything'
+	@echo 'make bench        the benchmarks, into results/'
+	@echo 'make constraints  write constraints.txt anew; UPGRADE=--upgrade takes the newest versions'
+	@echo 'make clean        remove what was built; the environment stays'
+	@echo
+	@echo 'PYTHON=python3.12   the Python to create the environment with'
+	@echo 'VENV=.venv          where the environment is'
+	@echo 'TORCH_INDEX=https://download.pytorch.org/whl/cpu   PyTorch without CUDA (saves gigabytes on Linux)'
+	@echo 'JOBS=2              notebooks and tests at a time'
+	@echo 'METALEARN_TUT_DATA=folder   (environment) where real data sets are; without it, their tests are skipped'
+
+setup: $(READY)
+
+# torch first and alone: from its own index it comes without its dependencies, which the second step brings.
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
+	$(PIP) -e '.[book,test]'
+	@touch $@
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/python tools/format_notebooks.py
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Notebooks first, they take longest; loadscope keeps each on one kernel. The last line is pytest's.
+test: lint
+	@mkdir -p build
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env \
+	    --nbval-cell-timeout=90 --junitxml=build/junit.xml book tests metalearn_tut | tee build/pytest.log
+	@$(BIN)/python tools/notebook_times.py build/junit.xml
+	@tail -n 1 build/pytest.log
+
+# Where real data is, and how much is computed, changes what a notebook shows.
+build/settings: FORCE
+	@mkdir -p build
+	@echo '$(METALEARN_TUT_DATA) $(METALEARN_TUT_FULL)' | cmp -s - $@ \
+	    || echo '$(METALEARN_TUT_DATA) $(METALEARN_TUT_FULL)' > $@
+
+build/executed/%.ipynb: book/%.ipynb $(SOURCES) $(READY) build/settings tools/run_notebook.py
+	@$(BIN)/python tools/run_notebook.py $< $@
+
+notebooks: $(READY)
+	@$(MAKE) --no-print-directory -j $(JOBS) $(EXECUTED)
+
+# The pages are made from the executed copies, so that a notebook runs once; and always all of
+# them, since a page that is not made again would keep its warnings to itself.
+build/book.done: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/check_book.py
+	@rm -rf build/book $(HTML) _build/.doctrees
+	@cp -R book build/book
+	@cp $(EXECUTED) build/book/
+	@sed 's/execute_notebooks: force/execute_notebooks: "off"/' _config.yml > build/_config.yml
+	$(BIN)/jupyter-book build build/book --config build/_config.yml --path-output . -n -W --keep-going -q
+	$(BIN)/python tools/check_book.py $(HTML) book build/executed
+	@touch $@
+
+book: notebooks
+	@$(MAKE) --no-print-directory build/book.done
+	@echo $(CURDIR)/$(HTML)/index.html
+
+bench: $(READY)
+	$(PIP) -e '.[bench]'
+	$(BIN)/python benchmarks/run.py
+
+constraints: $(READY)
+	$(PIP) uv
+	@grep -v '^#' constraints.txt > build/constraints.txt
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
+	    --no-annotate --no-header --quiet $(UPGRADE) -o build/constraints.txt
+	@{ grep '^#' constraints.txt; cat build/constraints.txt; } > build/new.txt
+	@mv build/new.txt constraints.txt
+
+clean:
+	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,47 @@
+"""Execute a notebook on a fresh kernel: ``python tools/run_notebook.py SOURCE RESULT``.
+
+The result is written whole or not at all; a failing cell is shown with its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+SECONDS_PER_CELL = 90
+
+
+def run(source: Path, result: Path) -> float:
+    """Execute ``source`` in its own folder, write ``result``, and return the seconds it took."""
+    notebook = nbformat.read(source, as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS_PER_CELL,
+        kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],  # not a warning per kernel about local sockets
+        resources={"metadata": {"path": str(source.parent)}},
+    )
+    start = time.perf_counter()
+    client.execute()
+    seconds = time.perf_counter() - start
+    result.parent.mkdir(parents=True, exist_ok=True)
+    partial = result.with_suffix(".partial")
+    nbformat.write(notebook, partial)
+    os.replace(partial, result)  # noqa: PTH105
+    return seconds
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python tools/run_notebook.py SOURCE RESULT")
+    source, result = map(Path, sys.argv[1:])
+    try:
+        print(f"{source}: executed in {run(source, result):.0f} s", flush=True)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise SystemExit(f"{source}: {error}") from None

@@ -1,10 +1,12 @@
 """Floor 1: tasks as values, samplers with random access, and where the images come from."""
 
 from metalearn_tut.tasks.cifar10 import cifar10
+from metalearn_tut.tasks.heterogeneity import Mixture, NoisyTasks, WithOutliers
 from metalearn_tut.tasks.mini_imagenet import mini_imagenet
 from metalearn_tut.tasks.omniglot import omniglot
 from metalearn_tut.tasks.omniglot_runs import omniglot_runs
 from metalearn_tut.tasks.sampler import EpisodeSampler, TaskSampler
+from metalearn_tut.tasks.sinusoid import sinusoid
 from metalearn_tut.tasks.source import ClassSource, LabelledImages, from_arrays
 from metalearn_tut.tasks.task import Task, TaskBatch, as_float
 
@@ -12,13 +14,17 @@ __all__ = [
     "ClassSource",
     "EpisodeSampler",
     "LabelledImages",
+    "Mixture",
+    "NoisyTasks",
     "Task",
     "TaskBatch",
     "TaskSampler",
+    "WithOutliers",
     "as_float",
     "cifar10",
     "from_arrays",
     "mini_imagenet",
     "omniglot",
     "omniglot_runs",
+    "sinusoid",
 ]

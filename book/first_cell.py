@@ -10,8 +10,8 @@ if importlib.util.find_spec("metalearn_tut") is None:
     if package == address and "google.colab" not in sys.modules:
         raise ModuleNotFoundError(f"run this first: pip install {address}")
     pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    small = ["pillow", "platformdirs", "pooch", "safetensors", "tqdm", "typer"]
-    # torch, numpy and matplotlib stay as they are, of the others what is there
     subprocess.run([*pip, "--no-deps", package, "higher"], check=True)
-    subprocess.run([*pip, *small], check=True)
+    # Only what is missing; torch, numpy and matplotlib are never touched.
+    small = ["pillow", "platformdirs", "pooch", "requests", "safetensors"]
+    subprocess.run([*pip, *small, "tqdm", "typer"], check=True)
     importlib.invalidate_caches()

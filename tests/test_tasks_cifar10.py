@@ -6,6 +6,7 @@ import struct
 import sys
 import tarfile
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,6 +129,12 @@ def test_batches_written_by_any_python_are_read(tmp_path, protocol):
     write_official(tmp_path, members)
     expected = np.stack([picture("test", c, i) for i in range(3) for c in range(10)])
     np.testing.assert_array_equal(cifar10("test", tmp_path).images, expected)
+
+
+def test_flags_of_old_pickles_become_booleans(monkeypatch):
+    module = sys.modules[cifar10.__module__]
+    monkeypatch.setattr(module, "np", SimpleNamespace(dtype=lambda *arguments: arguments))
+    assert str(module._dtype(b"u1", 0, 1)) == "('u1', False, True)"
 
 
 def test_second_use_comes_from_the_cache(tmp_path, cache, monkeypatch):

@@ -159,7 +159,7 @@ def _batch(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _dtype(code: str | bytes, align: int = 0, copy: int = 1) -> np.dtype:
-    # the official files name these flags 0 and 1, which NumPy is about to refuse
+    # the official files give these flags as 0 and 1, of which NumPy 2.4.0 to 2.4.4 warn
     return np.dtype(code.decode() if isinstance(code, bytes) else code, bool(align), bool(copy))
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn_tut.models import inputs
-from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.models.few_shot import FewShotNetwork, conv3x3
 from metalearn_tut.models.norms import make_norm, normalize
 
 
@@ -14,16 +14,13 @@ class ConvBlock(nn.Module):
     """3×3 convolution, norm, 2×2 max pooling, ReLU.
 
     Pooling before the ReLU is the same function (both are monotone) on a quarter of the
-    numbers. The convolution has a bias only where no norm follows with its own shift.
+    numbers.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm == "none")
+        self.conv = conv3x3(in_channels, out_channels, norm)
         self.norm = make_norm(norm, out_channels)
-        if norm == "none":  # PyTorch's default would shrink the signal in every block.
-            nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
-            nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor, n_support: int | None = None) -> Tensor:
         """``[B, C, H, W]`` to ``[B, C', H // 2, W // 2]``."""

@@ -7,6 +7,21 @@ from torch import Tensor, nn
 from metalearn_tut.models.norms import NORMS
 
 
+def conv3x3(in_channels: int, out_channels: int, norm: str, slope: float = 0.0) -> nn.Conv2d:
+    """A padded 3×3 convolution that ``norm`` will follow.
+
+    A norm has its own shift, so the convolution has a bias only where there is none. There
+    PyTorch's default initialization would also shrink the signal block after block, which
+    Kaiming's (for a leaky ReLU of this ``slope``) does not.
+    """
+    if norm != "none":
+        return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    nn.init.kaiming_normal_(conv.weight, a=slope)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
 class FewShotNetwork(nn.Module):
     """An embedding and a linear head; subclasses build the layers of :meth:`embed`.
 

@@ -7,14 +7,20 @@ A graph traced by ``torch.fx`` shows either as one node, provided that it is cal
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 
-@torch.fx.wrap
+@fx.wrap
 def check_images(
-    x: Tensor, channels: int, size: int | None = None, n_support: int | None = None
+    x: Tensor,
+    channels: int,
+    size: int | None = None,
+    n_support: int | None = None,
+    least: int = 1,
 ) -> None:
     """Refuse what a network for ``[B, channels, size, size]`` images cannot read.
+
+    Without ``size``, images of any shape with both sides ``least`` or more will do.
 
     Raises
     ------
@@ -26,6 +32,8 @@ def check_images(
     wanted = f"[B, {channels}, {size or 'H'}, {size or 'W'}]"
     if x.dim() != 4 or x.shape[1] != channels or (size and x.shape[2:] != (size, size)):
         raise ValueError(f"x must be images {wanted}, got shape {list(x.shape)}")
+    if min(x.shape[2:]) < least:
+        raise ValueError(f"x must be images of side {least} or more, got shape {list(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(
             f"x must be floating point, got {x.dtype}: pass uint8 images through tasks.as_float"
@@ -34,7 +42,7 @@ def check_images(
         raise ValueError(f"n_support must be None or in 1..{len(x)} (rows of x), got {n_support}")
 
 
-@torch.fx.wrap
+@fx.wrap
 def prefer_channels_last(x: Tensor) -> Tensor:
     """``x`` laid out with its channels last on a CPU, where convolutions are faster that way.
 

@@ -63,7 +63,7 @@ def task_batch_norm(
     var, mean = torch.var_mean(x[:n_support], (0, 2, 3), correction=0)  # (C,)
     scale = weight * torch.rsqrt(var + eps)  # (C,)
     shift = bias - mean * scale  # (C,)
-    return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+    return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))  # one pass over x
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:

@@ -1,1 +1,46 @@
-"""Few-shot learning of compact models: reference modules of the book."""
+"""Few-shot learning of compact models: the reference modules of the book.
+
+Names are imported on first use, so that ``import metalearn_tut`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MAML": "maml",
+    "ProtoNet": "protonet",
+    "Reptile": "maml",
+    "evaluate": "evaluation",
+    "meta_train": "training",
+}
+_MODULES = (
+    "bilevel",
+    "cost",
+    "evaluation",
+    "learner",
+    "maml",
+    "models",
+    "nb",
+    "plots",
+    "pretrained",
+    "protonet",
+    "tasks",
+    "training",
+)
+__all__ = sorted([*_HOMES, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,93 @@
+"""Prototypical networks: the baseline that needs no inner loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_tut.bilevel import Params, parameters_of
+from metalearn_tut.bilevel.engines import prepare
+from metalearn_tut.bilevel.forward import norm_of
+from metalearn_tut.learner import TaskLosses, accuracy_of
+from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.tasks.task import TaskBatch, as_float
+
+
+def prototypes(features: Tensor, labels: Tensor) -> Tensor:
+    """Mean feature of each class: ``[N·K, D]`` and labels 0..N-1 to ``[N, D]``."""
+    one_hot = F.one_hot(labels).to(features)  # [N·K, N]
+    return one_hot.T @ features / one_hot.sum(0).unsqueeze(1)
+
+
+def distance_logits(features: Tensor, centers: Tensor) -> Tensor:
+    """Negative squared Euclidean distances ``[B, N]`` (Snell et al. 2017, equation 2).
+
+    Examples
+    --------
+    >>> distance_logits(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0], [3.0, 0.0]]))
+    tensor([[-25., -16.]])
+    """
+    return -(features.unsqueeze(1) - centers).square().sum(-1)
+
+
+class ProtoNet:
+    """Prototypical networks (Snell et al. 2017): classify by the nearest class mean.
+
+    ``p(y = c | x) ~ exp(-|f(x) - c_c|^2)``, ``c_c`` the mean embedding of class c's support.
+
+    Parameters
+    ----------
+    model : FewShotNetwork
+        Its ``embed`` is trained; its head is not used. The number of ways is free.
+    """
+
+    def __init__(self, model: FewShotNetwork) -> None:
+        if not hasattr(model, "embed"):
+            raise ValueError(f"ProtoNet needs a model with embed(x), got {type(model).__name__}")
+        self.model = model
+
+    def meta_parameters(self) -> Params:
+        """The embedding's parameters."""
+        return {n: p for n, p in parameters_of(self.model).items() if not n.startswith("head.")}
+
+    def logits(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        """Logits ``[N·Q, N]`` of floating-point query inputs, normalized as ``model.norm`` says."""
+        if norm_of(self.model) == "support":
+            n = len(support_x)
+            both = self.model.embed(torch.cat([support_x, query_x]), n)
+            support, query = both[:n], both[n:]
+        else:
+            support, query = self.model.embed(support_x), self.model.embed(query_x)
+        return distance_logits(query, prototypes(support, support_y))
+
+    def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
+        """Cross entropy of each task's query set."""
+        batch = prepare(batch, next(self.model.parameters()), self.model)
+        logits = [self.logits(t.support_x, t.support_y, t.query_x) for t in batch]
+        losses = [F.cross_entropy(x, y) for x, y in zip(logits, batch.query_y, strict=True)]
+        return TaskLosses(
+            torch.stack(losses), accuracy_of(torch.stack(logits).detach(), batch.query_y)
+        )
+
+    def adapt(self, support_x: Tensor, support_y: Tensor) -> NearestPrototype:
+        """Remember the support set; there is nothing to train."""
+        return NearestPrototype(self, support_x, support_y)
+
+
+@dataclass(frozen=True)
+class NearestPrototype:
+    """A prototypical network with the support set of one task."""
+
+    learner: ProtoNet
+    support_x: Tensor
+    support_y: Tensor
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits ``[B, N]`` for inputs ``x [B, ...]`` (``uint8`` images or floats)."""
+        like = next(self.learner.model.parameters())
+        support, query = (as_float(t.to(like.device), like.dtype) for t in (self.support_x, x))
+        return self.learner.logits(support, self.support_y.to(like.device), query)

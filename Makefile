@@ -84,7 +84,7 @@ notebooks: $(READY)
 # them, since a page that is not made again would keep its warnings to itself.
 build/book.done: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/check_book.py
 	@rm -rf build/book $(HTML) _build/.doctrees
-	@cp -R book build/book
+	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/
 	@sed 's/execute_notebooks: force/execute_notebooks: "off"/' _config.yml > build/_config.yml
 	$(BIN)/jupyter-book build build/book --config build/_config.yml --path-output . -n -W --keep-going -q

@@ -146,14 +146,15 @@ def test_uint8_images_stay_uint8_until_asked():
 
 
 def test_sampling_is_never_what_training_waits_for():
+    """At least 1,000 tasks per second of one core: its own time, whatever else runs beside it."""
     x = np.zeros((60 * 20, 1, 28, 28), np.uint8)
     sampler = tasks.from_arrays(x, np.arange(60 * 20) // 20).sampler(5, 1, 15)
     rates = []
-    for repeat in range(3):
-        start = time.perf_counter()
+    for repeat in range(5):
+        start = time.process_time()
         for i in range(200):
             sampler[200 * repeat + i]
-        rates.append(200 / (time.perf_counter() - start))
+        rates.append(200 / (time.process_time() - start))
     assert max(rates) >= 1000, f"{max(rates):.0f} tasks/s"
 
 

@@ -1,0 +1,120 @@
+"""Every figure style the book uses: one look, readable without color, closed when shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from metalearn_tut.tasks.task import Task
+
+# Okabe and Ito's colors, told apart by most color-blind readers, each with its own dash.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+_STYLE = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 2,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+}
+
+
+@contextmanager
+def figure(
+    columns: int = 1, *, rows: int = 1, width: float = 4.2, height: float = 3.2, **kwargs: Any
+) -> Iterator[Any]:
+    """Axes in the book's style; the figure is shown and closed when the block ends.
+
+    Parameters
+    ----------
+    columns, rows : int
+        Grid of axes. The block gets one ``Axes`` or an array of them.
+    width, height : float
+        Size of one panel in inches.
+    **kwargs
+        Passed to ``matplotlib.pyplot.subplots`` (``sharey=True`` ...).
+    """
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    cycle = mpl.cycler(color=COLORS) + mpl.cycler(linestyle=DASHES)
+    with mpl.rc_context({**_STYLE, "axes.prop_cycle": cycle}):
+        fig, axes = plt.subplots(
+            rows, columns, figsize=(width * columns, height * rows), layout="constrained", **kwargs
+        )
+        yield axes
+        plt.show()
+        plt.close(fig)
+
+
+def show_task(axes: Sequence[Axes], task: Task, queries: int = 5) -> None:
+    """Draw a task's support images on the first axis and some queries per class on the second.
+
+    Parameters
+    ----------
+    axes : two Axes
+    task : Task
+        With image inputs ``[.., C, H, W]``; each class is one row.
+    queries : int, default 5
+        Query images drawn per class.
+    """
+    for ax, part, columns in zip(axes, ("support", "query"), (None, queries), strict=True):
+        x, y = getattr(task, f"{part}_x"), getattr(task, f"{part}_y")
+        rows = [np.concatenate(list(x[y == c][:columns, 0].numpy()), 1) for c in range(task.ways)]
+        ax.imshow(np.concatenate(rows), cmap="gray_r", interpolation="nearest")
+        side = x.shape[-1]
+        ax.set_yticks(
+            [side * (c + 0.5) for c in range(task.ways)], [str(c) for c in range(task.ways)]
+        )
+        ax.set_xticks([])
+        ax.set_ylabel("label")
+        ax.grid(False)
+        ax.set_title(f"{part} set")
+
+
+def intervals(
+    ax: Axes, results: Mapping[str, tuple[float, float]], *, chance: float | None = None
+) -> None:
+    """One point with its 95 % interval per method, and the chance level.
+
+    Parameters
+    ----------
+    results : mapping of name to (mean, half-width)
+    chance : float, optional
+        Drawn as a dotted line.
+    """
+    names = list(results)
+    for i, name in enumerate(names):
+        mean, half = results[name]
+        ax.errorbar(mean, i, xerr=half, fmt="o", capsize=4, color=COLORS[i % len(COLORS)])
+        ax.annotate(f"{mean:.3f}", (mean, i), (0, 8), textcoords="offset points", ha="center")
+    if chance is not None:
+        ax.axvline(chance, color="black", linestyle=":", label="chance")
+        ax.legend(loc="lower right")
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+
+
+def smooth(values: Sequence[float], window: int = 20) -> np.ndarray:
+    """Running mean of the last ``window`` values (fewer at the start), for noisy curves.
+
+    Examples
+    --------
+    >>> smooth([1.0, 3.0, 5.0], window=2).tolist()
+    [1.0, 2.0, 4.0]
+    """
+    sums = np.cumsum(np.asarray(values, dtype=float))
+    sums[window:] = sums[window:] - sums[:-window]
+    return sums / np.minimum(np.arange(len(sums)) + 1, window)

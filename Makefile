@@ -82,7 +82,7 @@ notebooks: $(READY)
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of
 # them, since a page that is not made again would keep its warnings to itself.
-build/book.done: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/check_book.py
+$(HTML)/.checked: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/check_book.py
 	@rm -rf build/book $(HTML) _build/.doctrees
 	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/
@@ -92,7 +92,7 @@ build/book.done: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/chec
 	@touch $@
 
 book: notebooks
-	@$(MAKE) --no-print-directory build/book.done
+	@$(MAKE) --no-print-directory $(HTML)/.checked
 	@echo $(CURDIR)/$(HTML)/index.html
 
 bench: $(READY)

@@ -115,6 +115,16 @@ def test_the_version_stands_the_same_everywhere():
     assert f"\n## {number}" in read("CHANGELOG.md")
 
 
+def test_every_data_file_of_the_package_is_packed():
+    tool = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]
+    package = ROOT / "metalearn_tut"
+    packed = {path for glob in tool["package-data"]["metalearn_tut"] for path in package.glob(glob)}
+    data = {
+        path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert data <= packed
+
+
 def test_the_first_cell_installs_every_dependency():
     source = read("book/first_cell.py")
     present = {"torch", "numpy", "matplotlib"}  # on Colab, and not to be touched

@@ -97,7 +97,7 @@ book: notebooks
 
 bench: $(READY)
 	$(PIP) -e '.[bench]'
-	$(BIN)/python benchmarks/run.py
+	@for script in benchmarks/*.py; do env -u OMP_NUM_THREADS -u MKL_NUM_THREADS $(BIN)/python $$script; done
 
 constraints: $(READY)
 	$(PIP) uv

@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 BOOK = Path(__file__).parents[1] / "book"
 LINES, DEFINITION_LINES = 25, 35
 TAGS = {"hide-input", "hide-output", "hide-cell", "remove-output", "raises-exception", "solution"}
-NOT_DRAWING = {"close", "rcParams", "style", "use_style"}
+NOT_DRAWING = {"close", "smooth"}
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # where the import is named otherwise
 MARKUP = {
     r"^\s*`{3,}\s*\{": "a backtick directive shows as code on Colab: use a colon fence",

@@ -23,7 +23,7 @@ FLOORS = (
         "distillation",
         "federated",
     ),
-    ("training", "evaluation", "cost", "plots", "nb"),
+    ("training", "evaluation", "cost", "results", "pretrained", "plots", "nb"),
     ("claims",),
     ("cli",),
 )

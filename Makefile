@@ -101,7 +101,7 @@ bench: $(READY)
 
 constraints: $(READY)
 	$(PIP) uv
-	@grep -v '^#' constraints.txt > build/constraints.txt
+	@mkdir -p build && grep -v '^#' constraints.txt > build/constraints.txt
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
 	    --no-annotate --no-header --quiet $(UPGRADE) -o build/constraints.txt
 	@{ grep '^#' constraints.txt; cat build/constraints.txt; } > build/new.txt

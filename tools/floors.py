@@ -23,7 +23,17 @@ FLOORS = (
         "distillation",
         "federated",
     ),
-    ("training", "evaluation", "cost", "results", "pretrained", "plots", "nb"),
+    (
+        "checkpoint",
+        "processes",
+        "training",
+        "evaluation",
+        "pretrained",
+        "cost",
+        "results",
+        "plots",
+        "nb",
+    ),
     ("claims",),
     ("cli",),
 )

@@ -1,6 +1,7 @@
 """Floor 1: tasks as values, samplers with random access, and where the images come from."""
 
 from metalearn_tut.tasks.cifar10 import cifar10
+from metalearn_tut.tasks.glyphs import glyphs
 from metalearn_tut.tasks.heterogeneity import Mixture, NoisyTasks, WithOutliers
 from metalearn_tut.tasks.mini_imagenet import mini_imagenet
 from metalearn_tut.tasks.omniglot import omniglot
@@ -23,6 +24,7 @@ __all__ = [
     "as_float",
     "cifar10",
     "from_arrays",
+    "glyphs",
     "mini_imagenet",
     "omniglot",
     "omniglot_runs",

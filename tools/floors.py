@@ -28,6 +28,7 @@ FLOORS = (
         "processes",
         "training",
         "evaluation",
+        "runs",
         "pretrained",
         "cost",
         "results",
@@ -35,7 +36,7 @@ FLOORS = (
         "nb",
     ),
     ("claims",),
-    ("cli",),
+    ("launch", "cli", "__main__"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS, start=1) for module in modules}
 

@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from metalearn_tut import bilevel
 from metalearn_tut.bilevel import Params
-from metalearn_tut.bilevel.engines import TaskLoss, prepare
-from metalearn_tut.bilevel.inner import Rate
+from metalearn_tut.bilevel.checks import check_inner, check_targets, prepare, ways_of
+from metalearn_tut.bilevel.forward import norm_of
+from metalearn_tut.bilevel.inner import Rate, masked
+from metalearn_tut.bilevel.objective import TaskLoss
+from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
 from metalearn_tut.learner import Predictor, TaskLosses, accuracy_of, attach_gradients
-from metalearn_tut.tasks.task import TaskBatch
+from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.tasks.task import Task, TaskBatch
 
-RATES = ("fixed", "one", "layer", "step", "weight")
 _HEAD = ("head.weight", "head.bias")
+_SETTINGS = ("inner_loss", "masks", "pull", "recompute", "solver", "solver_steps")
 
 
 class MAML:
@@ -85,26 +89,19 @@ class MAML:
         loss: TaskLoss = F.cross_entropy,
         **settings: Any,
     ) -> None:
-        if engine not in bilevel.ENGINES:
-            allowed = ", ".join(map(repr, bilevel.ENGINES))
-            raise ValueError(f"engine must be one of {allowed}, got {engine!r}")
-        if rates not in RATES:
-            raise ValueError(f"rates must be one of {', '.join(map(repr, RATES))}, got {rates!r}")
-        if not 0 <= step_losses <= 1:
-            raise ValueError(f"step_losses must be in 0..1, got {step_losses}")
-        if zero_head and not hasattr(model, "head"):
+        _check_choices(engine, rates, inner_lr, inner_steps, step_losses, settings)
+        params = bilevel.parameters_of(model)
+        if zero_head and "head.weight" not in params:
             raise ValueError(
                 f"zero_head=True needs a model with a head, got {type(model).__name__}"
             )
+        pull = settings.get("pull", 0.0)
+        check_inner(params, inner_steps, inner_lr, settings.get("masks"), groups, pull)
         self.model, self.loss = model, loss
         self.inner_lr, self.inner_steps = inner_lr, inner_steps
         self.engine, self.zero_head, self.step_losses = engine, zero_head, step_losses
         self.settings = {"first_order": first_order, "groups": groups, **settings}
-        params = bilevel.parameters_of(model)
-        bilevel.inner.check_inner(
-            params, inner_steps, inner_lr, settings.get("masks"), groups, settings.get("pull", 0.0)
-        )
-        self.kind, self.rates = rates, _initial_rates(rates, params, inner_lr, inner_steps)
+        self.kind, self.rates = rates, initial_rates(rates, params, inner_lr, inner_steps)
 
     def meta_parameters(self) -> Params:
         """The model's parameters (without a zero head) and the learned rates, as leaves."""
@@ -122,27 +119,11 @@ class MAML:
         known = next(n for n in own if n in metas)
         lead = metas[known].shape[: metas[known].ndim - own[known].ndim]
         params = {n: metas[n] if n in metas else _zero(p, lead, ways) for n, p in own.items()}
-        return params, self._rates(metas, params, len(lead), steps or self.inner_steps)
-
-    def _rates(self, metas: Params, params: Params, lead: int, steps: int) -> Rate:
-        """Learned rates in the form that the inner loop takes; scalars broadcast to weights."""
+        steps = self.inner_steps if steps is None else steps
         if self.kind == "fixed":
-            return self.inner_lr
-        if self.kind == "weight":
-            return {n: metas[f"rates.{n}"] for n in params}
-
-        def wide(rate: Tensor, p: Tensor) -> Tensor:
-            return rate.reshape(rate.shape + (1,) * (p.ndim - lead))
-
-        if self.kind == "one":
-            return {n: wide(metas["rates"], p) for n, p in params.items()}
-        if self.kind == "layer":
-            return {n: wide(metas[f"rates.{n}"], p) for n, p in params.items()}
-        last = self.inner_steps - 1  # later steps than were trained use the last rate
-        return [
-            {n: wide(metas[f"rates.{n}"][..., min(k, last)], p) for n, p in params.items()}
-            for k in range(steps)
-        ]
+            return params, self.inner_lr
+        sizes = {"lead": len(lead), "trained": self.inner_steps, "steps": steps}
+        return params, learned_rates(self.kind, metas, params, **sizes)
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """Query loss of each task after adaptation, with its meta-gradient attached.
@@ -164,7 +145,7 @@ class MAML:
             steps=self.inner_steps,
             step_weights=self.step_weights(progress),
             loss=self.loss,
-            **self.settings,
+            **self.settings | self._inner(self.inner_steps),
         )
         targets = batch.query_y.to(result.outputs.device)
         return TaskLosses(attach_gradients(result, metas), accuracy_of(result.outputs, targets))
@@ -175,6 +156,18 @@ class MAML:
             return None
         early = (1 - progress / self.step_losses) / self.inner_steps
         return [early] * (self.inner_steps - 1) + [1 - early * (self.inner_steps - 1)]
+
+    def _inner(self, steps: int) -> dict[str, Any]:
+        """Settings of the inner loop; a single step from a zero head steps the head alone.
+
+        The gradient behind it is multiplied by the head's weights, and so is that gradient's
+        own derivative: exact zeros, which would take a third of the time to compute.
+        """
+        inner = {n: self.settings[n] for n in ("masks", "groups", "pull") if n in self.settings}
+        behind_head = type(self.model).forward is FewShotNetwork.forward
+        if self.zero_head and steps == 1 and behind_head and self.engine != "implicit":
+            inner["groups"] = [_head_of(self.model)] if inner["groups"] is None else inner["groups"]
+        return inner
 
     @torch.no_grad()
     def adapt(self, support_x: Tensor, support_y: Tensor, *, steps: int | None = None) -> Predictor:
@@ -195,17 +188,12 @@ class MAML:
             ``predict(x)`` gives outputs; ``predict.deploy()`` an ordinary network.
         """
         steps = self.inner_steps if steps is None else steps
+        inner_loss = self.settings.get("inner_loss") or self.loss
         ways = None
         if self.zero_head and not support_y.is_floating_point():
+            check_targets(support_y, "support_y", loss=inner_loss)
             ways = int(support_y.max()) + 1
-        else:
-            bilevel.engines.check_labels(support_y, self.model, "support_y")
         params, lr = self.start(self.meta_parameters(), ways, steps)
-        inner = {
-            n: self.settings[n]
-            for n in ("groups", "masks", "pull")
-            if self.settings.get(n) is not None
-        }
         adapted = bilevel.adapt(
             self.model,
             support_x,
@@ -213,8 +201,8 @@ class MAML:
             inner_lr=lr,
             inner_steps=steps,
             params=params,
-            loss=self.settings.get("inner_loss") or self.loss,
-            **inner,
+            loss=inner_loss,
+            **self._inner(steps),
         )
         return Predictor(self.model, adapted, support_x)
 
@@ -226,7 +214,7 @@ def fomaml(model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **sett
 
 def anil(model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **settings: Any) -> MAML:
     """ANIL (Raghu et al. 2020): the inner loop steps the head alone."""
-    head = [n for n in bilevel.parameters_of(model) if n in _HEAD]
+    head = _head_of(model)
     if not head:
         raise ValueError(f"anil needs a model with a head, got {type(model).__name__}")
     return MAML(model, inner_lr, inner_steps, groups=[head], **settings)
@@ -245,52 +233,79 @@ class Reptile(MAML):
     The update direction of task i is ``theta - theta_i'``, with ``theta_i'`` the result of
     plain descent on all of the task's labelled examples, support and query; no derivative
     passes through the inner loop. The reported losses are those of the query set after
-    adapting to the support set, as for MAML.
+    adapting to the support set, as for MAML, and their gradients are the directions: train
+    with the mean of the losses.
+
+    Parameters
+    ----------
+    model, inner_lr, inner_steps
+        As for :class:`MAML`.
+    **settings
+        ``zero_head``, ``groups``, ``loss``, ``inner_loss``, ``masks``, ``pull``, as there.
     """
+
+    def __init__(
+        self, model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **settings: Any
+    ) -> None:
+        allowed = {"zero_head", "groups", "loss", "inner_loss", "masks", "pull"}
+        if unknown := sorted(set(settings) - allowed):
+            raise TypeError(f"Reptile has no argument {unknown[0]!r}")
+        super().__init__(model, inner_lr, inner_steps, **settings)
+
+    @torch.no_grad()
+    def _task(self, task: Task, theta: Params, lr: Rate) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Query loss and outputs, and how far each meta-parameter is from where the task ends."""
+        forward, norm = bilevel.functional(self.model), norm_of(self.model)
+        inner_loss = self.settings.get("inner_loss") or self.loss
+        inner = {"steps": self.inner_steps, "lr": lr, **self._inner(self.inner_steps)}
+        x = torch.cat([task.support_x, task.query_x])
+        y = torch.cat([task.support_y, task.query_y])
+        end = bilevel.inner_loop(lambda p: inner_loss(forward(p, x), y), theta, **inner)
+        losses = {"loss": self.loss, "inner_loss": inner_loss}
+        loss, outputs = bilevel.query_loss(forward, theta, task, norm=norm, **losses, **inner)
+        begin = masked(theta, inner.get("masks"))
+        return loss, outputs, [begin[n] - end[n] for n in self.meta_parameters()]
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """Query losses that carry ``theta - theta_i'`` as their gradients."""
         metas = self.meta_parameters()
-        params, lr = self.start(metas)
-        batch = prepare(batch, next(iter(params.values())), self.model)
-        forward = bilevel.functional(self.model)
-        inner = {"steps": self.inner_steps, "lr": lr, "groups": self.settings["groups"]}
-        norm = bilevel.forward.norm_of(self.model)
-        losses, outputs, moves = [], [], []
-        with torch.no_grad():
-            for task in batch:
-                x = torch.cat([task.support_x, task.query_x])
-                y = torch.cat([task.support_y, task.query_y])
-                end = bilevel.inner_loop(lambda p: self.loss(forward(p, x), y), params, **inner)  # noqa: B023
-                moves.append([metas[n] - end[n] for n in metas])
-                loss, output = bilevel.query_loss(
-                    forward, params, task, loss=self.loss, norm=norm, **inner
-                )
-                losses.append(loss)
-                outputs.append(output)
-        gradients = {
-            n: torch.stack(m) for n, m in zip(metas, zip(*moves, strict=True), strict=True)
-        }
-        result = bilevel.TaskGradients(torch.stack(losses), torch.stack(outputs), gradients)
-        return TaskLosses(
-            attach_gradients(result, metas), accuracy_of(result.outputs, batch.query_y)
-        )
+        theta, lr = self.start(metas)
+        losses = self.settings.get("inner_loss") or self.loss, self.loss
+        batch = prepare(batch, theta, ways_of(self.model, theta), losses)
+        rows = (self._task(task, theta, lr) for task in batch)
+        result = bilevel.TaskGradients.of_tasks(metas, rows)
+        accuracy = accuracy_of(result.outputs, batch.query_y)
+        return TaskLosses(attach_gradients(result, metas), accuracy)
 
 
-def _initial_rates(kind: str, params: Params, lr: float, steps: int) -> Params:
-    """Learned rates at their start, all equal to ``lr``."""
-    if kind == "fixed":
-        return {}
-    if kind == "one":
-        shapes: dict[str, tuple[int, ...]] = {"rates": ()}
-    else:
-        per = {"layer": lambda p: (), "step": lambda p: (steps,), "weight": lambda p: p.shape}[kind]
-        shapes = {f"rates.{n}": tuple(per(p)) for n, p in params.items()}
-    like = next(iter(params.values()))
-    return {
-        n: torch.full(shape, lr, dtype=like.dtype, device=like.device, requires_grad=True)
-        for n, shape in shapes.items()
-    }
+def _check_choices(
+    engine: str,
+    rates: str,
+    inner_lr: Rate,
+    inner_steps: int,
+    step_losses: float,
+    settings: dict[str, Any],
+) -> None:
+    """Refuse what no engine could run, when the learner is made and not when it trains."""
+    for name, value, allowed in (("engine", engine, bilevel.ENGINES), ("rates", rates, RATES)):
+        if value not in allowed:
+            raise ValueError(
+                f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
+            )
+    if unknown := sorted(set(settings) - set(_SETTINGS)):
+        raise TypeError(f"MAML has no argument {unknown[0]!r}")
+    if not 0 <= step_losses <= 1:
+        raise ValueError(f"step_losses must be in 0..1, got {step_losses}")
+    if rates != "fixed" and not isinstance(inner_lr, (int, float)):
+        raise ValueError(f"rates={rates!r} start at one number, got inner_lr={inner_lr!r}")
+    if rates != "fixed" and engine == "implicit":
+        raise ValueError(f"engine='implicit' cannot learn rates, got rates={rates!r}")
+    if rates == "step" and inner_steps < 1:
+        raise ValueError(f"rates='step' needs inner_steps >= 1, got {inner_steps}")
+
+
+def _head_of(model: nn.Module) -> list[str]:
+    return [n for n in bilevel.parameters_of(model) if n in _HEAD]
 
 
 def _zero(p: Tensor, lead: torch.Size, ways: int | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_tut.bilevel import Params, parameters_of
-from metalearn_tut.bilevel.engines import prepare
+from metalearn_tut.bilevel.checks import check_finite, check_targets, prepare
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.learner import TaskLosses, accuracy_of
 from metalearn_tut.models.few_shot import FewShotNetwork
@@ -17,9 +17,21 @@ from metalearn_tut.tasks.task import TaskBatch, as_float
 
 
 def prototypes(features: Tensor, labels: Tensor) -> Tensor:
-    """Mean feature of each class: ``[N·K, D]`` and labels 0..N-1 to ``[N, D]``."""
+    """Mean feature of each class: ``[N·K, D]`` and labels 0..N-1 to ``[N, D]``.
+
+    Raises
+    ------
+    ValueError
+        If a class below the highest label has no example: it would have no mean.
+    """
     one_hot = F.one_hot(labels).to(features)  # [N·K, N]
-    return one_hot.T @ features / one_hot.sum(0).unsqueeze(1)
+    count = one_hot.sum(0)  # [N]
+    if not count.all():
+        raise ValueError(
+            f"support_y must hold every label in 0..{len(count) - 1}, "
+            f"got no {count.tolist().index(0)}"
+        )
+    return one_hot.T @ features / count.unsqueeze(1)
 
 
 def distance_logits(features: Tensor, centers: Tensor) -> Tensor:
@@ -65,7 +77,9 @@ class ProtoNet:
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """Cross entropy of each task's query set."""
-        batch = prepare(batch, next(self.model.parameters()), self.model)
+        check_targets(batch.support_y.flatten(), "support_y")
+        ways = int(batch.support_y.max()) + 1
+        batch = prepare(batch, parameters_of(self.model), ways)
         logits = [self.logits(t.support_x, t.support_y, t.query_x) for t in batch]
         losses = [F.cross_entropy(x, y) for x, y in zip(logits, batch.query_y, strict=True)]
         return TaskLosses(
@@ -73,7 +87,17 @@ class ProtoNet:
         )
 
     def adapt(self, support_x: Tensor, support_y: Tensor) -> NearestPrototype:
-        """Remember the support set; there is nothing to train."""
+        """Remember the support set; there is nothing to train.
+
+        Parameters
+        ----------
+        support_x : Tensor [N·K, ...]
+            ``uint8`` images or floating inputs.
+        support_y : Tensor [N·K]
+            Labels 0..N-1, each at least once; N is free.
+        """
+        check_targets(support_y, "support_y")
+        check_finite(support_x, "support_x")
         return NearestPrototype(self, support_x, support_y)
 
 

@@ -1,17 +1,16 @@
 """Floor 2: one inner loop, and meta-gradients by several engines that agree."""
 
-from metalearn_tut.bilevel.engines import (
-    ENGINES,
-    TaskGradients,
-    adapt,
-    implicit_gradients,
-    meta_gradient,
-    query_loss,
-    task_gradients,
-)
+from metalearn_tut.bilevel.engines import ENGINES, adapt, meta_gradient, task_gradients
 from metalearn_tut.bilevel.forward import functional, parameters_of, query_outputs
-from metalearn_tut.bilevel.implicit import conjugate_gradient, hessian_product, neumann
+from metalearn_tut.bilevel.implicit import (
+    conjugate_gradient,
+    hessian_product,
+    implicit_gradients,
+    neumann,
+)
 from metalearn_tut.bilevel.inner import Params, inner_loop, inner_path
+from metalearn_tut.bilevel.objective import TaskGradients, query_loss
+from metalearn_tut.bilevel.safety import assert_second_order_safe
 from metalearn_tut.bilevel.vectorised import vectorised
 
 __all__ = [
@@ -19,6 +18,7 @@ __all__ = [
     "Params",
     "TaskGradients",
     "adapt",
+    "assert_second_order_safe",
     "conjugate_gradient",
     "functional",
     "hessian_product",

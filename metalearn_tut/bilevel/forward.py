@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metalearn_tut.bilevel.inner import Params
+from metalearn_tut.models.norms import NORMS
 
 Forward = Callable[..., Tensor]
 """``forward(params, x, n_support=None) -> outputs``."""
@@ -35,7 +36,7 @@ def functional(model: nn.Module) -> Forward:
 def query_outputs(
     forward: Forward, params: Params, support_x: Tensor, query_x: Tensor, norm: str, axis: int = 0
 ) -> Tensor:
-    """Outputs on the query set, normalised as the model's ``norm`` says.
+    """Outputs on the query set, normalized as the model's ``norm`` says.
 
     With ``norm="support"`` the support set is sent along and alone provides the
     batch statistics, so each query image is classified as if it had come alone.
@@ -55,6 +56,7 @@ def query_outputs(
     return forward(params, both, n_support=n).narrow(axis, n, query_x.shape[axis])
 
 
-def norm_of(model: nn.Module) -> str:
-    """The model's normalisation mode; a module without a ``norm`` is called as it is."""
-    return getattr(model, "norm", "none")
+def norm_of(model: nn.Module | None) -> str:
+    """The model's normalization mode; a model that names none is called as it is."""
+    norm = getattr(model, "norm", "none")
+    return norm if isinstance(norm, str) and norm in NORMS else "none"

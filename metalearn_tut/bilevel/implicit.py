@@ -3,19 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from metalearn_tut.bilevel.inner import Loss, Params
+from metalearn_tut.bilevel.forward import functional, norm_of, query_outputs
+from metalearn_tut.bilevel.inner import Loss, Params, Rate, inner_loop
+from metalearn_tut.bilevel.objective import TaskGradients, TaskLoss
+from metalearn_tut.tasks.task import Task, TaskBatch
 
 Vector = Params
 Product = Callable[[Vector], Vector]
+SOLVERS = ("cg", "neumann")
+
+
+def implicit_gradients(
+    model: nn.Module,
+    batch: TaskBatch,
+    metas: Params,
+    start: Callable[[Params], tuple[Params, Rate]],
+    *,
+    steps: int,
+    pull: float = 0.0,
+    loss: TaskLoss = F.cross_entropy,
+    inner_loss: TaskLoss | None = None,
+    solver: str = "cg",
+    solver_steps: int = 20,
+    **others: Any,
+) -> TaskGradients:
+    """Meta-gradients at the solution of the pulled inner problem (iMAML).
+
+    With ``phi* = argmin L_s(phi) + pull/2 |phi - theta|^2``, the implicit function theorem
+    gives ``d phi*/d theta = (I + H/pull)^-1``, H the Hessian of the support loss at phi*
+    (Rajeswaran et al. 2019, lemma 1), so one linear solve replaces the whole backward pass.
+    It is right only where the inner loop has converged. Learned rates get no gradient.
+
+    Parameters
+    ----------
+    model, batch, metas, start, steps, loss, inner_loss
+        As for :func:`task_gradients`.
+    pull : float
+        Strength of the L2 pull to the start (iMAML's lambda), > 0.
+    solver : {"cg", "neumann"}
+        :func:`conjugate_gradient`, or :func:`neumann` with the inner rate.
+    solver_steps : int, default 20
+        Products with the Hessian, at most.
+
+    Raises
+    ------
+    ValueError
+        If ``pull`` is 0, ``solver`` unknown, or an option is given that only unrolled
+        engines have.
+    """
+    refused = sorted(name for name, value in others.items() if value is not None and value)
+    if refused:
+        raise ValueError(f"engine='implicit' does not take {refused[0]}; use engine='functional'")
+    if pull <= 0:
+        raise ValueError(f"engine='implicit' needs pull > 0 (iMAML's lambda), got {pull}")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {solver!r}")
+    params, lr = start(metas)
+    if solver == "neumann" and not isinstance(lr, (int, float)):
+        raise ValueError("solver='neumann' needs one number as inner_lr; use solver='cg'")
+    forward, norm = functional(model), norm_of(model)
+    inner_loss = loss if inner_loss is None else inner_loss
+
+    def solve(task: Task) -> tuple[Tensor, Tensor, list[Tensor]]:
+        def support_loss(p: Params) -> Tensor:
+            return inner_loss(forward(p, task.support_x), task.support_y)
+
+        with torch.no_grad():
+            end = inner_loop(support_loss, params, steps=steps, lr=lr, pull=pull)
+        end = {n: p.detach().requires_grad_() for n, p in end.items()}
+        outputs = query_outputs(forward, end, task.support_x, task.query_x, norm)
+        value = loss(outputs, task.query_y)
+        grads = torch.autograd.grad(value, list(end.values()), materialize_grads=True)
+        hessian = hessian_product(support_loss, end)
+
+        def matrix(u: Vector) -> Vector:
+            return add(hessian(u), u, pull)  # H + pull·I
+
+        v = dict(zip(end, grads, strict=True))
+        if solver == "cg":
+            u = conjugate_gradient(matrix, v, steps=solver_steps)
+        else:
+            u = neumann(matrix, v, steps=solver_steps, rate=lr)
+        moved = [pull * u[n] if n in u else torch.zeros_like(m) for n, m in metas.items()]
+        return value.detach(), outputs.detach(), moved
+
+    return TaskGradients.of_tasks(metas, map(solve, batch))
 
 
 def dot(a: Vector, b: Vector) -> Tensor:
     """Inner product of two dictionaries of tensors."""
-    return sum(((a[n] * b[n]).sum() for n in a), start=torch.zeros(()))
+    return sum((a[n] * b[n]).sum() for n in a)
 
 
 def add(a: Vector, b: Vector, scale: float | Tensor = 1.0) -> Vector:
@@ -29,11 +112,12 @@ def hessian_product(loss: Loss, at: Params) -> Product:
     grads = torch.autograd.grad(
         loss(here), list(here.values()), create_graph=True, materialize_grads=True
     )
+    gradient = dict(zip(here, grads, strict=True))
 
     def product(v: Vector) -> Vector:
-        inner = sum(((g * v[n]).sum() for n, g in zip(here, grads, strict=True)))
+        along = dot(gradient, v)
         hv = torch.autograd.grad(
-            inner, list(here.values()), retain_graph=True, materialize_grads=True
+            along, list(here.values()), retain_graph=True, materialize_grads=True
         )
         return dict(zip(here, hv, strict=True))
 
@@ -52,9 +136,14 @@ def conjugate_gradient(
     b : dict of Tensor
         Right-hand side.
     steps : int, default 20
-        At most this many products.
+        At most this many products; n of them solve a system of n unknowns, but for rounding.
     tol : float, default 1e-10
         Stop when the residual's norm falls below ``tol`` times that of ``b``.
+
+    Notes
+    -----
+    It also stops before a direction along which A is not positive (an inner problem that is
+    not convex there), with what it has so far: zero if that is the first direction.
     """
     x = {n: torch.zeros_like(v) for n, v in b.items()}
     residual, direction = b, b
@@ -64,7 +153,10 @@ def conjugate_gradient(
         if square <= stop:
             break
         image = product(direction)
-        length = square / dot(direction, image)
+        curvature = dot(direction, image)
+        if curvature <= 0:
+            break
+        length = square / curvature
         x = add(x, direction, length)
         residual = add(residual, image, -length)
         previous, square = square, dot(residual, residual)

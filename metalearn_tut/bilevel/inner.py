@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,44 +16,21 @@ Rate = float | Tensor | Mapping[str, float | Tensor] | Sequence
 """One rate, one per parameter name, or (a sequence, or a 1-D tensor) one of these per step."""
 
 
+def is_per_step(lr: Rate) -> bool:
+    """Whether ``lr`` holds one entry per inner step."""
+    return isinstance(lr, Sequence) or (isinstance(lr, Tensor) and lr.ndim == 1)
+
+
 def rate_at(lr: Rate, step: int, name: str) -> float | Tensor:
     """The learning rate of parameter ``name`` at inner step ``step``."""
-    if isinstance(lr, Sequence) or (isinstance(lr, Tensor) and lr.ndim == 1):
-        lr = lr[step]
+    lr = lr[step] if is_per_step(lr) else lr
     return lr[name] if isinstance(lr, Mapping) else lr
 
 
-def check_inner(
-    params: Mapping[str, Tensor],
-    steps: int,
-    lr: Rate,
-    masks: Mapping[str, Tensor] | None = None,
-    groups: Sequence[Sequence[str]] | None = None,
-    pull: float = 0.0,
-) -> None:
-    """Refuse settings of an inner loop that cannot work, naming the argument."""
-    if steps < 0:
-        raise ValueError(f"inner_steps must be >= 0, got {steps}")
-    if pull < 0:
-        raise ValueError(f"pull must be >= 0, got {pull}")
-    if isinstance(lr, Sequence) or (isinstance(lr, Tensor) and lr.ndim == 1):
-        if len(lr) < steps:
-            raise ValueError(f"inner_lr has {len(lr)} entries, fewer than inner_steps={steps}")
-    elif isinstance(lr, (int, float)) and not 0 <= lr < float("inf"):
-        raise ValueError(f"inner_lr must be finite and >= 0, got {lr}")
-    stepped = {name for group in groups for name in group} if groups is not None else set(params)
-    for what, names in (("groups", stepped), ("masks", set(masks or ()))):
-        if unknown := sorted(names - set(params)):
-            raise ValueError(
-                f"{what} names no parameter of the model: {', '.join(unknown)}; "
-                f"its parameters are {', '.join(params)}"
-            )
-    for name, mask in (masks or {}).items():
-        if mask.shape != params[name].shape[-mask.ndim :] or mask.ndim > params[name].ndim:
-            raise ValueError(
-                f"masks[{name!r}] must have shape {tuple(params[name].shape)}, "
-                f"got {tuple(mask.shape)}"
-            )
+def masked(params: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> Params:
+    """The parameters with masked weights at zero: where every inner loop starts."""
+    masks = masks or {}
+    return {n: p * masks[n].to(p) if n in masks else p for n, p in params.items()}
 
 
 def inner_path(
@@ -104,34 +82,38 @@ def inner_path(
     dict of name to Tensor
         After each step. Inside ``torch.no_grad()`` they carry no graph and earlier steps
         are freed.
+
+    Raises
+    ------
+    RuntimeError
+        Inside ``torch.inference_mode()``, where no gradient can be taken.
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("the inner loop needs gradients: use no_grad(), not inference_mode()")
     track = torch.is_grad_enabled()
-    masks = masks or {}
-    start = {n: p * masks[n] if n in masks else p for n, p in params.items()}
+    start, masks = masked(params, masks), masks or {}
     groups = [list(start)] if groups is None else groups
+
+    def descend(k: int, current: Params, group: Sequence[str]) -> Params:
+        with torch.enable_grad():
+            here = {n: _differentiable(p, track) for n, p in current.items()}
+            grads = torch.autograd.grad(
+                loss(here),
+                [here[n] for n in group],
+                create_graph=track and not first_order,
+                materialize_grads=True,
+            )
+        stepped = {}
+        for name, grad in zip(group, grads, strict=True):
+            direction = grad + pull * (here[name] - start[name]) if pull else grad
+            direction = direction.detach() if first_order else direction
+            direction = direction * masks[name].to(direction) if name in masks else direction
+            stepped[name] = here[name] - rate_at(lr, k, name) * direction
+        return {**here, **stepped}
 
     def step(k: int, current: Params) -> Params:
         for group in groups:
-            with torch.enable_grad():
-                here = {n: _differentiable(p, track) for n, p in current.items()}
-                grads = torch.autograd.grad(
-                    loss(here),
-                    [here[n] for n in group],
-                    create_graph=track and not first_order,
-                    allow_unused=True,
-                )
-            updated = {}
-            for name, grad in zip(group, grads, strict=True):
-                if grad is None:
-                    grad = torch.zeros_like(here[name])
-                if pull:
-                    grad = grad + pull * (here[name] - start[name])
-                if first_order:
-                    grad = grad.detach()
-                if name in masks:
-                    grad = grad * masks[name]
-                updated[name] = here[name] - rate_at(lr, k, name) * grad
-            current = {**here, **updated}
+            current = descend(k, current, group)
         return current if track else {n: p.detach() for n, p in current.items()}
 
     current = start
@@ -158,11 +140,8 @@ def inner_loop(
     >>> round(end["w"].item(), 6), round(1 - 0.9**3, 6)
     (0.271, 0.271)
     """
-    masks = settings.get("masks") or {}
-    last = {n: p * masks[n] if n in masks else p for n, p in params.items()}
-    for last in path(loss, params, **settings):  # noqa: B007
-        pass
-    return last
+    last = deque(path(loss, params, **settings), maxlen=1)
+    return last.pop() if last else masked(params, settings.get("masks"))
 
 
 def _differentiable(p: Tensor, track: bool) -> Tensor:

@@ -1,0 +1,147 @@
+"""What is refused before any work is done, each by one sentence that names the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+from numbers import Real
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metalearn_tut.bilevel.inner import Params, Rate, is_per_step
+from metalearn_tut.tasks.task import TaskBatch, as_float
+
+
+def check_inner(
+    params: Mapping[str, Tensor],
+    steps: int,
+    lr: Rate,
+    masks: Mapping[str, Tensor] | None = None,
+    groups: Sequence[Sequence[str]] | None = None,
+    pull: float = 0.0,
+) -> None:
+    """Refuse settings of an inner loop that cannot work."""
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"inner_steps must be an integer >= 0, got {steps}")
+    if not 0 <= pull < inf:
+        raise ValueError(f"pull must be finite and >= 0, got {pull}")
+    stepped = list(params) if groups is None else [name for group in groups for name in group]
+    check_known("groups", stepped, params)
+    check_known("masks", masks or {}, params)
+    for name, mask in (masks or {}).items():
+        if mask.shape != params[name].shape:
+            raise ValueError(
+                f"masks[{name!r}] must have shape {list(params[name].shape)}, "
+                f"got {list(mask.shape)}"
+            )
+    if is_per_step(lr) and len(lr) < steps:
+        raise ValueError(f"inner_lr has {len(lr)} entries, fewer than inner_steps={steps}")
+    for rate in lr if is_per_step(lr) else [lr]:
+        _check_rate(rate, params, stepped)
+
+
+def check_known(what: str, names: Iterable[str], params: Mapping[str, Tensor]) -> None:
+    """Refuse names that are no parameter's."""
+    if unknown := sorted(set(names) - set(params)):
+        raise ValueError(
+            f"{what} names no parameter of the model: {', '.join(unknown)}; "
+            f"its parameters are {', '.join(params)}"
+        )
+
+
+def _check_rate(
+    rate: float | Tensor | Mapping, params: Mapping[str, Tensor], stepped: Sequence[str]
+) -> None:
+    """Refuse the rates of one step if a stepped parameter has none, or one that does not fit."""
+    if isinstance(rate, Mapping):
+        check_known("inner_lr", rate, params)
+        if missing := sorted(set(stepped) - set(rate)):
+            raise ValueError(f"inner_lr has no rate for {', '.join(missing)}")
+        for name, value in rate.items():
+            # A rate of more dimensions would broadcast the parameter to a new shape, silently.
+            if isinstance(value, Tensor) and not _fits(value.shape, params[name].shape):
+                raise ValueError(
+                    f"inner_lr[{name!r}] must be a number or broadcast to shape "
+                    f"{list(params[name].shape)}, got shape {list(value.shape)}"
+                )
+    for value in rate.values() if isinstance(rate, Mapping) else [rate]:
+        if isinstance(value, Tensor) and (value.ndim == 0 or isinstance(rate, Mapping)):
+            continue  # learned rates: whatever training makes of them
+        if not isinstance(value, Real) or not 0 <= value < inf:
+            shown = f"a {value.ndim}-D tensor" if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"inner_lr must be finite and >= 0, got {shown}")
+
+
+def _fits(shape: torch.Size, target: torch.Size) -> bool:
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(s in (1, t) for s, t in pairs)
+
+
+def prepare(
+    batch: TaskBatch,
+    params: Params,
+    ways: int | None,
+    losses: tuple[object, object] = (F.cross_entropy, F.cross_entropy),
+) -> TaskBatch:
+    """The batch as the parameters need it (dtype, device), or an error that names what is wrong.
+
+    ``ways`` is the number of outputs if known, ``losses`` those of support and query.
+    """
+    ready: dict[str, Tensor] = {}
+    for part, loss in zip(("support", "query"), losses, strict=True):
+        x, y = getattr(batch, f"{part}_x"), getattr(batch, f"{part}_y")
+        check_targets(y.flatten(0, 1), f"{part}_y", ways, loss)
+        ready[f"{part}_x"], ready[f"{part}_y"] = prepared(x, y, params, f"{part}_x")
+    return TaskBatch(**ready)
+
+
+def prepared(x: Tensor, y: Tensor, params: Params, name: str) -> tuple[Tensor, Tensor]:
+    """Inputs and targets on the parameters' device, floats in their dtype."""
+    check_finite(x, name)
+    like = next(iter(params.values()))
+    x = as_float(x.to(like.device), like.dtype)
+    return x, y.to(like.device, like.dtype if y.is_floating_point() else y.dtype)
+
+
+def check_finite(x: Tensor, name: str) -> None:
+    """Refuse inputs with NaN or infinite numbers."""
+    if x.is_floating_point() and not torch.isfinite(x).all():
+        raise ValueError(f"{name} must be finite, but it has NaN or infinite numbers")
+
+
+def check_targets(
+    y: Tensor, name: str, ways: int | None = None, loss: object = F.cross_entropy
+) -> None:
+    """Refuse labels ``[B]`` that cross entropy cannot read or the model has no output for.
+
+    cross_entropy itself would take -100 for "ignore", and crash a GPU on a label too high.
+    """
+    if not y.numel():
+        raise ValueError(f"{name} must not be empty")
+    hard = loss is F.cross_entropy and y.ndim == 1
+    if y.is_floating_point() and not hard:
+        return
+    if y.dtype != torch.int64:
+        other = "" if hard else " or floating-point targets"
+        raise ValueError(f"{name} must be int64 labels{other}, got {y.dtype}")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or (ways is not None and high >= ways):
+        allowed = "labels >= 0" if ways is None else f"labels in 0..{ways - 1}"
+        raise ValueError(f"{name} must hold {allowed}, got {low if low < 0 else high}")
+
+
+def ways_of(model: nn.Module, params: Mapping[str, Tensor]) -> int | None:
+    """Number of outputs: rows of the ``head``, or of the last layer of an ``nn.Sequential``.
+
+    None where it cannot be told.
+    """
+    if "head.weight" in params:
+        return len(params["head.weight"])
+    path = []
+    while isinstance(model, nn.Sequential) and len(model):
+        name, model = list(model.named_children())[-1]
+        path.append(name)
+    weight = ".".join([*path, "weight"])
+    return len(params[weight]) if isinstance(model, nn.Linear) and weight in params else None

@@ -1,0 +1,87 @@
+"""What bi-level learning minimizes: the loss on the query set after adapting to the support."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_tut.bilevel.forward import Forward, query_outputs
+from metalearn_tut.bilevel.inner import Params, inner_loop, inner_path
+from metalearn_tut.tasks.task import Task, TaskBatch
+
+TaskLoss = Callable[[Tensor, Tensor], Tensor]
+"""(outputs [B, ...], targets [B, ...]) -> mean loss, a scalar."""
+
+
+class TaskGradients(NamedTuple):
+    """What one pass over a batch of T tasks gives.
+
+    ``losses [T]`` query losses, ``outputs [T, N·Q, ...]`` query outputs without graph, and
+    ``gradients``: for each meta-parameter a tensor ``[T, ...]``, one gradient per task.
+    """
+
+    losses: Tensor
+    outputs: Tensor
+    gradients: Params
+
+    @classmethod
+    def of_tasks(
+        cls, names: Iterable[str], rows: Iterable[tuple[Tensor, Tensor, Sequence[Tensor]]]
+    ) -> TaskGradients:
+        """Stack one (loss, outputs, gradients in the order of ``names``) per task."""
+        losses, outputs, gradients = zip(*rows, strict=True)
+        stacked = (torch.stack(g) for g in zip(*gradients, strict=True))
+        return cls(
+            torch.stack(losses), torch.stack(outputs), dict(zip(names, stacked, strict=True))
+        )
+
+
+def query_loss(
+    forward: Forward,
+    params: Params,
+    task: Task | TaskBatch,
+    *,
+    steps: int,
+    loss: TaskLoss = F.cross_entropy,
+    inner_loss: TaskLoss | None = None,
+    norm: str = "none",
+    step_weights: Sequence[float] | None = None,
+    path: Callable[..., Iterator[Params]] = inner_path,
+    axis: int = 0,
+    **inner: Any,
+) -> tuple[Tensor, Tensor]:
+    """Adapt to the support set, then judge on the query set: the inside of bi-level learning.
+
+    ``L_i(theta) = l(f_{theta_i'}(query_x), query_y)`` with ``theta_i'`` the end of the inner
+    loop (Finn et al. 2017, equation 1), or the sum over steps of ``step_weights[k]`` times
+    the query loss after step k+1 (the multi-step loss of Antoniou et al. 2019).
+
+    Returns the query loss (``[T]`` for a stacked batch) and the query outputs after the last
+    step. ``steps`` and ``inner`` are arguments of :func:`inner_path`.
+    """
+    inner_loss = loss if inner_loss is None else inner_loss
+
+    def support_loss(p: Params) -> Tensor:
+        return inner_loss(forward(p, task.support_x), task.support_y).sum()
+
+    def on_query(p: Params) -> tuple[Tensor, Tensor]:
+        outputs = query_outputs(forward, p, task.support_x, task.query_x, norm, axis)
+        return loss(outputs, task.query_y), outputs
+
+    if step_weights is None:
+        return on_query(inner_loop(support_loss, params, path=path, steps=steps, **inner))
+    if len(step_weights) != steps or not steps:
+        raise ValueError(
+            f"step_weights must have one weight for each of the {steps} inner steps (at least "
+            f"one), got {len(step_weights)}"
+        )
+    total: Tensor | float = 0.0
+    reached = path(support_loss, params, steps=steps, **inner)
+    for weight, adapted in zip(step_weights, reached, strict=True):
+        value, outputs = on_query(adapted)
+        total = total + weight * value
+    return total, outputs

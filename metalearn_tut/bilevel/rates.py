@@ -1,0 +1,59 @@
+"""Inner rates as meta-parameters: how many there are, and how the inner loop reads them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metalearn_tut.bilevel.inner import Params, Rate
+
+RATES = ("fixed", "one", "layer", "step", "weight")
+
+
+def initial_rates(kind: str, params: Params, lr: float, steps: int) -> Params:
+    """The learned rates of one of :data:`RATES` at their start, all equal to ``lr``.
+
+    ``"one"`` is a scalar called ``rates``; the others have an entry ``rates.<name>`` for each
+    parameter: a scalar (``"layer"``), ``[steps]`` (``"step"``), or the parameter's shape
+    (``"weight"``).
+    """
+    if kind == "fixed":
+        return {}
+    if kind == "one":
+        shapes: dict[str, tuple[int, ...]] = {"rates": ()}
+    else:
+        per = {"layer": lambda p: (), "step": lambda p: (steps,), "weight": lambda p: p.shape}[kind]
+        shapes = {f"rates.{n}": tuple(per(p)) for n, p in params.items()}
+    like = next(iter(params.values()))
+    return {
+        n: torch.full(shape, lr, dtype=like.dtype, device=like.device, requires_grad=True)
+        for n, shape in shapes.items()
+    }
+
+
+def learned_rates(
+    kind: str, metas: Params, params: Params, *, lead: int, trained: int, steps: int
+) -> Rate:
+    """The learned rates among ``metas`` in the form that :func:`inner_path` takes.
+
+    Parameters
+    ----------
+    lead : int
+        Number of leading task dimensions of ``metas`` and ``params``: 0 or 1.
+    trained, steps : int
+        Number of steps in training and now; later steps than were trained use the last rate.
+    """
+
+    def wide(rate: Tensor, p: Tensor) -> Tensor:
+        return rate.reshape(rate.shape + (1,) * (p.ndim - lead))
+
+    if kind == "weight":
+        return {n: metas[f"rates.{n}"] for n in params}
+    if kind == "one":
+        return {n: wide(metas["rates"], p) for n, p in params.items()}
+    if kind == "layer":
+        return {n: wide(metas[f"rates.{n}"], p) for n, p in params.items()}
+    return [
+        {n: wide(metas[f"rates.{n}"][..., min(k, trained - 1)], p) for n, p in params.items()}
+        for k in range(steps)
+    ]

@@ -36,7 +36,7 @@ FLOORS = (
         "nb",
     ),
     ("claims",),
-    ("launch", "cli", "__main__"),
+    ("launch", "commands", "cli", "__main__"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS, start=1) for module in modules}
 

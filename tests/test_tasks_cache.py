@@ -45,6 +45,17 @@ def test_failure_keeps_the_old_file_and_nothing_else(tmp_path, failure):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not replace a file that is open")
+def test_reader_of_the_old_file_sees_all_of_it(tmp_path):
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"old")
+    with path.open("rb", buffering=0) as reader:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(b"new and longer")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new and longer"
+
+
 def test_full_disk_is_one_sentence_that_names_the_path(tmp_path):
     path = tmp_path / "data.bin"
     with pytest.raises(OSError) as caught, atomic_write(path) as temporary:

@@ -118,14 +118,13 @@ def render(mask: Image.Image, jitter: Sequence[float]) -> np.ndarray:
     """
     from PIL import Image
 
-    linear, shift = _pose(mask.size, jitter)
-    inverse = np.linalg.inv(linear)
-    center = _FINE * (SIZE / 2 + shift)
-    offset = np.array(mask.size) / 2 - inverse @ center
-    coefficients = np.column_stack([inverse, offset]).ravel().tolist()
-    fine = mask.transform(
-        (_FINE * SIZE,) * 2, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
-    )
+    (a, b, c, d), shift = _pose(mask.size, jitter)
+    determinant = a * d - b * c
+    a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
+    (width, height), (x, y) = mask.size, (_FINE * (SIZE / 2 + step) for step in shift)
+    back = (a, b, width / 2 - a * x - b * y, c, d, height / 2 - c * x - d * y)
+    grid = (_FINE * SIZE, _FINE * SIZE)
+    fine = mask.transform(grid, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
     fine = _change_stroke(fine, round(0.5 + 1.5 * jitter[6]))
     return np.asarray(fine.reduce(_FINE))
 
@@ -142,16 +141,24 @@ def _change_stroke(fine: Image.Image, steps: int) -> Image.Image:
     return fine
 
 
-def _pose(size: tuple[int, int], jitter: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """The linear map from mask to fine grid, and the shift in pixels of the image."""
+def _pose(
+    size: tuple[int, int], jitter: Sequence[float]
+) -> tuple[tuple[float, float, float, float], tuple[float, float]]:
+    """The linear map (a, b; c, d) from mask to fine grid, and the shift in pixels of the image.
+
+    Plain arithmetic only: sines and linear algebra libraries differ in the last bit from
+    machine to machine.
+    """
     rotation, shear, aspect, scale, *shift = jitter[:6]
-    t = 0.0875 * rotation  # tan of half the angle: no libm, so the same bits everywhere
+    t = 0.0875 * rotation  # tan of half the angle
     cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
-    widen = 1 + ASPECT * aspect
-    linear = np.array([[cos, -sin], [sin, cos]]) @ [[widen, 0.15 * shear], [0, 1]]
-    extent = np.abs(linear) @ size
-    longest = 22 + 3 * scale
-    extent *= longest / extent.max()
-    linear *= _FINE * longest / (np.abs(linear) @ size).max()
-    room = (SIZE - extent) / 2 - _MARGIN
-    return linear, np.minimum(room, 2) * shift
+    widen, slant = 1 + ASPECT * aspect, 0.15 * shear
+    a, b, c, d = cos * widen, cos * slant - sin, sin * widen, sin * slant + cos
+    extent = abs(a) * size[0] + abs(b) * size[1], abs(c) * size[0] + abs(d) * size[1]
+    zoom = (22 + 3 * scale) / max(extent)
+    dx, dy = (
+        min((SIZE - zoom * side) / 2 - _MARGIN, 2) * part
+        for side, part in zip(extent, shift, strict=True)
+    )
+    zoom *= _FINE
+    return (zoom * a, zoom * b, zoom * c, zoom * d), (dx, dy)

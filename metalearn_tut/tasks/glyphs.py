@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import unicodedata
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from metalearn_tut.tasks import glyph_reference
-from metalearn_tut.tasks.cache import atomic_write, cache_dir
+from metalearn_tut.tasks.cache import cache_dir
+from metalearn_tut.tasks.files import cached_arrays
 from metalearn_tut.tasks.glyph_classes import script_of
 from metalearn_tut.tasks.glyph_rendering import PER_CLASS, SIZE, render_classes
 from metalearn_tut.tasks.source import ClassSource, check_split
@@ -83,7 +83,7 @@ def glyphs(split: str, within_script: bool = False) -> ClassSource:
     codepoints = glyph_reference.read().codepoints.tolist()
     scripts = [script_of(c) or ("", "") for c in codepoints]
     chosen = [i for i, (where, _) in enumerate(scripts) if where == split]
-    images = _cached_images(_cache_file()).reshape(-1, PER_CLASS, 1, SIZE, SIZE)[chosen]
+    images = _all_images(cache_dir()).reshape(-1, PER_CLASS, 1, SIZE, SIZE)[chosen]
     return ClassSource(
         images.reshape(-1, 1, SIZE, SIZE),
         tuple(np.arange(len(chosen) * PER_CLASS).reshape(-1, PER_CLASS)),
@@ -94,20 +94,16 @@ def glyphs(split: str, within_script: bool = False) -> ClassSource:
     )
 
 
-def _cache_file() -> Path:
-    return cache_dir() / f"glyphs-v{_VERSION}-{glyph_reference.fingerprint()}.npz"
-
-
 @functools.lru_cache(maxsize=1)
-def _cached_images(path: Path) -> np.ndarray:
-    """All images ``uint8 [20·n, 28, 28]``, read from ``path`` or drawn and written there."""
+def _all_images(folder: Path) -> np.ndarray:
+    """All images ``uint8 [20·n, 28, 28]``, drawn on first use, kept in the cache ``folder``."""
     reference = glyph_reference.read()
-    shape = (len(reference.codepoints) * PER_CLASS, SIZE, SIZE)
-    images = _read_whole(path, shape)
-    if images is None:
-        images = render_classes(reference.codepoints.tolist())
-        with atomic_write(path) as temporary:
-            np.savez(temporary, images=images)
+
+    def draw() -> dict[str, np.ndarray]:
+        return {"images": render_classes(reference.codepoints.tolist())}
+
+    name = f"glyphs-v{_VERSION}-{glyph_reference.fingerprint()}"
+    images = cached_arrays(name, draw)["images"]
     if (off := glyph_reference.difference(images, reference)) > _TOLERANCE:
         warnings.warn(
             f"glyphs drawn with {glyph_reference.versions()} differ from those of the reference "
@@ -116,13 +112,3 @@ def _cached_images(path: Path) -> np.ndarray:
             stacklevel=3,
         )
     return images
-
-
-def _read_whole(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array of a cache file, or nothing where the file is missing or damaged."""
-    try:
-        with path.open("rb") as stream, np.load(stream) as file:
-            images = file["images"]  # the zip format checks each member's CRC-32
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-        return None
-    return images if images.shape == shape and images.dtype == np.uint8 else None

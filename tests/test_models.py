@@ -16,6 +16,7 @@ from metalearn_tut.models import (
     TaskBatchNorm2d,
     deploy,
     inputs,
+    norms,
 )
 from metalearn_tut.models.conv4 import ConvBlock
 from metalearn_tut.models.resnet12 import ResidualBlock
@@ -387,3 +388,31 @@ def test_images_that_a_network_cannot_read(model, x, n_support, message):
 def test_stored_images_are_refused_with_the_way_out(model):
     with pytest.raises(TypeError, match=r"torch.uint8: pass uint8 images through tasks.as_float"):
         model(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+
+# Batch normalization with channels last
+
+
+def test_float32_statistics_are_accurate_where_channels_come_last():
+    """``F.batch_norm`` is off by 1e-5 there, which flips maxima of the poolings that follow."""
+    x = torch.randn(75, 8, 28, 28, generator=torch.Generator().manual_seed(0)) + 3
+    x = x.contiguous(memory_format=torch.channels_last)
+    exact = F.batch_norm(x.double(), None, None, training=True)
+    assert (TaskBatchNorm2d(8)(x).double() - exact).abs().max() < 5e-6
+
+
+def test_batch_norm_under_vmap_has_the_right_second_derivative():
+    torch.manual_seed(0)
+    tasks = torch.randn(3, 4, 2, 3, 3, dtype=torch.float64)
+    weight, bias = torch.rand(2, 2, dtype=torch.float64)
+
+    def outer(weight, x):
+        def inner(w):
+            return norms.task_batch_norm(x, w, bias, None, 1e-5).pow(3).sum().tanh()
+
+        moved = weight - torch.func.grad(inner)(weight)
+        return norms.task_batch_norm(2 * x, moved, bias, None, 1e-5).pow(4).sum()
+
+    together = torch.func.grad(lambda w: torch.func.vmap(outer, (None, 0))(w, tasks).sum())(weight)
+    one_by_one = sum(torch.func.grad(outer)(weight, x) for x in tasks)
+    torch.testing.assert_close(together, one_by_one, rtol=1e-10, atol=1e-12)

@@ -12,8 +12,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from metalearn_tut.models.norms import TaskBatchNorm2d
-
 
 class OwnWeightNorm(nn.Module):
     def forward(self, g, v):
@@ -235,17 +233,8 @@ TRAPS = {
         "vmap",
         lambda: conv(nn.BatchNorm2d(4, track_running_stats=False)),
         "1 (BatchNorm2d)",
-        "use GroupNorm",
+        "use GroupNorm, models.TaskBatchNorm2d",
         lambda: conv(nn.GroupNorm(2, 4)),
-        data=images,
-    ),
-    "vmap-task_batch_norm": Trap(
-        "vmap",
-        lambda: conv(TaskBatchNorm2d(4)),
-        "1 (TaskBatchNorm2d)",
-        "or engine='functional'",
-        lambda: conv(TaskBatchNorm2d(4)),
-        "functional",
         data=images,
     ),
     "vmap-instance_norm": Trap(

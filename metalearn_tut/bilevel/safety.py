@@ -13,8 +13,6 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from metalearn_tut.models.norms import TaskBatchNorm2d
-
 GUARDED = ("functional", "higher", "vectorised", "implicit", "vmap")
 """The engines of this package, and ``torch.func.vmap`` over tasks as a reader may write it."""
 
@@ -150,7 +148,7 @@ def _hooks(module: nn.Module) -> str | None:
 
 def _vmapped_norm(module: nn.Module) -> str | None:
     """Norms whose backward pass has a wrong batching rule, where they use it."""
-    if isinstance(module, (nn.LayerNorm, TaskBatchNorm2d)):
+    if isinstance(module, nn.LayerNorm):
         uses_inputs, running = True, None
     elif isinstance(module, _BATCH_NORMS):
         running = module.running_mean
@@ -163,7 +161,7 @@ def _vmapped_norm(module: nn.Module) -> str | None:
         return "vmap cannot update running statistics; use track_running_stats=False"
     return (
         "vmap has a wrong second derivative of batch, layer and instance norms with weights; "
-        "use GroupNorm, a norm without weights, or engine='functional'"
+        "use GroupNorm, models.TaskBatchNorm2d, a norm without weights, or engine='functional'"
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORMS = ("batch", "support", "group", "none")
@@ -54,16 +54,71 @@ class TaskBatchNorm2d(nn.Module):
         return task_batch_norm(x, self.weight, self.bias, n_support, self.eps)
 
 
+@torch.fx.wrap  # one node in a traced graph
 def task_batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, n_support: int | None, eps: float
 ) -> Tensor:
     """What :class:`TaskBatchNorm2d` computes, as a function of its weight and bias ``[C]``."""
     if n_support is None:
-        return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
-    var, mean = torch.var_mean(x[:n_support], (0, 2, 3), correction=0)  # (C,)
-    scale = weight * torch.rsqrt(var + eps)  # (C,)
-    shift = bias - mean * scale  # (C,)
-    return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))  # one pass over x
+        return _BatchNorm.apply(x, weight, bias, eps)[0]
+    mean, inverse = _statistics(x[:n_support], eps)
+    scale = weight * inverse  # (C,)
+    return _affine(x, scale, bias - mean * scale)
+
+
+_PIXELS = (0, 2, 3)
+
+
+def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and ``1 / sqrt(var + eps)`` of each channel, ``[C]``; two passes, for accuracy."""
+    mean = x.mean(_PIXELS)
+    return mean, torch.rsqrt((x - mean.view(-1, 1, 1)).square().mean(_PIXELS) + eps)
+
+
+def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``scale · x + shift`` in one pass over ``x``; the shift is per channel or per pixel."""
+    shift = shift.view(-1, 1, 1) if shift.ndim == 1 else shift
+    return torch.addcmul(shift, x, scale.view(-1, 1, 1))
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch normalization by the statistics of all rows, exact to any order.
+
+    ``F.batch_norm`` sums naively where channels come last: in float32 its statistics are off
+    by 1e-5, enough to flip maxima of later poolings, and its second derivative under ``vmap``
+    is wrong. Here the backward pass is plain arithmetic, so it can be differentiated again.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mean, inverse = _statistics(x, eps)
+        scale = weight * inverse
+        return _affine(x, scale, bias - mean * scale), mean, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        x, weight, _, ctx.eps = inputs
+        _, mean, inverse = output
+        ctx.mark_non_differentiable(mean, inverse)
+        ctx.save_for_backward(x, weight, mean, inverse)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the statistics are functions of x, too
+            mean, inverse = _statistics(x, ctx.eps)
+        centered = x - mean.view(-1, 1, 1)
+        by_bias = grad.mean(_PIXELS)  # (C,)
+        by_weight = (grad * centered).mean(_PIXELS) * inverse  # (C,)
+        scale = weight * inverse
+        rest = _affine(grad, scale, -scale * by_bias)
+        by_x = _affine(centered, -scale * inverse * by_weight, rest)
+        pixels = x.numel() // x.shape[1]
+        return by_x, by_weight * pixels, by_bias * pixels, None
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:

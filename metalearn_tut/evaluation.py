@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.learner import Learner, accuracy_of
 from metalearn_tut.tasks.sampler import TaskSampler
+
+Metric = Callable[[Tensor, Tensor], Tensor]
 
 PROTOCOLS = {
     "batch": "transductive: normalized by the query batch",
@@ -35,6 +37,22 @@ def interval(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), half
 
 
+def protocol_of(learner: Learner) -> str:
+    """How the learner's network normalizes query images, in words.
+
+    A network of this package says it by its ``norm``; of another it is seen from its layers.
+    """
+    model = getattr(learner, "model", None)
+    norm = getattr(model, "norm", None)
+    if isinstance(norm, str) and norm in PROTOCOLS:
+        return PROTOCOLS[norm]
+    layers = model.modules() if isinstance(model, nn.Module) else ()
+    norms = [m for m in layers if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if any(m.training or m.running_mean is None for m in norms):
+        return PROTOCOLS["batch"]
+    return "running statistics of training" if norms else PROTOCOLS["none"]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Per-task results of one learner on one list of tasks.
@@ -46,15 +64,19 @@ class Evaluation:
     sampler : str
         Which tasks.
     protocol : str
-        How query images were normalized; never compare across protocols.
+        How query images were normalized; numbers of different protocols answer different
+        questions.
     steps : int or None
         Inner steps taken, if the learner takes any.
+    metric : str, default "accuracy"
+        What the values are.
     """
 
     values: Tensor
     sampler: str
     protocol: str
     steps: int | None = None
+    metric: str = "accuracy"
 
     @property
     def mean(self) -> float:
@@ -67,11 +89,31 @@ class Evaluation:
         return interval(self.values)[1]
 
     def __str__(self) -> str:
+        name = "" if self.metric == "accuracy" else f"{self.metric} "
         steps = "" if self.steps is None else f", {self.steps} inner steps"
         return (
-            f"{self.mean:.4f} ± {self.half_width:.4f} "
+            f"{name}{self.mean:.4f} ± {self.half_width:.4f} "
             f"({len(self.values)} tasks{steps}; {self.protocol})"
         )
+
+    def to_dict(self, values: bool = False) -> dict[str, Any]:
+        """What a results file holds, ready for JSON.
+
+        Parameters
+        ----------
+        values : bool, default False
+            Include the number of every task.
+        """
+        summary = {
+            "metric": self.metric,
+            "mean": self.mean,
+            "half_width": self.half_width,
+            "n_tasks": len(self.values),
+            "steps": self.steps,
+            "protocol": self.protocol,
+            "sampler": self.sampler,
+        }
+        return {**summary, "values": self.values.tolist()} if values else summary
 
 
 def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
@@ -80,13 +122,14 @@ def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
     Raises
     ------
     ValueError
-        If the two were not measured on the same tasks.
+        If the two were not measured by one metric on the same tasks.
     """
-    if a.sampler != b.sampler or len(a.values) != len(b.values):
-        raise ValueError(
-            "paired_difference needs the same tasks on both sides, got "
-            f"{len(a.values)} of {a.sampler} and {len(b.values)} of {b.sampler}"
-        )
+    for what, x, y in (
+        ("the same tasks", *(f"{len(e.values)} of {e.sampler}" for e in (a, b))),
+        ("one metric", a.metric, b.metric),
+    ):
+        if x != y:
+            raise ValueError(f"paired_difference needs {what} on both sides, got {x} and {y}")
     return interval(a.values.double() - b.values.double())
 
 
@@ -96,7 +139,7 @@ def evaluate(
     n_tasks: int = 600,
     *,
     steps: int | None = None,
-    metric: Callable[[Tensor, Tensor], Tensor] | None = None,
+    metric: Metric | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Adapt to each of the first ``n_tasks`` tasks and score the query sets.
@@ -112,7 +155,7 @@ def evaluate(
     steps : int, optional
         Inner steps, fixed for all tasks; the learner's own number by default.
     metric : callable, optional
-        (outputs, targets) -> scalar; accuracy by default.
+        (outputs, targets) -> scalar, such as ``F.mse_loss``; accuracy by default.
     progress : bool, default False
         Show a progress bar.
 
@@ -120,13 +163,52 @@ def evaluate(
     -------
     Evaluation
         ``print`` it for "mean ± interval (tasks; protocol)".
+
+    Raises
+    ------
+    ValueError
+        If there are not as many tasks, if ``steps`` is given to a learner that takes none,
+        or if tasks have real targets and there is no metric.
+
+    Examples
+    --------
+    >>> from metalearn_tut import MAML, tasks
+    >>> x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    >>> sampler = tasks.from_arrays(x, torch.arange(60) % 3).sampler(ways=3, shots=2, queries=5)
+    >>> result = evaluate(MAML(nn.Linear(4, 3), inner_lr=0.1), sampler, n_tasks=50)
+    >>> len(result.values), result.steps, result.half_width < 0.1
+    (50, 1, True)
     """
-    limit = len(sampler) if hasattr(sampler, "__len__") else math.inf
-    if not 1 <= n_tasks <= limit:
-        raise ValueError(f"n_tasks must be in 1..{limit}, got {n_tasks}")
+    check_n_tasks(sampler, n_tasks)
+    if steps is not None and not hasattr(learner, "inner_steps"):
+        raise ValueError(f"steps={steps}, but {type(learner).__name__} takes no inner steps")
+    indices = _counted(n_tasks) if progress else range(n_tasks)
+    values = task_values(learner, sampler, indices, steps=steps, metric=metric)
+    used = steps if steps is not None else getattr(learner, "inner_steps", None)
+    name = "accuracy" if metric is None else getattr(metric, "__name__", type(metric).__name__)
+    return Evaluation(values.cpu(), repr(sampler), protocol_of(learner), used, name)
+
+
+def check_n_tasks(sampler: TaskSampler, n_tasks: int, name: str = "n_tasks") -> None:
+    """Refuse a number of tasks that the sampler does not have."""
+    if n_tasks < 1:
+        raise ValueError(f"{name} must be at least 1, got {n_tasks}")
+    if hasattr(sampler, "__len__") and n_tasks > len(sampler):
+        raise ValueError(f"{name} must be in 1..{len(sampler)} for {sampler!r}, got {n_tasks}")
+
+
+def task_values(
+    learner: Learner,
+    sampler: TaskSampler,
+    indices: Iterable[int],
+    *,
+    steps: int | None = None,
+    metric: Metric | None = None,
+) -> Tensor:
+    """The metric of each of these tasks ``[n]``: the loop behind :func:`evaluate`."""
     options = {} if steps is None else {"steps": steps}
     values = []
-    for i in _counted(n_tasks, progress):
+    for i in indices:
         task = sampler[i]
         predict = learner.adapt(task.support_x, task.support_y, **options)
         outputs = predict(task.query_x)
@@ -134,15 +216,11 @@ def evaluate(
         value = accuracy_of(outputs, targets) if metric is None else metric(outputs, targets)
         if value is None:
             raise ValueError("tasks with real targets need a metric, such as F.mse_loss")
-        values.append(value)
-    model = getattr(learner, "model", None)
-    used = steps if steps is not None else getattr(learner, "inner_steps", None)
-    return Evaluation(torch.stack(values).cpu(), repr(sampler), PROTOCOLS[norm_of(model)], used)
+        values.append(value.detach())  # a graph kept per task would fill the memory
+    return torch.stack(values)
 
 
-def _counted(n: int, progress: bool) -> range:
-    if not progress:
-        return range(n)
+def _counted(n: int) -> Iterable[int]:
     from tqdm.auto import tqdm
 
     return tqdm(range(n), desc="evaluate", unit="task")

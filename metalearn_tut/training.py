@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from metalearn_tut.bilevel import Params
-from metalearn_tut.evaluation import evaluate
+from metalearn_tut.checkpoint import RunFolder
+from metalearn_tut.evaluation import check_n_tasks, interval, task_values
 from metalearn_tut.learner import Learner
-from metalearn_tut.tasks.cache import atomic_write
+from metalearn_tut.processes import Processes
 from metalearn_tut.tasks.sampler import TaskSampler
 
 Aggregate = Callable[[Tensor], Tensor]
-_MOMENTS = ("exp_avg", "exp_avg_sq")  # what Adam keeps per tensor, beside its step count
+_SEED = 2**40  # of a run's first step: far from the small seeds that people give
 
 
 @dataclass
@@ -32,17 +32,43 @@ class History:
     accuracy: list[float] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
 
+    def trained(self, losses: Tensor, accuracy: Tensor | None) -> None:
+        """Record one step: losses ``[T]`` and accuracies ``[T]`` of its tasks."""
+        self.loss.append(losses.mean().item())
+        if accuracy is not None:
+            self.accuracy.append(accuracy.mean().item())
+
+    def validated(self, step: int, values: Tensor) -> bool:
+        """Record a validation after ``step`` steps; True if its mean is the best so far."""
+        mean, half_width = interval(values)
+        improved = all(mean > entry["mean"] for entry in self.validation)
+        self.validation.append({"step": step, "mean": mean, "half_width": half_width})
+        return improved
+
+    def recent(self, window: int = 100) -> dict[str, str]:
+        """Means over the last steps, for a progress bar."""
+        series = {"loss": self.loss[-window:], "accuracy": self.accuracy[-window:]}
+        return {name: f"{sum(v) / len(v):.3f}" for name, v in series.items() if v}
+
     def best(self) -> dict[str, float]:
-        """The validation entry with the highest mean."""
+        """The first validation entry with the highest mean: step, mean and half-width."""
+        if not self.validation:
+            raise ValueError("this run was not validated: pass validation= to meta_train")
         return max(self.validation, key=lambda entry: entry["mean"])
 
 
 class NonFiniteLoss(FloatingPointError):
-    """A loss became NaN or infinite; the message says where."""
+    """A loss or its gradient became NaN or infinite; the message says where."""
 
 
 def cosine(step: int, steps: int) -> float:
-    """From 1 at step 0 down to 0 at the end along half a cosine."""
+    """From 1 at step 0 down to 0 at the end along half a cosine.
+
+    Examples
+    --------
+    >>> [round(cosine(s, 4), 3) for s in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    """
     return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
@@ -73,43 +99,50 @@ def meta_train(
 ) -> History:
     """Train a learner's meta-parameters in place with Adam on an endless list of tasks.
 
-    Under ``torchrun`` the tasks of each step are shared out by rank and the gradients
-    summed, for any ``aggregate``: N processes follow the single process to rounding.
+    Step s descends ``aggregate(losses of tasks s·T .. s·T + T - 1)``. Under ``torchrun`` the
+    tasks of each step are shared out by rank and the gradients summed, for any
+    ``aggregate``: N processes follow the single process to rounding.
 
     Parameters
     ----------
     learner : Learner
         ``meta_parameters()`` are trained, ``task_losses(batch, progress)`` gives the losses.
-        It never sees the tasks' tags.
+        It never sees the tasks' tags. If it draws random numbers, then from PyTorch's global
+        generator, which is seeded anew for every step.
     sampler : TaskSampler
-        Step s uses tasks ``s·tasks_per_step`` onwards.
+        The tasks.
     steps, tasks_per_step : int
-        Outer steps, and tasks T averaged in each (all processes together).
+        Outer steps, and tasks T of each (all processes together).
     outer_lr : float, default 1e-3
         Adam's rate at the start.
     schedule : {"cosine", "constant"}
         How the rate goes on.
     aggregate : callable, default mean
-        Losses ``[T]`` -> scalar to descend.
+        Losses ``[T]`` -> scalar to descend. It must not remember earlier steps.
     clip : float, optional
         Largest norm of the meta-gradient.
     validation : TaskSampler, optional
         Tasks evaluated every ``validate_every`` steps and at the end, the first
         ``validation_tasks`` of them. The best state is kept as ``best.safetensors``.
     out : path, optional
-        Folder of checkpoints: ``last.safetensors`` every ``save_every`` steps and at the end,
-        and ``history.json``.
+        Folder of checkpoints: ``last.safetensors`` every ``save_every`` steps and at the end;
+        then also ``history.json``. A checkpoint takes milliseconds.
     resume : bool, default False
-        Go on from ``out/last.safetensors`` if it exists. The result is bitwise that of a run
-        without the interruption.
+        Go on from ``out/last.safetensors`` if it exists. On the same machine the result is
+        bitwise that of a run without the interruption, wherever and however it was stopped.
     config : dict, optional
-        Stored in the checkpoints; a resumed run must bring the same.
+        What the learner was built from, as JSON: stored in the checkpoints (with one that
+        :func:`metalearn_tut.runs.build_learner` takes, ``load_learner`` rebuilds the learner);
+        a resumed run must bring the same.
     progress : bool, default True
         Show a bar with loss, accuracy, tasks per second and time left.
 
     Returns
     -------
     History
+        Of all steps, those before a resume included. The learner is left as it was after the
+        last step; ``checkpoint.load(out + "/best.safetensors", learner.meta_parameters())``
+        gets the best.
 
     Raises
     ------
@@ -119,241 +152,155 @@ def meta_train(
         For arguments out of range, or a checkpoint of another run or architecture.
     FileExistsError
         If ``out`` holds a run and ``resume`` is False.
+    OSError
+        If a checkpoint cannot be written; the one before is still there.
+
+    Examples
+    --------
+    >>> from metalearn_tut import MAML, tasks
+    >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
+    >>> sampler = tasks.from_arrays(x, y).sampler(ways=3, shots=2, queries=2)
+    >>> learner = MAML(torch.nn.Linear(4, 3), inner_lr=0.1)
+    >>> history = meta_train(learner, sampler, steps=3, progress=False)
+    >>> len(history.loss), len(history.accuracy)
+    (3, 3)
     """
-    _check(steps, tasks_per_step, outer_lr, schedule)
+    settings = _described(
+        learner=type(learner).__qualname__,
+        sampler=sampler,
+        steps=steps,
+        tasks_per_step=tasks_per_step,
+        outer_lr=outer_lr,
+        schedule=schedule,
+        aggregate=aggregate,
+        clip=clip,
+        validation=validation,
+        validate_every=validate_every,
+        validation_tasks=validation_tasks,
+    )
     metas = learner.meta_parameters()
-    device = next(iter(metas.values())).device
-    rank, world = _processes(device)
-    if tasks_per_step < world:
-        raise ValueError(f"tasks_per_step={tasks_per_step} is fewer than the {world} processes")
+    like = next(iter(metas.values()))
+    processes = Processes.joined(like.device)
+    _check(settings, save_every, validation, processes.world)
+    run = {"training": {**settings, "dtype": str(like.dtype)}, "config": config or {}}
     optimizer = torch.optim.Adam(metas.values(), lr=outer_lr)
-    run = {
-        "steps": steps,
-        "tasks_per_step": tasks_per_step,
-        "outer_lr": outer_lr,
-        "schedule": schedule,
-        "clip": clip,
-        "sampler": repr(sampler),
-        **(config or {}),
-    }
-    folder = None if out is None else Path(out)
-    first, history = 0, History()
-    if folder is not None and (folder / "last.safetensors").exists():
-        if not resume:
-            raise FileExistsError(f"{folder} holds a run: pass resume=True or another out")
-        first, history = _resume(folder / "last.safetensors", metas, optimizer, run)
-    bar = _bar(steps, tasks_per_step, first, progress and rank == 0)
-    for step in range(first, steps):
-        mine = range(step * tasks_per_step + rank, (step + 1) * tasks_per_step, world)
-        batch = sampler.tasks(mine).blind().to(device)
-        losses, accuracy = learner.task_losses(batch, step / steps)
-        everyone = _gather(losses.detach(), rank, world, tasks_per_step)
-        if not torch.isfinite(everyone).all():
-            raise NonFiniteLoss(_non_finite(step, everyone, tasks_per_step, folder))
-        _descend(losses, everyone, aggregate, metas, optimizer, rank, world, clip)
-        for group in optimizer.param_groups:
-            group["lr"] = outer_lr * SCHEDULES[schedule](step, steps)
-        optimizer.step()
-        history.loss.append(everyone.mean().item())
-        if accuracy is not None:
-            shares = _gather(accuracy, rank, world, tasks_per_step)
-            history.accuracy.append(shares.mean().item())
-        done = step + 1
-        improved = False
-        if validation is not None and (done % validate_every == 0 or done == steps):
-            improved = _validate(learner, validation, validation_tasks, done, history)
-        if (
-            folder is not None
-            and rank == 0
-            and (done % save_every == 0 or done == steps or improved)
-        ):
-            for name in ["last", "best"] if improved else ["last"]:
-                save(folder / f"{name}.safetensors", metas, optimizer, done, history, run)
-            _write_json(folder / "history.json", asdict(history))
-        bar.update(tasks_per_step)
-        if done % 10 == 0 or done == steps:
-            bar.set_postfix(_recent(history), refresh=False)
-    bar.close()
+    folder = RunFolder(out, metas, optimizer, run, writes=processes.rank == 0)
+    first, before = folder.begin(resume)
+    history = History(**before)
+    processes.copy_from_first(list(metas.values()))
+    bar = _bar(steps, tasks_per_step, first, progress and processes.rank == 0)
+    gpus = [like.device] if like.device.type == "cuda" else []
+    with bar, torch.random.fork_rng(gpus), _explained(folder):
+        for step in range(first, steps):
+            _seed(like.device, step * processes.world + processes.rank)
+            tasks = range(step * tasks_per_step, (step + 1) * tasks_per_step)
+            batch = sampler.tasks(processes.share(tasks)).blind().to(like.device)
+            losses, accuracy = learner.task_losses(batch, step / steps)
+            everyone = processes.gather(losses.detach(), len(tasks))
+            _require_finite("loss", everyone, step, tasks)
+            norm = _set_gradients(metas, losses, everyone, aggregate, clip, processes)
+            _require_finite("meta-gradient", norm.expand(len(tasks)), step, tasks)
+            optimizer.param_groups[0]["lr"] = outer_lr * SCHEDULES[schedule](step, steps)
+            optimizer.step()
+            shares = None if accuracy is None else processes.gather(accuracy, len(tasks))
+            history.trained(everyone, shares)
+            done, improved = step + 1, False
+            if validation is not None and (done % validate_every == 0 or done == steps):
+                values = _validate(learner, validation, validation_tasks, processes)
+                improved = history.validated(done, values)
+            if done % save_every == 0 or done == steps or improved:
+                folder.keep(done, vars(history), improved)
+            bar.set_postfix(history.recent(), refresh=False)
+            bar.update(len(tasks))
+    folder.finish(vars(history))
     return history
 
 
-def _check(steps: int, tasks_per_step: int, outer_lr: float, schedule: str) -> None:
-    for name, value in (("steps", steps), ("tasks_per_step", tasks_per_step)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if not 0 < outer_lr < math.inf:
-        raise ValueError(f"outer_lr must be positive, got {outer_lr}")
-    if schedule not in SCHEDULES:
+def _described(**settings: Any) -> dict[str, Any]:
+    """Settings as JSON, so that two runs can be compared; addresses in memory left out."""
+    plain = (int, float, str, type(None))
+    return {
+        name: value if isinstance(value, plain) else re.sub(" at 0x[0-9a-fA-F]+", "", repr(value))
+        for name, value in settings.items()
+    }
+
+
+def _check(
+    settings: dict[str, Any], save_every: int, validation: TaskSampler | None, world: int
+) -> None:
+    for name in ("steps", "tasks_per_step", "validate_every", "validation_tasks"):
+        if settings[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {settings[name]}")
+    if save_every < 1:
+        raise ValueError(f"save_every must be at least 1, got {save_every}")
+    for name in ("outer_lr", "clip"):
+        value = settings[name]
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive, got {value}")
+    if settings["schedule"] not in SCHEDULES:
         allowed = ", ".join(map(repr, SCHEDULES))
-        raise ValueError(f"schedule must be one of {allowed}, got {schedule!r}")
+        raise ValueError(f"schedule must be one of {allowed}, got {settings['schedule']!r}")
+    if validation is not None:
+        check_n_tasks(validation, settings["validation_tasks"], "validation_tasks")
+    for name in ("tasks_per_step", "validation_tasks"):
+        if settings[name] < world:
+            raise ValueError(f"{name}={settings[name]} is fewer than the {world} processes")
 
 
-def _processes(device: torch.device) -> tuple[int, int]:
-    """Rank and number of processes; joins the group that ``torchrun`` announced."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return 0, 1
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return dist.get_rank(), dist.get_world_size()
-
-
-def _gather(values: Tensor, rank: int, world: int, total: int) -> Tensor:
-    """All ranks' per-task values ``[T]`` in task order."""
-    everyone = values.new_zeros(total)
-    everyone[rank::world] = values
-    if world > 1:
-        dist.all_reduce(everyone)
-    return everyone
-
-
-def _descend(
+def _set_gradients(
+    metas: Params,
     losses: Tensor,
     everyone: Tensor,
     aggregate: Aggregate,
-    metas: Params,
-    optimizer: torch.optim.Optimizer,
-    rank: int,
-    world: int,
     clip: float | None,
-) -> None:
-    """Set the gradient of ``aggregate(all losses)``.
+    processes: Processes,
+) -> Tensor:
+    """Set the gradient of ``aggregate(all losses)``; returns its norm, before clipping.
 
     The aggregate's derivative with respect to each loss is the weight of that task, which
     every process knows after the losses were gathered; each adds its own tasks' share.
     """
     leaf = everyone.clone().requires_grad_()
     (weights,) = torch.autograd.grad(aggregate(leaf), leaf)
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(losses, weights[rank::world])
     for p in metas.values():
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    if world > 1:
-        flat = torch.cat([p.grad.flatten() for p in metas.values()])
-        dist.all_reduce(flat)
-        parts = flat.split([p.numel() for p in metas.values()])
-        for p, part in zip(metas.values(), parts, strict=True):
-            p.grad.copy_(part.view_as(p))
-    if clip is not None:
-        torch.nn.utils.clip_grad_norm_(metas.values(), clip)
+        p.grad = torch.zeros_like(p)
+    torch.autograd.backward(losses, weights[processes.rank :: processes.world])
+    processes.sum_in_place([p.grad for p in metas.values()])
+    return torch.nn.utils.clip_grad_norm_(metas.values(), math.inf if clip is None else clip)
 
 
-def _validate(
-    learner: Learner, sampler: TaskSampler, n_tasks: int, step: int, history: History
-) -> bool:
-    """Record the validation accuracy; True if it is the best so far."""
-    result = evaluate(learner, sampler, n_tasks)
-    before = max((entry["mean"] for entry in history.validation), default=-math.inf)
-    history.validation.append({"step": step, "mean": result.mean, "half_width": result.half_width})
-    return result.mean > before
+def _validate(learner: Learner, sampler: TaskSampler, n: int, processes: Processes) -> Tensor:
+    """Accuracies ``[n]`` of the first n tasks, shared out and known to every process."""
+    return processes.gather(task_values(learner, sampler, processes.share(range(n))), n)
 
 
-def _recent(history: History, window: int = 100) -> dict[str, str]:
-    shown = {"loss": history.loss, "accuracy": history.accuracy}
-    return {n: f"{sum(v[-window:]) / len(v[-window:]):.3f}" for n, v in shown.items() if v}
+def _require_finite(what: str, values: Tensor, step: int, tasks: range) -> None:
+    bad = [i for i, fine in zip(tasks, torch.isfinite(values).tolist(), strict=True) if not fine]
+    if bad:
+        raise NonFiniteLoss(f"{what} is not finite at step {step}, task indices {bad}")
+
+
+@contextmanager
+def _explained(folder: RunFolder) -> Iterator[None]:
+    """Say of a run that stops what it can be resumed from."""
+    try:
+        yield
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(f"{error}; {folder.kept()}") from None
+    except KeyboardInterrupt:
+        how = "; resume=True (--resume) goes on from it" if folder.step else ""
+        raise KeyboardInterrupt(f"training was stopped; {folder.kept()}{how}") from None
+
+
+def _seed(device: torch.device, number: int) -> None:
+    """Seed this device's generator and the CPU's, and (unlike torch.manual_seed) no others."""
+    torch.default_generator.manual_seed(_SEED + number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(_SEED + number)
 
 
 def _bar(steps: int, tasks_per_step: int, first: int, show: bool) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(
-        total=steps * tasks_per_step,
-        initial=first * tasks_per_step,
-        unit="task",
-        desc="meta-train",
-        disable=not show,
-    )
-
-
-def _non_finite(step: int, losses: Tensor, tasks_per_step: int, folder: Path | None) -> str:
-    bad = (~torch.isfinite(losses)).nonzero().flatten() + step * tasks_per_step
-    last = folder / "last.safetensors" if folder is not None else None
-    kept = f"last good checkpoint: {last}" if last and last.exists() else "no checkpoint was saved"
-    return f"loss is not finite at step {step}, task indices {bad.tolist()}; {kept}"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value))
-
-
-def save(
-    path: Path,
-    metas: Params,
-    optimizer: torch.optim.Optimizer | None = None,
-    step: int = 0,
-    history: History | None = None,
-    run: dict[str, Any] | None = None,
-) -> None:
-    """Write a checkpoint: one safetensors file, whole or not at all.
-
-    Tensors are named ``meta.<name>`` and ``adam.<key>.<name>``; the step, history and run
-    are JSON in the file's metadata.
-    """
-    from safetensors.torch import save as to_bytes
-
-    tensors = {f"meta.{n}": p.detach().cpu().contiguous() for n, p in metas.items()}
-    if optimizer is not None:
-        for name, p in metas.items():
-            for key in ("step", *_MOMENTS):
-                tensors[f"adam.{key}.{name}"] = optimizer.state[p][key].cpu().contiguous()
-    state = {"step": step, "history": asdict(history or History()), "run": run or {}}
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(to_bytes(tensors, {"state": json.dumps(state)}))
-
-
-def load(path: str | os.PathLike[str], metas: Params) -> dict[str, Any]:
-    """Copy a checkpoint's meta-parameters into ``metas``; returns its JSON state.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, not a checkpoint, or one of another architecture: the
-        message names the first tensor that differs.
-    """
-    tensors, state = read(path)
-    saved = {n.removeprefix("meta."): t for n, t in tensors.items() if n.startswith("meta.")}
-    for name in sorted(saved.keys() | metas.keys()):
-        here = tuple(metas[name].shape) if name in metas else "nothing"
-        there = tuple(saved[name].shape) if name in saved else "nothing"
-        if here != there:
-            raise ValueError(
-                f"{path} is a checkpoint of another architecture: {name} is {there} in the "
-                f"file and {here} in the learner"
-            )
-    with torch.no_grad():
-        for name, p in metas.items():
-            p.copy_(saved[name])
-    return state
-
-
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors of a checkpoint file and its JSON state."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with safe_open(str(path), "pt") as file:
-            state = json.loads(file.metadata()["state"])
-            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a checkpoint of this package, or damaged") from error
-
-
-def _resume(
-    path: Path, metas: Params, optimizer: torch.optim.Optimizer, run: dict[str, Any]
-) -> tuple[int, History]:
-    """Load everything that the next step depends on."""
-    state = load(path, metas)
-    for name in sorted(state["run"].keys() | run.keys()):
-        if json.loads(json.dumps(run.get(name))) != state["run"].get(name):
-            raise ValueError(
-                f"cannot resume {path}: {name} was {state['run'].get(name)!r}, "
-                f"now {run.get(name)!r}"
-            )
-    tensors, _ = read(path)
-    for name, p in metas.items():
-        moments = {key: tensors[f"adam.{key}.{name}"].to(p.device) for key in _MOMENTS}
-        optimizer.state[p] = {"step": tensors[f"adam.step.{name}"], **moments}
-    return state["step"], History(**state["history"])
+    total, initial = steps * tasks_per_step, first * tasks_per_step
+    return tqdm(total=total, initial=initial, unit="task", desc="meta-train", disable=not show)

@@ -1,0 +1,6 @@
+"""``python -m metalearn_tut`` is the command ``metalearn-tut``."""
+
+from metalearn_tut.cli import main
+
+if __name__ == "__main__":
+    main()

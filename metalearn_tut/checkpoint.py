@@ -1,0 +1,302 @@
+"""Checkpoints: one safetensors file each, written whole or not at all.
+
+Tensors are named ``meta.<name>`` (what is trained), ``adam.<key>.<name>`` (the optimizer) and
+``history.<name>`` (one number per step); everything else is JSON in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn_tut.bilevel import Params
+from metalearn_tut.tasks.cache import atomic_write
+
+BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.json"
+_ADAM = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps per tensor
+_SERIES = ("loss", "accuracy")
+
+
+def save(
+    path: str | os.PathLike[str],
+    metas: Params,
+    *,
+    optimizer: torch.optim.Adam | None = None,
+    step: int = 0,
+    history: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint.
+
+    Parameters
+    ----------
+    path : path
+        The file; it is replaced at once, or stays as it is if writing fails.
+    metas : dict of name to Tensor
+        The meta-parameters.
+    optimizer : Adam, optional
+        Whose state the next step depends on; without it the file cannot be resumed from.
+    step : int, default 0
+        Steps done.
+    history : mapping, optional
+        Lists ``loss`` and ``accuracy`` with one number per step, and the JSON list
+        ``validation``.
+    run : mapping, optional
+        ``{"training": {...}, "config": {...}}``: what was run, as JSON.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written (full disk, no permission).
+    """
+    tensors = {f"meta.{n}": p for n, p in metas.items()}
+    for name, p in metas.items() if optimizer is not None else ():
+        tensors |= {f"adam.{key}.{name}": optimizer.state[p][key] for key in _ADAM}
+    history = history or {}
+    for name in _SERIES:
+        tensors[f"history.{name}"] = torch.tensor(history.get(name, []), dtype=torch.float64)
+    validation = history.get("validation", [])
+    _write(Path(path), tensors, {"step": step, "validation": validation, "run": run or {}})
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    from safetensors.torch import save as to_bytes
+
+    plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+    metadata = {"state": json.dumps(state), "crc32": str(_crc(plain))}
+    data = to_bytes(plain, metadata)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _crc(tensors: Mapping[str, Tensor]) -> int:
+    """A checksum of all numbers; safetensors has none, and a flipped bit is still a number."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), crc)
+    return crc
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of a checkpoint file, and its JSON: ``step``, ``validation``, ``run``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, or not a checkpoint.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = json.loads(metadata["state"])
+        if int(metadata["crc32"]) != _crc(tensors):
+            raise ValueError("the checksum does not fit")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or not a checkpoint of this package") from error
+    return tensors, state
+
+
+def load(path: str | os.PathLike[str], metas: Params) -> dict[str, Any]:
+    """Copy a checkpoint's meta-parameters into ``metas``; returns its JSON.
+
+    Parameters
+    ----------
+    path : path
+        A checkpoint file.
+    metas : dict of name to Tensor
+        ``learner.meta_parameters()``; kept as they are if anything is wrong.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing, damaged, or of another architecture: the message names the
+        first tensor that differs.
+    """
+    tensors, state = read(path)
+    _fill(path, tensors, metas)
+    return state
+
+
+def _fill(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metas: Params) -> None:
+    saved = {n.removeprefix("meta."): t for n, t in tensors.items() if n.startswith("meta.")}
+    for name in sorted(saved.keys() | metas.keys()):
+        here, there = (list(t[name].shape) if name in t else "absent" for t in (metas, saved))
+        if here != there:
+            raise ValueError(
+                f"{path} is a checkpoint of another architecture: {name} is {there} in the file "
+                f"and {here} in the learner"
+            )
+    with torch.no_grad():
+        for name, p in metas.items():
+            p.copy_(saved[name])
+
+
+def restore(
+    path: str | os.PathLike[str],
+    metas: Params,
+    optimizer: torch.optim.Adam,
+    run: Mapping[str, Any],
+) -> tuple[int, dict[str, Any]]:
+    """Everything that the next step depends on; returns the steps done and the history.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`load`; also if ``run`` is not the one that wrote the file, naming what
+        differs, or if the file holds no optimizer state.
+    """
+    tensors, state = read(path)
+    before, now = _flat(state["run"]), _flat(json.loads(json.dumps(run)))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"cannot resume {path}: {name} was {before.get(name)!r}, now {now.get(name)!r}"
+            )
+    _fill(path, tensors, metas)
+    if not any(name.startswith("adam.") for name in tensors):
+        raise ValueError(f"cannot resume {path}: it holds no optimizer state")
+    for name, p in metas.items():
+        kept = {key: tensors[f"adam.{key}.{name}"] for key in _ADAM}
+        # empty_like keeps the memory layout, on which the last bit of an update may depend
+        moments = {key: torch.empty_like(p).copy_(kept[key]).detach() for key in _ADAM[1:]}
+        optimizer.state[p] = {"step": kept["step"], **moments}
+    history = {name: tensors[f"history.{name}"].tolist() for name in _SERIES}
+    return state["step"], {**history, "validation": state["validation"]}
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    if not isinstance(value, Mapping) or not value:
+        return {name: value}
+    dotted = {f"{name}.{key}" if name else key: inner for key, inner in value.items()}
+    return {n: v for key, inner in dotted.items() for n, v in _flat(inner, key).items()}
+
+
+def find(run: str | os.PathLike[str]) -> Path:
+    """The file that a run is known by: its best checkpoint, else its last, or the file itself.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    run = Path(run).expanduser()
+    if run.is_file():
+        return run
+    for name in (BEST, LAST):
+        if (run / name).is_file():
+            return run / name
+    raise FileNotFoundError(
+        f"no run at {run}: it must be a checkpoint file, or a folder with {BEST} or {LAST}"
+    )
+
+
+def export(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Write what is needed to use a trained run, and no more: weights and configuration.
+
+    Parameters
+    ----------
+    run : path
+        A folder of checkpoints (see :func:`find`), or one of them.
+    path : path
+        The file to write; it can be loaded, but not resumed from.
+    """
+    source = find(run)
+    tensors, state = read(source)
+    if not str(path).endswith(".safetensors"):
+        raise ValueError(f"path must end in .safetensors, got {path}")
+    kept = {name: t for name, t in tensors.items() if name.startswith("meta.")}
+    validation = [entry for entry in state["validation"] if entry["step"] == state["step"]]
+    _write(Path(path), kept, {**state, "validation": validation})
+
+
+class RunFolder:
+    """Where a run keeps its best and its last checkpoint; without a path it keeps nothing.
+
+    Parameters
+    ----------
+    path : path or None
+        The folder.
+    metas, optimizer, run
+        What every checkpoint holds: see :func:`save`.
+    writes : bool
+        False in all processes but one.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        metas: Params,
+        optimizer: torch.optim.Adam,
+        run: Mapping[str, Any],
+        writes: bool,
+    ) -> None:
+        self.path = None if path is None else Path(path).expanduser()
+        self.metas, self.optimizer, self.run, self.writes = metas, optimizer, run, writes
+        self.step: int | None = None
+
+    def begin(self, resume: bool) -> tuple[int, dict[str, Any]]:
+        """Steps done and history: those of the last checkpoint, or none."""
+        if self.path is None:
+            return 0, {}
+        last, best = self.path / LAST, self.path / BEST
+        if not resume and (last.exists() or best.exists()):
+            raise FileExistsError(
+                f"{self.path} holds a run: go on with it (resume=True, on the command line "
+                "--resume) or name another folder"
+            )
+        if self.writes:
+            _make_ready(self.path)
+        if not last.exists():  # a best one alone is what was left of a run that just began
+            if self.writes:
+                best.unlink(missing_ok=True)
+            return 0, {}
+        self.step, history = restore(last, self.metas, self.optimizer, self.run)
+        return self.step, history
+
+    def keep(self, step: int, history: Mapping[str, Any], improved: bool) -> None:
+        """Write the last checkpoint, after the best: a run resumed between them writes both."""
+        if self.path is None:
+            return
+        if self.writes:
+            state = {"optimizer": self.optimizer, "step": step, "history": history, "run": self.run}
+            if improved:
+                save(self.path / BEST, self.metas, **state)
+            save(self.path / LAST, self.metas, **state)
+        self.step = step
+
+    def finish(self, history: Mapping[str, Any]) -> None:
+        """Write the history of a run that has ended, for people and plots."""
+        if self.path is not None and self.writes:
+            with atomic_write(self.path / HISTORY) as temporary:
+                temporary.write_text(json.dumps(history))
+
+    def kept(self) -> str:
+        """What a run that stops now can be resumed from, in words."""
+        if self.step is None:
+            return "no checkpoint was saved"
+        return f"last good checkpoint: {self.path / LAST} (step {self.step})"
+
+
+def _make_ready(folder: Path) -> None:
+    """A folder that can be written to, without what a killed process left half written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"cannot write to {folder}: permission denied")
+    for name in map(Path, (BEST, LAST, HISTORY)):
+        for file in folder.glob(f".{name.stem}-*{name.suffix}"):
+            file.unlink(missing_ok=True)

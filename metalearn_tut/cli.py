@@ -1,0 +1,282 @@
+"""The command line: ``metalearn-tut data | train | evaluate | export``."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import typer
+
+# PyTorch takes seconds to import, so commands.py is imported when a command runs, not for --help.
+
+
+def _choice(name: str, *values: str) -> Any:
+    return Enum(name, {value: value for value in values}, type=str)
+
+
+Data = _choice("Data", "glyphs", "omniglot", "mini_imagenet", "cifar10")
+TrainData = _choice("TrainData", "glyphs", "omniglot", "mini_imagenet")
+TestData = _choice("TestData", "glyphs", "omniglot", "mini_imagenet", "omniglot_runs")
+Split = _choice("Split", "train", "validation", "test")
+Algorithm = _choice("Algorithm", "maml", "fomaml", "anil", "reptile", "metasgd", "protonet")
+Norm = _choice("Norm", "batch", "support", "group", "none")
+EvaluationNorm = _choice("EvaluationNorm", "batch", "support")
+Rates = _choice("Rates", "fixed", "one", "layer", "step", "weight")
+Engine = _choice("Engine", "functional", "vectorised", "higher")
+Background = _choice("Background", "full", "small1", "small2")
+Schedule = _choice("Schedule", "cosine", "constant")
+
+
+def option(help: str, **settings: Any) -> Any:
+    """An option of a command, by its help text."""
+    return typer.Option(help=help, **settings)
+
+
+def flag(name: str, help: str) -> Any:
+    """An option that is on when named."""
+    return typer.Option(name, help=help, show_default=False)
+
+
+class Command(typer.core.TyperCommand):
+    """Typer escapes brackets for rich, which is not used here: take the escapes out again."""
+
+    def get_help(self, ctx: Any) -> str:
+        """The text of ``--help``."""
+        return super().get_help(ctx).replace("\\[", "[")
+
+
+Root = Annotated[Path | None, option("Folder of the data's files.")]
+Threads = Annotated[int | None, option("Threads of each process.", min=1)]
+Device = Annotated[str, option("cpu, cuda, or another device of PyTorch.")]
+# What arguments mean is said in the commands' texts: click 8.5 loses the help given to them.
+Run = Annotated[str, typer.Argument()]
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def about(
+    debug: Annotated[
+        bool, flag("--debug", "Show where a mistake happened (anywhere in a command).")
+    ] = False,
+) -> None:
+    """Few-shot learning of compact models: get data, train a learner, evaluate it.
+
+    \b
+    A first learner, from data that comes with the package:
+      metalearn-tut train --data glyphs --algorithm maml --ways 5 --shots 1 --out runs/maml
+      metalearn-tut evaluate runs/maml
+
+    Every command explains itself: metalearn-tut train --help. A mistake is answered in one
+    line; METALEARN_TUT_DEBUG=1 does what --debug does.
+    """
+
+
+@app.command(cls=Command)
+def data(
+    context: typer.Context,
+    name: Annotated[Data, typer.Argument()],
+    root: Root = None,
+    download: Annotated[bool, flag("--download", "Fetch what is missing.")] = False,
+) -> int:
+    """Prepare a data set and say what is there.
+
+    Glyphs are drawn on first use. Omniglot and CIFAR-10 can be downloaded; mini-ImageNet
+    must be there already, as its terms forbid passing it on. Without --root, files are looked
+    for in the folder that METALEARN_TUT_DATA names, then in the cache.
+
+    \b
+    Examples:
+      metalearn-tut data glyphs
+      metalearn-tut data omniglot --download
+      metalearn-tut data mini_imagenet --root ~/mini_imagenet
+    """
+    return _command("data", locals())
+
+
+@app.command(cls=Command)
+def train(
+    context: typer.Context,
+    out: Annotated[Path, option("Folder for the checkpoints.", show_default=False)],
+    data: Annotated[TrainData, option("What to learn from.")] = TrainData.glyphs,
+    root: Root = None,
+    background: Annotated[Background, option("Omniglot's training set.")] = Background.full,
+    rotations: Annotated[
+        bool, flag("--rotations", "Quarter turns are classes of their own.")
+    ] = False,
+    within_group: Annotated[
+        bool, flag("--within-group", "Tasks within one script or alphabet.")
+    ] = False,
+    algorithm: Annotated[Algorithm, option("How to learn.")] = Algorithm.maml,
+    ways: Annotated[int, option("Classes of a task.", min=2)] = 5,
+    shots: Annotated[int, option("Support images of each class.", min=1)] = 1,
+    queries: Annotated[int, option("Query images of each class.", min=1)] = 15,
+    seed: Annotated[int, option("Names the tasks and the initial weights.", min=0)] = 0,
+    norm: Annotated[
+        Norm, option("Whose statistics normalize a query image; support is deployable.")
+    ] = Norm.batch,
+    width: Annotated[int, option("Channels of Conv4's blocks.", min=1)] = 32,
+    inner_lr: Annotated[
+        float | None, option("Inner step size.  [default: 0.4; metasgd: 0.1]", show_default=False)
+    ] = None,
+    inner_steps: Annotated[
+        int | None, option("Inner steps.  [default: 1]", min=0, show_default=False)
+    ] = None,
+    rates: Annotated[
+        Rates | None, option("Inner rates to learn.  [default: fixed]", show_default=False)
+    ] = None,
+    zero_head: Annotated[bool, flag("--zero-head", "Start each task from a head at zero.")] = False,
+    step_losses: Annotated[
+        float, option("Share of training with losses after every inner step.", min=0, max=1)
+    ] = 0.0,
+    engine: Annotated[Engine, option("How meta-gradients are computed.")] = Engine.functional,
+    steps: Annotated[int, option("Outer steps.", min=1)] = 2000,
+    tasks_per_step: Annotated[int, option("Tasks of an outer step.", min=1)] = 4,
+    outer_lr: Annotated[float, option("Adam's rate at the start.")] = 1e-3,
+    schedule: Annotated[Schedule, option("How Adam's rate goes on.")] = Schedule.cosine,
+    clip: Annotated[float | None, option("Largest norm of the meta-gradient.")] = None,
+    validate: Annotated[bool, option("Keep the best on the validation split.")] = True,
+    validate_every: Annotated[int, option("Steps between validations.", min=1)] = 500,
+    validation_tasks: Annotated[int, option("Tasks of a validation.", min=2)] = 100,
+    save_every: Annotated[int, option("Steps between checkpoints.", min=1)] = 100,
+    resume: Annotated[bool, flag("--resume", "Go on from the last checkpoint in --out.")] = False,
+    processes: Annotated[int, option("Processes that share the tasks.", min=1)] = 1,
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> int:
+    """Meta-train a learner.
+
+    Its best and its last state are kept in --out. An interrupted run goes on with the same
+    command and --resume, and ends as if it had not been interrupted. With --processes 2 (one
+    thread each) two cores share the tasks of every step; under torchrun the command does the
+    same on as many processes as it is given.
+
+    \b
+    Examples:
+      metalearn-tut train --data glyphs --algorithm maml --ways 5 --shots 1 --out runs/maml
+      metalearn-tut train --out runs/deployable --norm support --inner-steps 2 --zero-head
+      metalearn-tut train --data omniglot --algorithm protonet --out runs/proto --processes 2
+    """
+    return _command("train", locals())
+
+
+@app.command(cls=Command)
+def evaluate(
+    context: typer.Context,
+    run: Run,
+    data: Annotated[
+        TestData | None, option("Where tasks come from.  [default: as in training]")
+    ] = None,
+    root: Root = None,
+    split: Annotated[Split, option("Which classes.")] = Split.test,
+    rotations: Annotated[
+        bool, flag("--rotations", "Quarter turns are classes of their own.")
+    ] = False,
+    within_group: Annotated[
+        bool, flag("--within-group", "Tasks within one script or alphabet.")
+    ] = False,
+    ways: Annotated[
+        int | None, option("Classes of a task.  [default: as in training]", min=2)
+    ] = None,
+    shots: Annotated[
+        int | None, option("Support images of each class.  [default: as in training]", min=1)
+    ] = None,
+    queries: Annotated[int, option("Query images of each class.", min=1)] = 15,
+    seed: Annotated[int, option("Names the tasks.", min=0)] = 1,
+    tasks: Annotated[int, option("Number of tasks.", min=2)] = 600,
+    norm: Annotated[
+        EvaluationNorm | None,
+        option("Whose statistics normalize a query image.  [default: as in training]"),
+    ] = None,
+    steps: Annotated[
+        int | None, option("Inner steps of every task.  [default: as in training]", min=0)
+    ] = None,
+    json: Annotated[Path | None, option("File to write the result to.")] = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> int:
+    """Measure a trained learner on new classes.
+
+    RUN is the folder of a run, a checkpoint file or pretrained:NAME. The result is the mean
+    accuracy over tasks, with its 95 % interval. Two learners are compared on the same tasks
+    if --data, --split, --ways, --shots, --queries and --seed agree. --norm batch lets the
+    query images of a task help each other (transductive); --norm support classifies each
+    alone, as a deployed learner must. The number of ways can differ from training's with a
+    zero head, and with protonet.
+
+    \b
+    Examples:
+      metalearn-tut evaluate runs/maml
+      metalearn-tut evaluate runs/maml --norm support --json results/maml.json
+      metalearn-tut evaluate runs/maml --data omniglot --split validation --root ~/omniglot
+      metalearn-tut evaluate pretrained:NAME --data omniglot_runs --root ~/all_runs.zip
+    """
+    return _command("evaluate", locals())
+
+
+@app.command(cls=Command)
+def export(
+    context: typer.Context,
+    run: Run,
+    file: Annotated[Path, typer.Argument()],
+) -> int:
+    """Keep of a run what is needed to use it.
+
+    Writes the weights and the configuration of RUN (a folder or a checkpoint) to FILE, a
+    .safetensors file, without what only training needs.
+
+    \b
+    Example:
+      metalearn-tut export runs/maml my_learner.safetensors
+      metalearn-tut evaluate my_learner.safetensors
+    """
+    return _command("export", locals())
+
+
+def _command(name: str, options: dict[str, Any]) -> int:
+    """Call the function that does it, with the options as plain values."""
+    from metalearn_tut import commands
+
+    arguments = options.pop("context").obj
+    plain = {n: v.value if isinstance(v, Enum) else v for n, v in options.items()}
+    return getattr(commands, name)(SimpleNamespace(**plain), arguments) or 0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; every mistake is one line on stderr.
+
+    Returns
+    -------
+    int
+        The exit code: 0; 2 for a mistake in the arguments, the data or the files; 130 after
+        Ctrl-C; 1 for what should not happen.
+    """
+    given = [a for a in arguments if a != "--debug"]
+    try:
+        return app(given or ["--help"], "metalearn-tut", standalone_mode=False, obj=arguments) or 0
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        stopped = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__
+        message, code = str(stopped or "") or "stopped", 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        message, code = re.sub(r"^\[Errno \d+\] ", "", str(error)), 2
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the parser's
+            message, code = error.format_message(), 2
+        else:
+            message, code = f"{type(error).__name__}: {error} (--debug shows where)", 1
+    if given != list(arguments) or os.environ.get("METALEARN_TUT_DEBUG"):
+        traceback.print_exc()
+    print(f"metalearn-tut: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """The console script ``metalearn-tut``."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,250 @@
+"""What the commands of the command line do; cli.py says how they are spelled."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from metalearn_tut import checkpoint, pretrained, results, runs, tasks
+from metalearn_tut.evaluation import evaluate as measure
+from metalearn_tut.launch import launch
+from metalearn_tut.learner import Learner
+from metalearn_tut.tasks import TaskSampler
+from metalearn_tut.training import History, meta_train
+
+_SPLITS = ("train", "validation", "test")
+_OF_INNER_LOOP = {
+    "inner_lr": None,
+    "inner_steps": None,
+    "rates": None,
+    "zero_head": False,
+    "step_losses": 0.0,
+    "engine": "functional",
+}
+_WITHOUT_USE = {
+    "protonet": tuple(_OF_INNER_LOOP),
+    "reptile": ("rates", "step_losses", "engine"),
+    "metasgd": ("rates",),
+}
+
+
+def data(o: SimpleNamespace, arguments: Sequence[str]) -> None:
+    """Prepare a data set and print a line for each part of it."""
+    places: dict[str, Any] = {} if o.name == "glyphs" else {"root": o.root}
+    if o.name in ("omniglot", "cifar10"):
+        places["download"] = o.download
+    elif o.download:
+        raise ValueError(f"--download: {o.name} cannot be downloaded; see its --help")
+    parts = [{"split": split} for split in _SPLITS]
+    if o.name == "omniglot":
+        parts += [{"split": "train", "background": small} for small in ("small1", "small2")]
+    absent = []
+    for part in parts:
+        try:
+            found = _summary(getattr(tasks, o.name)(**part, **places))
+        except FileNotFoundError as error:
+            absent.append(error)
+            found = "absent"
+        print(f"{' '.join(part.values())}: {found}", flush=True)
+    if len(absent) == len(parts):
+        raise absent[0]
+
+
+def _summary(source: tasks.ClassSource | tasks.LabelledImages) -> str:
+    if isinstance(source, tasks.LabelledImages):
+        shape = "x".join(map(str, source.images.shape[1:]))
+        return f"{len(source.images):,} images {shape} in {len(source.class_names)} classes"
+    groups = f", {len(set(source.groups))} groups" if source.groups else ""
+    return f"{source!r}{groups}"
+
+
+def train(o: SimpleNamespace, arguments: Sequence[str]) -> int:
+    """Meta-train a learner, in as many processes as asked for."""
+    if o.processes > 1 and "WORLD_SIZE" not in os.environ:
+        return launch(o.processes, arguments)
+    _set_threads(o.threads)
+    data = _data_config(o)
+    source = runs.build_source(data, "train", o.root)
+    config = {
+        "data": data,
+        "tasks": {"ways": o.ways, "shots": o.shots, "queries": o.queries, "seed": o.seed},
+        "model": _model_config(o, source),
+        "algorithm": _algorithm_config(o),
+    }
+    torch.manual_seed(o.seed)
+    learner = runs.build_learner(config, _device(o.device))
+    sampler = source.sampler(**config["tasks"])
+    if first_process := os.environ.get("RANK", "0") == "0":
+        count = sum(p.numel() for p in learner.meta_parameters().values())
+        print(f"{o.algorithm} with {count:,} parameters to train on {sampler!r}", flush=True)
+    history = meta_train(
+        learner,
+        sampler,
+        validation=_validation(o, config) if o.validate else None,
+        out=o.out,
+        config=config,
+        **{name: getattr(o, name) for name in _OF_TRAINING},
+    )
+    if first_process:
+        print(_outcome(o.out, history))
+    return 0
+
+
+_OF_TRAINING = (
+    "steps",
+    "tasks_per_step",
+    "outer_lr",
+    "schedule",
+    "clip",
+    "validate_every",
+    "validation_tasks",
+    "resume",
+    "save_every",
+)
+
+
+def _data_config(o: SimpleNamespace) -> dict[str, Any]:
+    """The data's name and those options that are not as usual."""
+    config: dict[str, Any] = {"name": o.data}
+    config |= {name: True for name in ("rotations", "within_group") if getattr(o, name)}
+    if o.background != "full":
+        if o.data != "omniglot":
+            raise ValueError(f"--background {o.background}: only omniglot has it, not {o.data}")
+        config["background"] = o.background
+    return config
+
+
+def _model_config(o: SimpleNamespace, source: tasks.ClassSource) -> dict[str, Any]:
+    channels, size = source.images.shape[1:3]
+    return {
+        "name": "Conv4",
+        "in_channels": channels,
+        "ways": o.ways,
+        "width": o.width,
+        "norm": o.norm,
+        "image_size": size,
+    }
+
+
+def _algorithm_config(o: SimpleNamespace) -> dict[str, Any]:
+    for name in _WITHOUT_USE.get(o.algorithm, ()):
+        if getattr(o, name) != _OF_INNER_LOOP[name]:
+            raise ValueError(f"--{name.replace('_', '-')}: {o.algorithm} has no use for it")
+    if o.algorithm == "protonet":
+        return {"name": "protonet"}
+    usual_rate = 0.1 if o.algorithm == "metasgd" else 0.4
+    config = {
+        "name": o.algorithm,
+        "inner_lr": usual_rate if o.inner_lr is None else o.inner_lr,
+        "inner_steps": 1 if o.inner_steps is None else o.inner_steps,
+        "engine": o.engine,
+        "zero_head": o.zero_head,
+        "step_losses": o.step_losses,
+    }
+    return config if o.rates is None else {**config, "rates": o.rates}
+
+
+def _validation(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
+    """Tasks of the validation classes as they are, whatever training makes of its own."""
+    plain = {n: v for n, v in config["data"].items() if n not in ("rotations", "background")}
+    try:
+        source = runs.build_source(plain, "validation", o.root)
+    except FileNotFoundError as error:
+        raise ValueError(f"no validation data (--no-validate does without): {error}") from error
+    return source.sampler(**config["tasks"])
+
+
+def _outcome(out: Path, history: History) -> str:
+    if not history.validation:
+        return f"{out / checkpoint.LAST}: {len(history.loss)} steps"
+    best = history.best()
+    return (
+        f"{out / checkpoint.BEST}: step {best['step']}, validation accuracy "
+        f"{best['mean']:.4f} ± {best['half_width']:.4f}"
+    )
+
+
+def evaluate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
+    """Measure a trained learner, print the result and write it to a file."""
+    _set_threads(o.threads)
+    path = _path_of(o.run)
+    config = runs.load_config(path)
+    learner = runs.load_learner(path, _device(o.device))
+    if o.norm:
+        learner.model.norm = o.norm
+    if o.steps is not None and not hasattr(learner, "inner_steps"):
+        raise ValueError(f"--steps {o.steps}: {config['algorithm']['name']} takes no inner steps")
+    sampler = _runs(o, config) if o.data == "omniglot_runs" else _sampler(o, config)
+    _check_ways(learner, sampler[0].ways)
+    n_tasks = min(o.tasks, len(sampler)) if hasattr(sampler, "__len__") else o.tasks
+    result = measure(learner, sampler, n_tasks, steps=o.steps, progress=True)
+    print(f"{result}\n{result.sampler}")
+    if o.json:
+        command = shlex.join(["metalearn-tut", *arguments])
+        results.write_result(
+            o.json, config={"command": command, "trained": config}, values=result.to_dict()
+        )
+
+
+def _sampler(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
+    trained = config.get("tasks", {})
+    name = o.data or config.get("data", {}).get("name")
+    data = {"name": name, "rotations": o.rotations, "within_group": o.within_group}
+    if name in ("omniglot", "mini_imagenet") and "image_size" in config["model"]:
+        data["size"] = config["model"]["image_size"]
+    return runs.build_source(data, o.split, o.root).sampler(
+        o.ways or trained.get("ways", 5), o.shots or trained.get("shots", 1), o.queries, o.seed
+    )
+
+
+def _runs(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
+    if o.root is None:
+        raise ValueError("--data omniglot_runs needs --root: the folder or zip of the runs")
+    return tasks.omniglot_runs(o.root, size=config["model"].get("image_size", 28))
+
+
+def _check_ways(learner: Learner, ways: int) -> None:
+    trained = learner.model.ways
+    if ways != trained and hasattr(learner, "inner_steps") and not learner.zero_head:
+        raise ValueError(
+            f"tasks have {ways} ways, and the learner a head trained for {trained}: other ways "
+            "need a learner trained with --zero-head, or protonet"
+        )
+
+
+def export(o: SimpleNamespace, arguments: Sequence[str]) -> None:
+    """Write a run's weights and configuration."""
+    checkpoint.export(_path_of(o.run), o.file)
+    print(f"{o.file}: {o.file.stat().st_size:,} bytes")
+
+
+def _path_of(run: str) -> Path:
+    """The checkpoint file that a run's name stands for."""
+    kind, _, name = run.partition(":")
+    return pretrained.path(name) if kind == "pretrained" else checkpoint.find(run)
+
+
+def _device(name: str) -> torch.device:
+    """The device of this process: under torchrun each has a GPU of its own."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: not a device") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"--device {name}: this PyTorch finds no GPU")
+        if device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    return device
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)

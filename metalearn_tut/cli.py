@@ -6,13 +6,16 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-import typer
+with warnings.catch_warnings():  # typer 0.20 takes names from click 8.5 that go with click 9
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import typer
 
 # PyTorch takes seconds to import, so commands.py is imported when a command runs, not for --help.
 

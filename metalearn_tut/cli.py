@@ -26,7 +26,7 @@ def _choice(name: str, *values: str) -> Any:
 
 Data = _choice("Data", "glyphs", "omniglot", "mini_imagenet", "cifar10")
 TrainData = _choice("TrainData", "glyphs", "omniglot", "mini_imagenet")
-TestData = _choice("TestData", "glyphs", "omniglot", "mini_imagenet", "omniglot_runs")
+EvaluationData = _choice("EvaluationData", "glyphs", "omniglot", "mini_imagenet", "omniglot_runs")
 Split = _choice("Split", "train", "validation", "test")
 Algorithm = _choice("Algorithm", "maml", "fomaml", "anil", "reptile", "metasgd", "protonet")
 Norm = _choice("Norm", "batch", "support", "group", "none")
@@ -175,7 +175,7 @@ def evaluate(
     context: typer.Context,
     run: Run,
     data: Annotated[
-        TestData | None, option("Where tasks come from.  [default: as in training]")
+        EvaluationData | None, option("Where tasks come from.  [default: as in training]")
     ] = None,
     root: Root = None,
     split: Annotated[Split, option("Which classes.")] = Split.test,

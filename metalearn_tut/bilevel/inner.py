@@ -96,7 +96,7 @@ def inner_path(
 
     def descend(k: int, current: Params, group: Sequence[str]) -> Params:
         with torch.enable_grad():
-            here = {n: _differentiable(p, track) for n, p in current.items()}
+            here = {n: alias(p, track) for n, p in current.items()}
             grads = torch.autograd.grad(
                 loss(here),
                 [here[n] for n in group],
@@ -109,7 +109,7 @@ def inner_path(
             direction = direction.detach() if first_order else direction
             direction = direction * masks[name].to(direction) if name in masks else direction
             stepped[name] = here[name] - rate_at(lr, k, name) * direction
-        return {**here, **stepped}
+        return {**current, **stepped}
 
     def step(k: int, current: Params) -> Params:
         for group in groups:
@@ -144,9 +144,14 @@ def inner_loop(
     return last.pop() if last else masked(params, settings.get("masks"))
 
 
-def _differentiable(p: Tensor, track: bool) -> Tensor:
-    """``p`` itself where its history matters, else a fresh leaf, so that no graph is kept."""
-    return p if track and p.requires_grad else p.detach().requires_grad_()
+def alias(p: Tensor, track: bool = True) -> Tensor:
+    """The same numbers as a tensor that no other parameter was computed from.
+
+    What earlier groups became depends on ``p``; a gradient with respect to ``p`` itself would
+    run through them too, and be the total derivative where a partial one is wanted. With no
+    history to keep it is a fresh leaf, so that no graph is kept.
+    """
+    return p.view_as(p) if track and p.requires_grad else p.detach().requires_grad_()
 
 
 def _recomputed(step: Callable[[int, Params], Params], k: int, current: Params) -> Params:

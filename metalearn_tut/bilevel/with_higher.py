@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel.forward import Forward, parameters_of
-from metalearn_tut.bilevel.inner import Params, Rate, masked, rate_at
+from metalearn_tut.bilevel.inner import Params, Rate, alias, masked, rate_at
 
 
 def with_higher(model: nn.Module) -> tuple[Forward, Callable[..., Iterator[Params]]]:
@@ -47,8 +47,8 @@ def higher_path(
     """:func:`inner_path` with each update made by a ``higher`` differentiable optimizer."""
     if recompute:
         raise ValueError("recompute=True needs engine='functional' or 'vectorised', got 'higher'")
-    start, masks = masked(params, masks), masks or {}
-    current = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in start.items()}
+    current = start = masked(params, masks)
+    masks = masks or {}
 
     def shaped(group: Sequence[str], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
         """None where ``higher`` is to leave a parameter alone: outside the group, or unused."""
@@ -63,6 +63,7 @@ def higher_path(
 
     for k in range(steps):
         for group in [list(params)] if groups is None else groups:
+            current = {n: alias(p) for n, p in current.items()}
             value = loss(current)
             if pull:
                 value = value + pull / 2 * sum(((current[n] - start[n]) ** 2).sum() for n in group)

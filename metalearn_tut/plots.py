@@ -118,3 +118,80 @@ def smooth(values: Sequence[float], window: int = 20) -> np.ndarray:
     sums = np.cumsum(np.asarray(values, dtype=float))
     sums[window:] = sums[window:] - sums[:-window]
     return sums / np.minimum(np.arange(len(sums)) + 1, window)
+
+
+def curves(
+    ax: Axes,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> None:
+    """One labeled line per entry, told apart by color and dash.
+
+    Parameters
+    ----------
+    series : mapping of name to (x, y)
+    xlabel, ylabel : str
+        With units.
+    log : bool, default False
+        Logarithmic y-axis; otherwise it starts at zero if nothing is negative.
+    """
+    for name, (x, y) in series.items():
+        ax.plot(np.asarray(x), np.asarray(y), label=name)
+    if log:
+        ax.set_yscale("log")
+    elif min(np.min(np.asarray(y)) for _, y in series.values()) >= 0:
+        ax.set_ylim(bottom=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+
+
+def surface(
+    ax: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    values: Sequence[Sequence[float]],
+    *,
+    levels: Sequence[float],
+    paths: Sequence[Sequence[Sequence[float]]] = (),
+) -> None:
+    """A function of two parameters as labeled contours, and paths from hollow dot to filled dot.
+
+    Parameters
+    ----------
+    x, y : [X], [Y]
+        The grid.
+    values : [Y, X]
+        The function on it.
+    levels : sequence of float
+        Contours, the same for panels that are to be compared.
+    paths : sequence of [K + 1, 2]
+        Points ``(x, y)`` in order, drawn with a dot per step.
+    """
+    ax.contourf(x, y, values, levels=levels, cmap="Greys", alpha=0.5, extend="both")
+    lines = ax.contour(x, y, values, levels=levels, colors="gray", linewidths=0.8)
+    ax.clabel(lines, fontsize=9, colors="black")
+    for i, path in enumerate(map(np.asarray, paths)):
+        color = COLORS[i % len(COLORS)]
+        ax.plot(*path.T, "-", marker=".", color=color)
+        ax.plot(*path[-1], "o", color=color, markersize=8)
+        ax.plot(*path[0], "o", color="black", markerfacecolor="white", markersize=9, zorder=3)
+    ax.grid(False)
+
+
+def image_rows(ax: Axes, rows: Mapping[str, Sequence[Any]]) -> None:
+    """Images ``[n, 1, H, W]`` side by side, one labeled row per entry.
+
+    Parameters
+    ----------
+    rows : mapping of label to images
+        All rows with the same number of images.
+    """
+    stacked = [np.concatenate(list(np.asarray(images)[:, 0]), axis=1) for images in rows.values()]
+    ax.imshow(np.concatenate(stacked), cmap="gray_r", interpolation="nearest")
+    side = len(stacked[0])
+    ax.set_yticks([side * (r + 0.5) for r in range(len(rows))], list(rows))
+    ax.set_xticks([])
+    ax.grid(False)

@@ -194,7 +194,7 @@ def check_n_tasks(sampler: TaskSampler, n_tasks: int, name: str = "n_tasks") -> 
     if n_tasks < 1:
         raise ValueError(f"{name} must be at least 1, got {n_tasks}")
     if hasattr(sampler, "__len__") and n_tasks > len(sampler):
-        raise ValueError(f"{name} must be in 1..{len(sampler)} for {sampler!r}, got {n_tasks}")
+        raise ValueError(f"{name} must be in 1..{len(sampler)}, the tasks there are, got {n_tasks}")
 
 
 def task_values(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -182,7 +183,7 @@ def meta_train(
     like = next(iter(metas.values()))
     processes = Processes.joined(like.device)
     _check(settings, save_every, validation, processes.world)
-    run = {"training": {**settings, "dtype": str(like.dtype)}, "config": config or {}}
+    run = {"training": {**settings, "dtype": str(like.dtype)}, "config": _json(config or {})}
     optimizer = torch.optim.Adam(metas.values(), lr=outer_lr)
     folder = RunFolder(out, metas, optimizer, run, writes=processes.rank == 0)
     first, before = folder.begin(resume)
@@ -223,6 +224,13 @@ def _described(**settings: Any) -> dict[str, Any]:
         name: value if isinstance(value, plain) else re.sub(" at 0x[0-9a-fA-F]+", "", repr(value))
         for name, value in settings.items()
     }
+
+
+def _json(config: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(config))
+    except TypeError as error:
+        raise ValueError(f"config must be JSON: {error}") from error
 
 
 def _check(

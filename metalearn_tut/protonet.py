@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_tut.bilevel import Params, parameters_of
-from metalearn_tut.bilevel.checks import check_finite, check_targets, prepare
+from metalearn_tut.bilevel.checks import check_finite, check_rows, check_targets, prepare
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.learner import TaskLosses, accuracy_of
 from metalearn_tut.models.few_shot import FewShotNetwork
@@ -24,14 +24,19 @@ def prototypes(features: Tensor, labels: Tensor) -> Tensor:
     ValueError
         If a class below the highest label has no example: it would have no mean.
     """
-    one_hot = F.one_hot(labels).to(features)  # [N·K, N]
-    count = one_hot.sum(0)  # [N]
-    if not count.all():
+    counts = class_counts(labels)  # [N]
+    return F.one_hot(labels).to(features).T @ features / counts.unsqueeze(1)
+
+
+def class_counts(labels: Tensor) -> Tensor:
+    """Examples ``[N]`` of each class 0..N-1, N the highest label plus one; none may be 0."""
+    counts = torch.bincount(labels)
+    if not counts.all():
         raise ValueError(
-            f"support_y must hold every label in 0..{len(count) - 1}, "
-            f"got no {count.tolist().index(0)}"
+            f"support_y must hold every label in 0..{len(counts) - 1}, "
+            f"got no {counts.tolist().index(0)}"
         )
-    return one_hot.T @ features / count.unsqueeze(1)
+    return counts
 
 
 def distance_logits(features: Tensor, centers: Tensor) -> Tensor:
@@ -96,7 +101,9 @@ class ProtoNet:
         support_y : Tensor [N·K]
             Labels 0..N-1, each at least once; N is free.
         """
+        check_rows(support_x, support_y, "support")
         check_targets(support_y, "support_y")
+        class_counts(support_y)
         check_finite(support_x, "support_x")
         return NearestPrototype(self, support_x, support_y)
 

@@ -105,6 +105,15 @@ def prepared(x: Tensor, y: Tensor, params: Params, name: str) -> tuple[Tensor, T
     return x, y.to(like.device, like.dtype if y.is_floating_point() else y.dtype)
 
 
+def check_rows(x: Tensor, y: Tensor, part: str) -> None:
+    """Refuse a set whose inputs and targets differ in number."""
+    if len(x) != len(y):
+        raise ValueError(
+            f"{part}_x and {part}_y must have one row per example, "
+            f"got {len(x)} inputs and {len(y)} targets"
+        )
+
+
 def check_finite(x: Tensor, name: str) -> None:
     """Refuse inputs with NaN or infinite numbers."""
     if x.is_floating_point() and not torch.isfinite(x).all():

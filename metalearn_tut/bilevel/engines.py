@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from metalearn_tut.bilevel.checks import check_inner, check_targets, prepare, prepared, ways_of
+from metalearn_tut.bilevel.checks import (
+    check_inner,
+    check_rows,
+    check_targets,
+    prepare,
+    prepared,
+    ways_of,
+)
 from metalearn_tut.bilevel.forward import functional, norm_of, parameters_of
 from metalearn_tut.bilevel.implicit import implicit_gradients
 from metalearn_tut.bilevel.inner import Params, Rate, inner_loop, inner_path
@@ -242,11 +249,7 @@ def adapt(
     start = parameters_of(model) if params is None else params
     names = ("masks", "groups")
     check_inner(start, inner_steps, inner_lr, *map(inner.get, names), inner.get("pull", 0.0))
-    if len(support_x) != len(support_y):
-        raise ValueError(
-            "support_x and support_y must have one row per example, "
-            f"got {len(support_x)} inputs and {len(support_y)} targets"
-        )
+    check_rows(support_x, support_y, "support")
     check_targets(support_y, "support_y", ways_of(model, start), loss)
     x, y = prepared(support_x, support_y, start, "support_x")
     forward = functional(model)

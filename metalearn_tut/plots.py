@@ -195,3 +195,34 @@ def image_rows(ax: Axes, rows: Mapping[str, Sequence[Any]]) -> None:
     ax.set_yticks([side * (r + 0.5) for r in range(len(rows))], list(rows))
     ax.set_xticks([])
     ax.grid(False)
+
+
+def coverage(
+    ax: Axes, centers: Sequence[float], half_widths: Mapping[str, Sequence[float]], truth: float
+) -> None:
+    """Repeated intervals against the value that they should hold, one row per repetition.
+
+    Parameters
+    ----------
+    centers : sequence [R]
+        The estimate of each repetition.
+    half_widths : mapping of name to sequence [R]
+        Kinds of intervals around the same centers, drawn side by side.
+    truth : float
+        Drawn as a dashed line.
+    """
+    rows = np.arange(len(centers))
+    for i, (name, half) in enumerate(half_widths.items()):
+        width = 3.5 - 1.5 * i  # told apart without color, too
+        ax.errorbar(
+            centers,
+            rows + 0.35 * i,
+            xerr=half,
+            fmt="none",
+            elinewidth=width,
+            color=COLORS[i],
+            label=name,
+        )
+    ax.axvline(truth, color="black", linestyle="--", linewidth=1.5)
+    ax.set_yticks([])
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(half_widths))

@@ -243,13 +243,20 @@ def export(
     return _command("export", locals())
 
 
+class Stopped(Exception):
+    """Ctrl-C, which typer would end without a word."""
+
+
 def _command(name: str, options: dict[str, Any]) -> int:
     """Call the function that does it, with the options as plain values."""
-    from metalearn_tut import commands
-
     arguments = options.pop("context").obj
     plain = {n: v.value if isinstance(v, Enum) else v for n, v in options.items()}
-    return getattr(commands, name)(SimpleNamespace(**plain), arguments) or 0
+    try:
+        from metalearn_tut import commands
+
+        return getattr(commands, name)(SimpleNamespace(**plain), arguments) or 0
+    except KeyboardInterrupt as stop:
+        raise Stopped(str(stop) or "stopped") from stop
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -264,20 +271,23 @@ def run(arguments: Sequence[str]) -> int:
     given = [a for a in arguments if a != "--debug"]
     try:
         return app(given or ["--help"], "metalearn-tut", standalone_mode=False, obj=arguments) or 0
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        stopped = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__
-        message, code = str(stopped or "") or "stopped", 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        message, code = re.sub(r"^\[Errno \d+\] ", "", str(error)), 2
     except Exception as error:
-        if hasattr(error, "format_message"):  # the parser's
-            message, code = error.format_message(), 2
-        else:
-            message, code = f"{type(error).__name__}: {error} (--debug shows where)", 1
-    if given != list(arguments) or os.environ.get("METALEARN_TUT_DEBUG"):
-        traceback.print_exc()
+        if given != list(arguments) or os.environ.get("METALEARN_TUT_DEBUG"):
+            traceback.print_exc()
+        code, message = _explained(error)
     print(f"metalearn-tut: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _explained(error: Exception) -> tuple[int, str]:
+    """Exit code and message of an error."""
+    if isinstance(error, Stopped):
+        return 130, str(error)
+    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        return 2, re.sub(r"^\[Errno \d+\] ", "", str(error))
+    if hasattr(error, "format_message"):  # the parser's
+        return 2, error.format_message()
+    return 1, f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def main() -> None:

@@ -133,21 +133,14 @@ def _model_config(o: SimpleNamespace, source: tasks.ClassSource) -> dict[str, An
 
 
 def _algorithm_config(o: SimpleNamespace) -> dict[str, Any]:
-    for name in _WITHOUT_USE.get(o.algorithm, ()):
+    useless = _WITHOUT_USE.get(o.algorithm, ())
+    for name in useless:
         if getattr(o, name) != _OF_INNER_LOOP[name]:
             raise ValueError(f"--{name.replace('_', '-')}: {o.algorithm} has no use for it")
-    if o.algorithm == "protonet":
-        return {"name": "protonet"}
-    usual_rate = 0.1 if o.algorithm == "metasgd" else 0.4
-    config = {
-        "name": o.algorithm,
-        "inner_lr": usual_rate if o.inner_lr is None else o.inner_lr,
-        "inner_steps": 1 if o.inner_steps is None else o.inner_steps,
-        "engine": o.engine,
-        "zero_head": o.zero_head,
-        "step_losses": o.step_losses,
-    }
-    return config if o.rates is None else {**config, "rates": o.rates}
+    usual = {"inner_lr": 0.1 if o.algorithm == "metasgd" else 0.4, "inner_steps": 1}
+    given = {name: getattr(o, name) for name in _OF_INNER_LOOP if name not in useless}
+    settings = {n: usual.get(n, "fixed") if v is None else v for n, v in given.items()}
+    return {"name": o.algorithm, **settings}
 
 
 def _validation(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:

@@ -1,0 +1,397 @@
+"""The command line: it trains, resumes, evaluates; a mistake is one line."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metalearn_tut import checkpoint, cli, commands, runs, tasks
+from metalearn_tut.bilevel import ENGINES
+from metalearn_tut.evaluation import evaluate
+from metalearn_tut.maml import RATES
+from metalearn_tut.models import NORMS
+from metalearn_tut.training import SCHEDULES
+
+TINY = [
+    *("train", "--width", "4", "--queries", "2", "--steps", "6", "--tasks-per-step", "2"),
+    *("--validate-every", "3", "--validation-tasks", "4", "--save-every", "2"),
+]
+
+
+def command(capsys, *arguments):
+    """Exit code, standard output, and what it said on standard error beside progress bars."""
+    code = cli.run([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    said = [line for line in captured.err.split("\n") if line and "\r" not in line]
+    return code, captured.out, said
+
+
+def parameters(run):
+    return runs.load_learner(run).meta_parameters()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "maml"
+    assert cli.run([*TINY, "--out", str(folder), "--rotations"]) == 0
+    return folder
+
+
+# Without PyTorch
+
+
+def test_help_teaches_and_does_not_wait_for_pytorch():
+    code = (
+        "import sys; from metalearn_tut import cli\n"
+        "for name in ([], ['data'], ['train'], ['evaluate'], ['export']):\n"
+        "    assert cli.run([*name, '--help']) == 0\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("Examples:") == 3 and "metalearn-tut train --data glyphs" in run.stdout
+    assert "\\[" not in run.stdout
+
+
+def test_the_choices_are_those_of_the_package():
+    def values(choice):
+        return [member.value for member in choice]
+
+    assert values(cli.Algorithm) == list(runs.ALGORITHMS)
+    assert values(cli.TrainData) == list(runs.SOURCES)
+    assert tuple(values(cli.Rates)) == RATES
+    assert tuple(values(cli.Norm)) == NORMS
+    assert values(cli.Schedule) == list(SCHEDULES)
+    assert set(values(cli.Engine)) <= set(ENGINES)
+    assert all(hasattr(tasks, name) for name in (*values(cli.Data), *values(cli.EvaluationData)))
+
+
+# Data
+
+
+def test_data_says_what_is_there(capsys):
+    code, out, _ = command(capsys, "data", "glyphs")
+    lines = out.splitlines()
+    assert code == 0 and len(lines) == 3
+    assert (
+        lines[2]
+        == f"test: {tasks.glyphs('test')!r}, {len(set(tasks.glyphs('test').groups))} groups"
+    )
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_data_says_what_is_absent(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
+    for character in ("character01", "character02"):
+        folder = tmp_path / "images_evaluation" / "Alphabet" / character
+        folder.mkdir(parents=True)
+        (folder / "1.png").write_bytes(png(np.full((28, 28), 255, np.uint8)))
+    code, out, _ = command(capsys, "data", "omniglot", "--root", tmp_path)
+    assert code == 0
+    assert out.splitlines() == [
+        "train: absent",
+        "validation: absent",
+        "test: ClassSource(omniglot test: 2 classes, 1x28x28 uint8), 1 groups",
+        "train small1: absent",
+        "train small2: absent",
+    ]
+    code, _, said = command(capsys, "data", "mini_imagenet", "--root", tmp_path)
+    assert code == 2 and len(said) == 1 and "mini_imagenet needs the class" in said[0]
+
+
+# Train, resume, evaluate
+
+
+def test_a_run_keeps_what_its_learner_is_rebuilt_from(trained):
+    config = runs.load_config(trained)
+    assert config == {
+        "data": {"name": "glyphs", "rotations": True},
+        "tasks": {"ways": 5, "shots": 1, "queries": 2, "seed": 0},
+        "model": {
+            "name": "Conv4",
+            "in_channels": 1,
+            "ways": 5,
+            "width": 4,
+            "norm": "batch",
+            "image_size": 28,
+        },
+        "algorithm": {
+            "name": "maml",
+            "inner_lr": 0.4,
+            "inner_steps": 1,
+            "rates": "fixed",
+            "zero_head": False,
+            "step_losses": 0.0,
+            "engine": "functional",
+        },
+    }
+    settings = checkpoint.read(trained / "last.safetensors")[1]["run"]["training"]
+    assert settings["sampler"] == repr(runs.build_source(config["data"], "train").sampler(5, 1, 2))
+    assert settings["validation"] == repr(tasks.glyphs("validation").sampler(5, 1, 2))
+    best, _ = checkpoint.read(trained / "best.safetensors")
+    before = torch.get_rng_state()
+    for name, p in parameters(trained).items():
+        assert torch.equal(p, best[f"meta.{name}"]), name
+    assert torch.equal(torch.get_rng_state(), before)
+    last, _ = checkpoint.read(trained / "last.safetensors")
+    for name, p in parameters(trained / "last.safetensors").items():
+        assert torch.equal(p, last[f"meta.{name}"]), name
+
+
+def test_evaluate_measures_the_best_state_on_new_classes(capsys, trained, tmp_path):
+    written = tmp_path / "results" / "maml.json"
+    arguments = ["evaluate", trained, "--tasks", 8, "--seed", 3, "--queries", 4, "--json", written]
+    code, out, _ = command(capsys, *arguments, "--norm", "support", "--steps", 2)
+    learner = runs.load_learner(trained)
+    learner.model.norm = "support"
+    expected = evaluate(learner, tasks.glyphs("test").sampler(5, 1, 4, seed=3), 8, steps=2)
+    assert code == 0 and out.splitlines() == [str(expected), expected.sampler]
+    assert "deployable" in out and "2 inner steps" in out
+    result = json.loads(written.read_text())
+    assert result["values"] == expected.to_dict()
+    assert result["config"]["trained"] == runs.load_config(trained)
+    assert result["config"]["command"].startswith(f"metalearn-tut evaluate {trained} --tasks 8")
+    assert {"date", "commit", "device", "versions"} < set(result)
+
+
+@pytest.mark.parametrize("algorithm", list(runs.ALGORITHMS))
+def test_every_algorithm_is_trained_and_rebuilt(capsys, tmp_path, algorithm):
+    fast = ["--steps", 2, "--no-validate", "--seed", 4, "--algorithm", algorithm]
+    code, out, _ = command(capsys, *TINY, *fast, "--out", tmp_path)
+    assert code == 0 and out.splitlines()[-1] == f"{tmp_path}/last.safetensors: 2 steps"
+    torch.manual_seed(4)
+    config = runs.load_config(tmp_path)
+    start = runs.build_learner(config)
+    end = parameters(tmp_path)
+    assert end.keys() == start.meta_parameters().keys()
+    moved = {n for n, p in start.meta_parameters().items() if not torch.equal(p, end[n])}
+    assert moved, algorithm
+    assert type(start) is type(runs.load_learner(tmp_path))
+
+
+def test_options_reach_the_learner(capsys, tmp_path):
+    options = "--inner-lr 0.2 --inner-steps 3 --rates layer --zero-head --step-losses 0.5"
+    more = "--engine vectorised --norm support --ways 3 --shots 2 --within-group --steps 2"
+    code, _, said = command(
+        capsys, *TINY, *options.split(), *more.split(), "--no-validate", "--out", tmp_path
+    )
+    assert code == 0, said
+    learner = runs.load_learner(tmp_path)
+    assert (learner.inner_lr, learner.inner_steps, learner.kind) == (0.2, 3, "layer")
+    assert (learner.zero_head, learner.step_losses, learner.engine) == (True, 0.5, "vectorised")
+    assert (learner.model.norm, learner.model.ways, learner.model.width) == ("support", 3, 4)
+    config = runs.load_config(tmp_path)
+    assert config["tasks"]["shots"] == 2 and config["data"]["within_group"] is True
+    code, out, _ = command(capsys, "evaluate", tmp_path, "--tasks", 3, "--ways", 8)
+    assert code == 0 and "8-way 2-shot" in out  # a zero head has any number of ways
+
+
+def test_other_ways_need_a_zero_head_and_the_error_says_so(capsys, trained):
+    code, _, said = command(capsys, "evaluate", trained, "--ways", 6)
+    assert code == 2 and len(said) == 1
+    assert "tasks have 6 ways, and the learner a head trained for 5" in said[0]
+    assert "--zero-head" in said[0] and "protonet" in said[0]
+
+
+def test_the_official_runs_are_tasks_of_twenty_ways(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    for r in range(1, 21):
+        lines = []
+        for part, name in (("training", "class"), ("test", "item")):
+            (tmp_path / f"runs/run{r:02}/{part}").mkdir(parents=True)
+            for i in range(1, 21):
+                pixels = rng.integers(0, 2, (28, 28), dtype=np.uint8) * 255
+                (tmp_path / f"runs/run{r:02}/{part}/{name}{i:02}.png").write_bytes(png(pixels))
+        lines = [
+            f"run{r:02}/test/item{i:02}.png run{r:02}/training/class{i:02}.png"
+            for i in range(1, 21)
+        ]
+        (tmp_path / f"runs/run{r:02}/class_labels.txt").write_text("\n".join(lines))
+    options = ["--algorithm", "protonet", "--steps", 1, "--no-validate", "--norm", "support"]
+    assert command(capsys, *TINY, *options, "--out", tmp_path / "proto")[0] == 0
+    arguments = ["evaluate", tmp_path / "proto", "--data", "omniglot_runs"]
+    code, out, said = command(capsys, *arguments, "--root", tmp_path / "runs")
+    assert code == 0, said
+    assert "(20 tasks; deployable" in out and "OmniglotRuns(20 runs, 20-way 1-shot)" in out
+    code, _, said = command(capsys, *arguments)
+    assert code == 2 and said == [
+        "metalearn-tut: --data omniglot_runs needs --root: the folder or zip of the runs"
+    ]
+
+
+def test_an_exported_run_is_the_same_learner_without_the_optimizer(capsys, trained, tmp_path):
+    file = tmp_path / "small.safetensors"
+    code, out, _ = command(capsys, "export", trained, file)
+    assert code == 0 and out == f"{file}: {file.stat().st_size:,} bytes\n"
+    tensors, state = checkpoint.read(file)
+    assert all(name.startswith("meta.") for name in tensors)
+    original = checkpoint.read(trained / "best.safetensors")[1]
+    assert state["run"] == original["run"] and state["step"] == original["step"]
+    assert [entry["step"] for entry in state["validation"]] == [state["step"]]
+    for name, p in parameters(file).items():
+        assert torch.equal(p, parameters(trained)[name])
+    assert command(capsys, "evaluate", file, "--tasks", 2)[0] == 0
+
+
+def test_an_export_cannot_be_resumed_from(capsys, trained, tmp_path):
+    assert command(capsys, "export", trained, tmp_path / "last.safetensors")[0] == 0
+    code, _, said = command(capsys, *TINY, "--rotations", "--out", tmp_path, "--resume")
+    assert code == 2 and "holds no optimizer state" in said[0]
+
+
+def test_omniglot_is_trained_on_and_validated(capsys, data_root, tmp_path):
+    options = ["--data", "omniglot", "--root", data_root, "--background", "small1"]
+    code, _, said = command(capsys, *TINY, *options, "--out", tmp_path)
+    assert code == 0, said
+    settings = checkpoint.read(tmp_path / "last.safetensors")[1]["run"]["training"]
+    assert "omniglot train" in settings["sampler"]
+    assert "omniglot validation" in settings["validation"]
+    arguments = ["--data", "omniglot", "--split", "validation", "--root", data_root]
+    assert command(capsys, "evaluate", tmp_path, "--tasks", 2, *arguments)[0] == 0
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("fly", "No such command 'fly'"),
+        ("train", "Missing option '--out'"),
+        ("train --out {new} --waze 3", "No such option"),
+        ("train --out {new} --ways 1", "Invalid value for '--ways': 1 is not in the range x>=2"),
+        ("train --out {new} --ways many", "'many' is not a valid integer"),
+        ("train --out {new} --ways 5000", "ways=5000 needs 5000 classes, but glyphs (train) has"),
+        ("train --out {new} --shots 15 --queries 15", "shots + queries = 30 images per class"),
+        ("train --out {new} --algorithm sgd", "'sgd' is not one of 'maml', 'fomaml'"),
+        ("train --out {new} --algorithm protonet --inner-lr 1", "--inner-lr: protonet has no use"),
+        ("train --out {new} --algorithm metasgd --rates one", "--rates: metasgd has no use"),
+        ("train --out {new} --algorithm reptile --engine higher", "--engine: reptile has no use"),
+        ("train --out {new} --background small1", "--background small1: only omniglot has it"),
+        ("train --out {new} --outer-lr 0", "outer_lr must be positive, got 0.0"),
+        ("train --out {new} --inner-lr -1", "inner_lr"),
+        ("train --out {new} --data omniglot --root {new}", "omniglot needs images_background.zip"),
+        ("train --out {new} --device gpu", "--device gpu: not a device"),
+        ("train --out {file}", "file"),
+        ("train --out {run}", "holds a run: go on with it"),
+        ("train --out {run} --resume", "config.data.rotations was True, now None"),
+        ("data", "Missing argument"),
+        ("data glyphs --download", "--download: glyphs cannot be downloaded"),
+        ("evaluate {new}", "no run at {new}: it must be a checkpoint file, or a folder with"),
+        ("evaluate {file}", "is damaged, or not a checkpoint of this package"),
+        ("evaluate pretrained:unknown", "no pretrained learner is called 'unknown'; available: "),
+        ("evaluate {run} --norm group", "'group' is not one of 'batch', 'support'"),
+        ("evaluate {run} --tasks 1", "1 is not in the range x>=2"),
+        ("export {run} {new}/file.bin", "path must end in .safetensors, got {new}/file.bin"),
+        ("export {run} {file}/x.safetensors", "cannot write {file}/x.safetensors"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(capsys, tmp_path, trained, arguments, said):
+    (tmp_path / "file").write_text("not a checkpoint")
+    places = {"new": tmp_path / "new", "file": tmp_path / "file", "run": trained}
+    filled = [word.format(**places) for word in arguments.split()]
+    code = cli.run(filled)
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert captured.err.startswith("metalearn-tut: ") and captured.err.count("\n") == 1
+    assert said.format(**places) in captured.err and "Errno" not in captured.err
+    assert not list((tmp_path / "new").glob("*"))
+
+
+def test_debug_shows_where_a_mistake_happened(capsys, tmp_path, monkeypatch):
+    arguments = ["evaluate", str(tmp_path / "absent")]
+    for given, traced in ((arguments, False), ([*arguments, "--debug"], True)):
+        assert cli.run(given) == 2
+        assert ("Traceback" in capsys.readouterr().err) == traced
+    monkeypatch.setenv("METALEARN_TUT_DEBUG", "1")
+    assert cli.run(arguments) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_should_not_happen_is_one_line_too(capsys, monkeypatch):
+    def broken(options, arguments):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(commands, "export", broken)
+    assert cli.run(["export", "run", "file"]) == 1
+    assert (
+        capsys.readouterr().err == "metalearn-tut: RuntimeError: two lines (--debug shows where)\n"
+    )
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(capsys, tmp_path, monkeypatch):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command(capsys, *TINY, "--out", whole)[0] == 0
+
+    def interrupt(self, step, history, improved, original=checkpoint.RunFolder.keep):
+        original(self, step, history, improved)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.RunFolder, "keep", interrupt)
+        code, _, said = command(capsys, *TINY, "--out", stopped)
+    assert code == 130 and said == [
+        "metalearn-tut: training was stopped; last good checkpoint: "
+        f"{stopped}/last.safetensors (step 4); resume=True (--resume) goes on from it"
+    ]
+    assert command(capsys, *TINY, "--out", stopped, "--resume")[0] == 0
+    a, b = (checkpoint.read(run / "last.safetensors") for run in (whole, stopped))
+    assert a[1] == b[1] and all(torch.equal(t, b[0][name]) for name, t in a[0].items())
+
+
+# Several processes
+
+
+def started(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "metalearn_tut", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_two_processes_are_stopped_together_and_one_can_go_on(capsys, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    options = [*TINY, "--no-validate", "--save-every", 1, "--steps", 150]
+    run = started(*options, "--out", shared, "--processes", 2)
+    while not (shared / "last.safetensors").exists() and run.poll() is None:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err
+    assert err.split("\n")[-2].startswith("metalearn-tut: training was stopped; last good")
+    assert "Traceback" not in err and out.count("parameters to train") == 1
+    step = checkpoint.read(shared / "last.safetensors")[1]["step"]
+    assert 1 <= step < 150
+    assert command(capsys, *options, "--out", shared, "--resume")[0] == 0
+    assert command(capsys, *options, "--out", alone)[0] == 0
+    for name, p in parameters(alone).items():
+        torch.testing.assert_close(parameters(shared)[name], p, rtol=1e-3, atol=1e-3)
+
+
+def test_two_processes_make_the_run_of_one(capfd, trained, tmp_path):
+    assert cli.run([*TINY, "--rotations", "--out", str(tmp_path), "--processes", "2"]) == 0
+    for name, p in parameters(tmp_path / "last.safetensors").items():
+        one = parameters(trained / "last.safetensors")[name]
+        torch.testing.assert_close(p, one, rtol=1e-5, atol=1e-5)
+    assert capfd.readouterr().out.count("validation accuracy") == 1
+    # and when all fail, one speaks
+    assert cli.run([*TINY, "--out", str(tmp_path), "--processes", "2"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("metalearn-tut: ") and said.count("\n") == 1 and "holds a run" in said

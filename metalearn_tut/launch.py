@@ -67,6 +67,9 @@ def _environment(processes: int) -> dict[str, str]:
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
+    # glibc would hand every large tensor's memory back to the system and fault it in again.
+    environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**30))
+    environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
     if sys.platform == "linux":  # a machine's own name need not lead to itself
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment

@@ -23,7 +23,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export IPYTHONDIR := $(CURDIR)/build/ipython
 
-.PHONY: help setup test book notebooks format lint bench constraints clean FORCE
+.PHONY: help setup glyphs test book notebooks format lint bench constraints clean FORCE
 
 help:
 	@echo 'make setup        create $(VENV) and install the pinned versions (every other target does it too)'
@@ -60,8 +60,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Drawn here if they never were: their progress bar has no place in a page.
+glyphs: $(READY)
+	@$(BIN)/metalearn-tut data glyphs
+
 # Notebooks first, they take longest; loadscope keeps each on one kernel. The last line is pytest's.
-test: lint
+test: lint glyphs
 	@mkdir -p build
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env \
 	    --nbval-cell-timeout=90 --junitxml=build/junit.xml book tests metalearn_tut | tee build/pytest.log
@@ -77,7 +81,7 @@ build/settings: FORCE
 build/executed/%.ipynb: book/%.ipynb $(SOURCES) $(READY) build/settings tools/run_notebook.py
 	@$(BIN)/python tools/run_notebook.py $< $@
 
-notebooks: $(READY)
+notebooks: $(READY) glyphs
 	@$(MAKE) --no-print-directory -j $(JOBS) $(EXECUTED)
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of

@@ -5,8 +5,8 @@
 Both sides train the same Conv4-32 on the same 5-way 1-shot tasks (15 queries per class, one
 inner step, second order, 4 tasks per outer step) and are first checked to compute the same
 meta-gradient. `higher` runs its own loop in one process with two threads on images in the
-usual memory layout. The package runs as `torchrun --nproc-per-node 2`, one thread each. The
-two alternate, `--rounds` times each; the ratio of the medians is the result, written to
+usual memory layout. The package runs as `metalearn-tut train --processes 2` does, one thread
+each. The two alternate, `--rounds` times each; the ratio of the medians is the result, written to
 `results/benchmarks/meta_training.json`.
 """
 
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn_tut import bilevel, models, tasks
+from metalearn_tut.launch import worker_environment
 from metalearn_tut.maml import MAML
 from metalearn_tut.results import write_result
 from metalearn_tut.tasks import EpisodeSampler, TaskBatch, as_float
@@ -107,7 +108,7 @@ def tasks_per_second(run: object) -> float:
 
 
 def check_gradients() -> float:
-    """Largest difference of the two meta-gradients, relative to the larger norm."""
+    """Largest difference of the two meta-gradients, relative to the largest entry."""
     batch, net = sampler().batch(0, TASKS), network()
     ours = bilevel.meta_gradient(net, batch, inner_lr=INNER_LR, inner_steps=1)
     plain = OrdinaryConv4(net)
@@ -125,18 +126,19 @@ def check_gradients() -> float:
 def worker(kind: str) -> float:
     """Run one side in fresh processes and read its speed from the last line."""
     command = [sys.executable, __file__, "--worker", kind]
-    if kind == "package":
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-        command = [*launcher, "--master-addr", "127.0.0.1", "--master-port", "29513", *command[1:]]
-    threads = "1" if kind == "package" else "2"
-    run = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": threads},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(run.stdout.strip().splitlines()[-1])
+    if kind == "higher":
+        environments = [{**os.environ, "OMP_NUM_THREADS": "2"}]
+    else:  # as `metalearn-tut train --processes 2` starts its workers
+        common = worker_environment(2)
+        environments = [{**common, "RANK": r, "LOCAL_RANK": r} for r in ("0", "1")]
+    workers = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+        for env in environments
+    ]
+    said = [worker.communicate()[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise SystemExit(f"the {kind} side failed")
+    return json.loads(said[0].strip().splitlines()[-1])
 
 
 def main() -> None:

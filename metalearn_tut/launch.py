@@ -31,7 +31,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         The exit code: 0 if all went well, else that of the first if it failed, else 1.
     """
     command = [sys.executable, "-m", "metalearn_tut", *arguments]
-    environment = _environment(processes)
+    environment = worker_environment(processes)
     workers: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
         previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -55,7 +55,8 @@ def _end(workers: Sequence[subprocess.Popen[bytes]]) -> None:
         worker.wait()
 
 
-def _environment(processes: int) -> dict[str, str]:
+def worker_environment(processes: int) -> dict[str, str]:
+    """What all workers of one run are told; each also needs its RANK and LOCAL_RANK."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,0 +1,34 @@
+"""The numbers that the README prints are those in results/."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from metalearn_tut import pretrained
+
+ROOT = Path(__file__).parent.parent
+NAMES = [path.stem for path in sorted((ROOT / "results" / "pretrained").glob("*.json"))]
+
+
+def test_every_shipped_learner_has_a_result_and_is_small():
+    assert pretrained.available() == NAMES
+    assert all(pretrained.path(name).stat().st_size < 500_000 for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_readme_prints_what_was_measured(name):
+    values = json.loads((ROOT / "results" / "pretrained" / f"{name}.json").read_text())["values"]
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    _, _, _, deployable, transductive, training, _ = (cell.strip() for cell in row.split("|"))
+    for cell, norm in ((deployable, "support"), (transductive, "batch")):
+        assert cell == f"{values[norm]['mean']:.3f} ± {values[norm]['half_width']:.3f}"
+    assert training == f"{values['training_seconds'] / 60:.0f} min"
+
+
+def test_the_readme_prints_the_measured_speed():
+    speed = json.loads((ROOT / "results" / "benchmarks" / "meta_training.json").read_text())
+    text = f"{speed['values']['ratio']:.1f} times"
+    assert text in (ROOT / "README.md").read_text()
+    assert speed["values"]["gradient_difference"] < 1e-5

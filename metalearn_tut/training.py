@@ -308,7 +308,10 @@ def _seed(device: torch.device, number: int) -> None:
 
 
 def _bar(steps: int, tasks_per_step: int, first: int, show: bool) -> Any:
-    from tqdm.auto import tqdm
+    if show:
+        from tqdm.auto import tqdm
+    else:  # which in a notebook without ipywidgets would warn about a bar nobody asked for
+        from tqdm import tqdm
 
     total, initial = steps * tasks_per_step, first * tasks_per_step
     return tqdm(total=total, initial=initial, unit="task", desc="meta-train", disable=not show)

@@ -101,8 +101,8 @@ def intervals(
         ax.errorbar(mean, i, xerr=half, fmt="o", capsize=4, color=COLORS[i % len(COLORS)])
         ax.annotate(f"{mean:.3f}", (mean, i), (0, 8), textcoords="offset points", ha="center")
     if chance is not None:
-        ax.axvline(chance, color="black", linestyle=":", label="chance")
-        ax.legend(loc="lower right")
+        ax.axvline(chance, color="black", linestyle=":")
+        ax.annotate("chance", (chance, len(names) - 0.5), (4, 0), textcoords="offset points")
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
 

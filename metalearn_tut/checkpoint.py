@@ -70,8 +70,8 @@ def _write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) 
     from safetensors.torch import save as to_bytes
 
     plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-    metadata = {"state": json.dumps(state), "crc32": str(_crc(plain))}
-    data = to_bytes(plain, metadata)
+    # one entry, since safetensors writes several in an order that changes from time to time
+    data = to_bytes(plain, {"state": json.dumps({**state, "crc32": _crc(plain)})})
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
@@ -100,10 +100,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         with safe_open(str(path), "pt") as file:
-            metadata = file.metadata()
+            state = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = json.loads(metadata["state"])
-        if int(metadata["crc32"]) != _crc(tensors):
+        if state.pop("crc32") != _crc(tensors):
             raise ValueError("the checksum does not fit")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or not a checkpoint of this package") from error

@@ -244,6 +244,8 @@ def test_an_exported_run_is_the_same_learner_without_the_optimizer(capsys, train
     for name, p in parameters(file).items():
         assert torch.equal(p, parameters(trained)[name])
     assert command(capsys, "evaluate", file, "--tasks", 2)[0] == 0
+    assert command(capsys, "export", trained, tmp_path / "again.safetensors")[0] == 0
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 
 
 def test_an_export_cannot_be_resumed_from(capsys, trained, tmp_path):

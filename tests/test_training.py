@@ -205,7 +205,11 @@ def uninterrupted(tmp_path_factory):
 
 def test_a_run_killed_anywhere_ends_bitwise_as_if_it_had_not_been(tmp_path, uninterrupted):
     run = subprocess.run(
-        [sys.executable, SCRIPT, "kill", tmp_path], capture_output=True, text=True, check=True
+        [sys.executable, SCRIPT, "kill", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     *deaths, planned, unplanned = run.stdout.splitlines()
     assert [line.split(":")[0] for line in deaths] == list(training_runs.DEATHS)

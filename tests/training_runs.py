@@ -7,11 +7,13 @@ torchrun --nproc-per-node 2 training_runs.py share FOLDER
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from metalearn_tut import MAML, tasks
 from metalearn_tut.learner import TaskLosses
@@ -121,6 +123,9 @@ def in_child(action):
 
 
 def kill(folder):
+    # tqdm's lock is shared with forked processes, and one that is killed cannot give it back
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0  # no thread beside the one that forks
     resumable(folder / "warm", steps=1, validation=None)  # imports, once for all children
     for name, prepare in DEATHS.items():
         ended = in_child(lambda p=prepare: resumable(folder / "planned", p()))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metalearn_tut import pretrained
+from metalearn_tut import evaluate, pretrained, tasks
 
 ROOT = Path(__file__).parent.parent
 NAMES = [path.stem for path in sorted((ROOT / "results" / "pretrained").glob("*.json"))]
@@ -32,3 +32,21 @@ def test_the_readme_prints_the_measured_speed():
     text = f"{speed['values']['ratio']:.1f} times"
     assert text in (ROOT / "README.md").read_text()
     assert speed["values"]["gradient_difference"] < 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("glyphs")])
+def test_a_shipped_learner_does_what_its_result_says(name):
+    values = json.loads((ROOT / "results" / "pretrained" / f"{name}.json").read_text())["values"]
+    learner = pretrained.load(name)
+    shots = 5 if name.endswith("5shot") else 1
+    result = evaluate(learner, tasks.glyphs("test").sampler(5, shots, 15, seed=1), 60)
+    assert learner.model.norm == "support"
+    # Sixty tasks have an interval some three times as wide as the six hundred on record.
+    assert abs(result.mean - values["support"]["mean"]) < 5 * values["support"]["half_width"]
+
+
+def test_a_shipped_learner_of_other_data_can_be_loaded():
+    learner = pretrained.load("omniglot_5way_1shot")
+    task = tasks.glyphs("test").sampler(ways=20, shots=1, queries=1)[0]
+    predict = learner.adapt(task.support_x, task.support_y)
+    assert (predict(task.query_x).argmax(-1) == task.query_y).float().mean() > 0.5  # chance 0.05

@@ -79,7 +79,9 @@ def check_curved_gradient(my_curved_gradient: Callable[..., float]) -> None:
             {"w": 1.0, "a": 0.2, "b": 0.6, "alpha": 0.1, "h": -1.0, "k": 2},
         ):
             what = ", ".join(f"{name} = {value:g}" for name, value in case.items())
-            close(my_curved_gradient(**case), _curved_gradient(**case), f"gradient for {what}")
+            close(
+                my_curved_gradient(*case.values()), _curved_gradient(**case), f"gradient for {what}"
+            )
 
     check("Exercise 1", verify)
 

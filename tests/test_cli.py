@@ -140,6 +140,8 @@ def test_a_run_keeps_what_its_learner_is_rebuilt_from(trained):
     }
     settings = checkpoint.read(trained / "last.safetensors")[1]["run"]["training"]
     assert settings["sampler"] == repr(runs.build_source(config["data"], "train").sampler(5, 1, 2))
+    assert settings["sampler"].startswith("EpisodeSampler(glyphs (train), rotated, 5-way 1-shot")
+    # validation classes are as they are
     assert settings["validation"] == repr(tasks.glyphs("validation").sampler(5, 1, 2))
     best, _ = checkpoint.read(trained / "best.safetensors")
     before = torch.get_rng_state()
@@ -259,7 +261,7 @@ def test_omniglot_is_trained_on_and_validated(capsys, data_root, tmp_path):
     code, _, said = command(capsys, *TINY, *options, "--out", tmp_path)
     assert code == 0, said
     settings = checkpoint.read(tmp_path / "last.safetensors")[1]["run"]["training"]
-    assert "omniglot train" in settings["sampler"]
+    assert "omniglot small1" in settings["sampler"]
     assert "omniglot validation" in settings["validation"]
     arguments = ["--data", "omniglot", "--split", "validation", "--root", data_root]
     assert command(capsys, "evaluate", tmp_path, "--tasks", 2, *arguments)[0] == 0

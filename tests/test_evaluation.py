@@ -1,5 +1,6 @@
 """Evaluation: intervals, paired tasks, protocols, and memory that stays flat."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -107,6 +108,13 @@ def test_only_results_of_one_metric_on_the_same_tasks_are_paired():
         paired_difference(a, result([0.1]))
     with pytest.raises(ValueError, match="one metric on both sides, got accuracy and mse_loss"):
         paired_difference(a, result([0.1, 0.2], metric="mse_loss"))
+
+
+def test_tasks_of_turned_classes_or_of_one_group_are_other_tasks():
+    x, y = torch.rand(60, 1, 16, 16), torch.arange(60) % 6
+    source = tasks.from_arrays(x, y, groups=["a", "a", "a", "b", "b", "b"])
+    sources = [source, source.rotated(), dataclasses.replace(source, within_group=True)]
+    assert len({repr(s.sampler(3, 1, 1)) for s in sources}) == 3
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "group", "none"])

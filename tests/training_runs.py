@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from metalearn_tut import MAML, tasks
 from metalearn_tut.learner import TaskLosses

@@ -97,7 +97,7 @@ def omniglot(
     path = _locate(stem, root, download)
     name = f"omniglot-{stem}-{size}-{files.fingerprint([path], size)}"
     arrays = files.cached_arrays(name, lambda: _decode(path, size))
-    source = _as_source(arrays, f"omniglot {split}")
+    source = _as_source(arrays, f"omniglot {split if background == 'full' else background}")
     if background == "full" and split != "test":
         source = _background_part(source, split, path)
     source = replace(source, within_group=within_alphabet)

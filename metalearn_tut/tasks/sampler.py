@@ -154,9 +154,12 @@ class EpisodeSampler(TaskSampler):
         self._pools = source.class_pools(ways)
 
     def __repr__(self) -> str:
+        rotated = ", rotated" if self.source.turns > 1 else ""
+        within = ", within groups" if self.source.within_group else ""
         return (
-            f"EpisodeSampler({self.source.name}, {self.ways}-way {self.shots}-shot, "
-            f"{self.queries} queries per class, seed={self.seed})"
+            f"EpisodeSampler({self.source.name}{rotated}{within}, "
+            f"{self.ways}-way {self.shots}-shot, {self.queries} queries per class, "
+            f"seed={self.seed})"
         )
 
     def __getitem__(self, index: int) -> Task:

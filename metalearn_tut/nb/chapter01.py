@@ -18,12 +18,12 @@ _PER_CLASS = 20
 
 
 def check_known_share(my_known_share: Callable[[float, int], float]) -> None:
-    """Exercise 1: the share r of questions known, from accuracy ``a = r + (1 - r) / N``.
+    """Exercise 1.1: the share r of questions known, from accuracy ``a = r + (1 - r) / N``.
 
     Examples
     --------
     >>> check_known_share(lambda accuracy, ways: (ways * accuracy - 1) / (ways - 1))
-    Exercise 1: correct
+    Exercise 1.1: correct
     """
 
     def verify() -> None:
@@ -31,11 +31,11 @@ def check_known_share(my_known_share: Callable[[float, int], float]) -> None:
             what = f"the share known at accuracy {accuracy} in {ways} ways"
             close(my_known_share(accuracy, ways), (ways * accuracy - 1) / (ways - 1), what)
 
-    check("Exercise 1", verify)
+    check("Exercise 1.1", verify)
 
 
 def check_is_sound(my_is_sound: Callable[[Tensor, Tensor, int], bool]) -> None:
-    """Exercise 2: whether ``support [N, K]`` and ``query [N, Q]`` of image numbers are a task.
+    """Exercise 1.2: whether ``support [N, K]`` and ``query [N, Q]`` of image numbers are a task.
 
     Image i is of class ``i // per_class``. A task is sound if each row (support and query) is
     of one class, the rows' classes differ, and no image comes twice.
@@ -48,7 +48,7 @@ def check_is_sound(my_is_sound: Callable[[Tensor, Tensor, int], bool]) -> None:
                 right = "sound" if sound else "not sound"
                 raise AssertionError(f"{name} is {right}, your answer is {answer!r}")
 
-    check("Exercise 2", verify)
+    check("Exercise 1.2", verify)
 
 
 def _numbered_tasks() -> list[tuple[str, Tensor, Tensor, bool]]:
@@ -90,7 +90,7 @@ class _ClassMeans:
 
 
 def check_features(my_features: Callable[[Tensor], Tensor]) -> None:
-    """Exercise 3: features ``uint8 [B, 1, 28, 28]`` to ``[B, D]`` that beat raw pixels.
+    """Exercise 1.3: features ``uint8 [B, 1, 28, 28]`` to ``[B, D]`` that beat raw pixels.
 
     Judged by the nearest class mean on 600 tasks of the validation scripts; the 95 % interval
     of the paired difference must lie above 0. Each image must be read alone.
@@ -115,4 +115,4 @@ def check_features(my_features: Callable[[Tensor], Tensor]) -> None:
         if not mean - half > 0:
             raise AssertionError("the interval of the difference must lie above 0")
 
-    check("Exercise 3", verify)
+    check("Exercise 1.3", verify)

@@ -155,8 +155,8 @@ def restore(
     Raises
     ------
     FileNotFoundError, ValueError
-        As :func:`load`; also if ``run`` is not the one that wrote the file, naming what
-        differs, or if the file holds no optimizer state.
+        As :func:`load`; also if another ``run`` wrote the file, naming what differs, or if it
+        holds no optimizer state.
     """
     tensors, state = read(path)
     before, now = _flat(state["run"]), _flat(json.loads(json.dumps(run)))
@@ -170,7 +170,7 @@ def restore(
         raise ValueError(f"cannot resume {path}: it holds no optimizer state")
     for name, p in metas.items():
         kept = {key: tensors[f"adam.{key}.{name}"] for key in _ADAM}
-        # empty_like keeps the memory layout, on which the last bit of an update may depend
+        # like p also in memory layout, on which the last bit of an update may depend
         moments = {key: torch.empty_like(p).copy_(kept[key]).detach() for key in _ADAM[1:]}
         optimizer.state[p] = {"step": kept["step"], **moments}
     history = {name: tensors[f"history.{name}"].tolist() for name in _SERIES}
@@ -194,11 +194,9 @@ def find(run: str | os.PathLike[str]) -> Path:
         If there is none.
     """
     run = Path(run).expanduser()
-    if run.is_file():
-        return run
-    for name in (BEST, LAST):
-        if (run / name).is_file():
-            return run / name
+    for path in (run, run / BEST, run / LAST):
+        if path.is_file():
+            return path
     raise FileNotFoundError(
         f"no run at {run}: it must be a checkpoint file, or a folder with {BEST} or {LAST}"
     )
@@ -210,17 +208,17 @@ def export(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     run : path
-        A folder of checkpoints (see :func:`find`), or one of them.
+        A folder of checkpoints or one of them, as for :func:`find`.
     path : path
         The file to write; it can be loaded, but not resumed from.
     """
     source = find(run)
     tensors, state = read(source)
-    if not str(path).endswith(".safetensors"):
+    if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path}")
     kept = {name: t for name, t in tensors.items() if name.startswith("meta.")}
-    validation = [entry for entry in state["validation"] if entry["step"] == state["step"]]
-    _write(Path(path), kept, {**state, "validation": validation})
+    state["validation"] = [v for v in state["validation"] if v["step"] == state["step"]]
+    _write(Path(path), kept, state)
 
 
 class RunFolder:

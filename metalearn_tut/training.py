@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,46 +15,18 @@ from torch import Tensor
 
 from metalearn_tut.bilevel import Params
 from metalearn_tut.checkpoint import RunFolder
-from metalearn_tut.evaluation import check_n_tasks, interval, task_values
+from metalearn_tut.evaluation import check_n_tasks, task_values
+from metalearn_tut.history import History
 from metalearn_tut.learner import Learner
 from metalearn_tut.processes import Processes
 from metalearn_tut.tasks.sampler import TaskSampler
 
 Aggregate = Callable[[Tensor], Tensor]
+_COMPARED = (
+    *("sampler", "steps", "tasks_per_step", "outer_lr", "schedule", "aggregate", "clip"),
+    *("validation", "validate_every", "validation_tasks"),
+)
 _SEED = 2**40  # of a run's first step: far from the small seeds that people give
-
-
-@dataclass
-class History:
-    """What training recorded: per step the mean loss and accuracy, per check the validation."""
-
-    loss: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
-    validation: list[dict[str, float]] = field(default_factory=list)
-
-    def trained(self, losses: Tensor, accuracy: Tensor | None) -> None:
-        """Record one step: losses ``[T]`` and accuracies ``[T]`` of its tasks."""
-        self.loss.append(losses.mean().item())
-        if accuracy is not None:
-            self.accuracy.append(accuracy.mean().item())
-
-    def validated(self, step: int, values: Tensor) -> bool:
-        """Record a validation after ``step`` steps; True if its mean is the best so far."""
-        mean, half_width = interval(values)
-        improved = all(mean > entry["mean"] for entry in self.validation)
-        self.validation.append({"step": step, "mean": mean, "half_width": half_width})
-        return improved
-
-    def recent(self, window: int = 100) -> dict[str, str]:
-        """Means over the last steps, for a progress bar."""
-        series = {"loss": self.loss[-window:], "accuracy": self.accuracy[-window:]}
-        return {name: f"{sum(v) / len(v):.3f}" for name, v in series.items() if v}
-
-    def best(self) -> dict[str, float]:
-        """The first validation entry with the highest mean: step, mean and half-width."""
-        if not self.validation:
-            raise ValueError("this run was not validated: pass validation= to meta_train")
-        return max(self.validation, key=lambda entry: entry["mean"])
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -166,19 +137,7 @@ def meta_train(
     >>> len(history.loss), len(history.accuracy)
     (3, 3)
     """
-    settings = _described(
-        learner=type(learner).__qualname__,
-        sampler=sampler,
-        steps=steps,
-        tasks_per_step=tasks_per_step,
-        outer_lr=outer_lr,
-        schedule=schedule,
-        aggregate=aggregate,
-        clip=clip,
-        validation=validation,
-        validate_every=validate_every,
-        validation_tasks=validation_tasks,
-    )
+    settings = _compared(locals())
     metas = learner.meta_parameters()
     like = next(iter(metas.values()))
     processes = Processes.joined(like.device)
@@ -217,13 +176,13 @@ def meta_train(
     return history
 
 
-def _described(**settings: Any) -> dict[str, Any]:
-    """Settings as JSON, so that two runs can be compared; addresses in memory left out."""
+def _compared(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What two runs must have in common to be one, as JSON; addresses in memory left out."""
+    named = {n: v for n, v in arguments.items() if n in _COMPARED}
     plain = (int, float, str, type(None))
-    return {
-        name: value if isinstance(value, plain) else re.sub(" at 0x[0-9a-fA-F]+", "", repr(value))
-        for name, value in settings.items()
-    }
+    texts = {n: re.sub(" at 0x[0-9a-fA-F]+", "", repr(v)) for n, v in named.items()}
+    settings = {n: v if isinstance(v, plain) else texts[n] for n, v in named.items()}
+    return {"learner": type(arguments["learner"]).__qualname__, **settings}
 
 
 def _json(config: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ FLOORS = (
     ),
     (
         "checkpoint",
+        "history",
         "processes",
         "training",
         "evaluation",

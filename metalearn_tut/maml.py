@@ -204,7 +204,8 @@ class MAML:
             loss=inner_loss,
             **self._inner(steps),
         )
-        return Predictor(self.model, adapted, support_x)
+        # What was not stepped is the model's own tensor, which training would change later.
+        return Predictor(self.model, {n: p.clone() for n, p in adapted.items()}, support_x)
 
 
 def fomaml(model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **settings: Any) -> MAML:

@@ -63,16 +63,17 @@ def test_the_pull_leads_to_the_minimum_of_the_pulled_problem():
     assert torch.autograd.grad(end, w)[0].item() == pytest.approx(slope, rel=1e-14)
 
 
+@pytest.mark.parametrize("pull", [0.0, 0.5])
 @pytest.mark.parametrize("first_order", [False, True])
-def test_a_learned_rate_gets_its_gradient(first_order):
-    lr, steps = scalar(LR), 3
-    end = inner_loop(support, {"w": scalar(W)}, steps=steps, lr=lr, first_order=first_order)["w"]
-    slope = torch.autograd.grad(end, lr)[0].item()
-    if first_order:  # inner gradients are constants: minus their sum
-        expected = -sum((W - A) * (1 - LR) ** k for k in range(steps))
+def test_a_learned_rate_gets_its_gradient(first_order, pull):
+    lr, steps, settings = scalar(LR), 3, {"first_order": first_order, "pull": pull}
+    end = inner_loop(support, {"w": scalar(W)}, steps=steps, lr=lr, **settings)["w"]
+    goal, factor = (A + pull * W) / (1 + pull), 1 - LR * (1 + pull)
+    if first_order:  # directions are constants: minus their sum
+        expected = -sum((1 + pull) * (W - goal) * factor**k for k in range(steps))
     else:
-        expected = -(W - A) * steps * (1 - LR) ** (steps - 1)
-    assert slope == pytest.approx(expected, rel=1e-14)
+        expected = -(1 + pull) * (W - goal) * steps * factor ** (steps - 1)
+    assert torch.autograd.grad(end, lr)[0].item() == pytest.approx(expected, rel=1e-13)
 
 
 @pytest.mark.parametrize("form", [list, torch.tensor, lambda rates: [{"w": r} for r in rates]])
@@ -129,6 +130,9 @@ def test_what_is_in_no_group_is_not_adapted():
     end = inner_loop(product, {"u": u, "v": v}, steps=3, lr=0.2, groups=[["v"]])
     assert end["u"] is u
     assert end["v"].item() != v.item()
+    with torch.no_grad():
+        end = inner_loop(product, {"u": u, "v": v}, steps=3, lr=0.2, groups=[["v"]])
+    assert not end["u"].requires_grad
 
 
 def test_a_parameter_that_the_loss_does_not_use_stays():

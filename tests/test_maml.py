@@ -443,6 +443,18 @@ def test_adapting_leaves_the_model_and_takes_as_many_steps_as_told():
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
+@pytest.mark.parametrize("make", [MAML, anil])
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_predictor_keeps_its_answers_while_training_goes_on(make, steps):
+    learner, task = make(conv4("support"), 0.4, steps), images()[0]
+    predict = learner.adapt(task.support_x, task.support_y)
+    before = predict(task.query_x)
+    with torch.no_grad():
+        for p in learner.meta_parameters().values():
+            p.add_(1.0)
+    assert torch.equal(predict(task.query_x), before)
+
+
 # Training
 
 

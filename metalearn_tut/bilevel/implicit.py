@@ -57,16 +57,8 @@ def implicit_gradients(
         If ``pull`` is 0, ``solver`` unknown, or an option is given that only unrolled
         engines have.
     """
-    refused = sorted(name for name, value in others.items() if value is not None and value)
-    if refused:
-        raise ValueError(f"engine='implicit' does not take {refused[0]}; use engine='functional'")
-    if pull <= 0:
-        raise ValueError(f"engine='implicit' needs pull > 0 (iMAML's lambda), got {pull}")
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {solver!r}")
     params, lr = start(metas)
-    if solver == "neumann" and not isinstance(lr, (int, float)):
-        raise ValueError("solver='neumann' needs one number as inner_lr; use solver='cg'")
+    _check(pull, solver, lr, others)
     forward, norm = functional(model), norm_of(model)
     inner_loss = loss if inner_loss is None else inner_loss
 
@@ -94,6 +86,18 @@ def implicit_gradients(
         return value.detach(), outputs.detach(), moved
 
     return TaskGradients.of_tasks(metas, map(solve, batch))
+
+
+def _check(pull: float, solver: str, lr: Rate, others: dict[str, Any]) -> None:
+    """Refuse what has no implicit gradient; an option that is off is no harm."""
+    if refused := sorted(name for name, value in others.items() if value is not None and value):
+        raise ValueError(f"engine='implicit' does not take {refused[0]}; use engine='functional'")
+    if pull <= 0:
+        raise ValueError(f"engine='implicit' needs pull > 0 (iMAML's lambda), got {pull}")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {solver!r}")
+    if solver == "neumann" and not isinstance(lr, (int, float)):
+        raise ValueError("solver='neumann' needs one number as inner_lr; use solver='cg'")
 
 
 def dot(a: Vector, b: Vector) -> Tensor:

@@ -51,9 +51,9 @@ def compare(
     Examples
     --------
     >>> compare("one third", 0.333333333333, 1 / 3, rtol=1e-9)
-    one third: largest difference 3.3e-13 (allowed: 1e-12 + 1e-09 · |reference|)  ok
+    ok  one third: differs by 3.3e-13 at most (allowed 1e-12 + 1e-09·|ref|)
     >>> compare("two", torch.tensor(2.0), 2)
-    two: exactly equal  ok
+    ok  two: exactly equal
     """
     largest, within = 0.0, True
     for key, a, b in _pairs(name, mine, reference):
@@ -64,11 +64,10 @@ def compare(
             raise AssertionError(f"{key}: not finite, so nothing to compare")
         largest = max(largest, float(difference.max(initial=0.0)))
         within &= bool((difference <= atol + rtol * np.abs(b)).all())
-    allowed = f"allowed: {atol:.0e} + {rtol:.0e} · |reference|"
+    found = f"differs by {largest:.1e} at most (allowed {atol:.0e} + {rtol:.0e}·|ref|)"
     if not within:
-        raise AssertionError(f"{name}: largest difference {largest:.1e} ({allowed})")
-    close = f"largest difference {largest:.1e} ({allowed})"
-    print(f"{name}: {'exactly equal' if largest == 0 else close}  ok")
+        raise AssertionError(f"{name}: {found}")
+    print(f"ok  {name}: {'exactly equal' if largest == 0 else found}")
     if record := os.environ.get(_RECORD):
         with Path(record).open("a") as file:
             file.write(json.dumps({"name": name, "against": against}) + "\n")
@@ -103,7 +102,8 @@ def environment() -> None:
 
     packages = ("metalearn-tut", "torch", "higher", "numpy", "matplotlib")
     print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}")
-    print(", ".join(f"{p} {version_of(p)}" for p in packages))
+    print(", ".join(f"{p} {version_of(p)}" for p in packages[:3]))
+    print(", ".join(f"{p} {version_of(p)}" for p in packages[3:]))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"device: {device}, {torch.get_num_threads()} thread(s)")
 

@@ -52,6 +52,11 @@ def run(
     return space
 
 
+def compared(printed: str) -> set[str]:
+    """The names of the comparisons that ``nb.compare`` reported as ok."""
+    return {line[4:].split(":")[0] for line in printed.splitlines() if line.startswith("ok  ")}
+
+
 def _imports_and_definitions(cells: dict[str, str]) -> str:
     """The imports of the second cell, and every function and class of the notebook."""
     second = list(cells.values())[1]

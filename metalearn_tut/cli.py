@@ -55,6 +55,8 @@ class Command(typer.core.TyperCommand):
         return super().get_help(ctx).replace("\\[", "[")
 
 
+Rotations = Annotated[bool, flag("--rotations", "Quarter turns are classes of their own.")]
+WithinGroup = Annotated[bool, flag("--within-group", "Tasks within one script or alphabet.")]
 Root = Annotated[Path | None, option("Folder of the data's files.")]
 Threads = Annotated[int | None, option("Threads of each process.", min=1)]
 Device = Annotated[str, option("cpu, cuda, or another device of PyTorch.")]
@@ -111,12 +113,8 @@ def train(
     data: Annotated[TrainData, option("What to learn from.")] = TrainData.glyphs,
     root: Root = None,
     background: Annotated[Background, option("Omniglot's training set.")] = Background.full,
-    rotations: Annotated[
-        bool, flag("--rotations", "Quarter turns are classes of their own.")
-    ] = False,
-    within_group: Annotated[
-        bool, flag("--within-group", "Tasks within one script or alphabet.")
-    ] = False,
+    rotations: Rotations = False,
+    within_group: WithinGroup = False,
     algorithm: Annotated[Algorithm, option("How to learn.")] = Algorithm.maml,
     ways: Annotated[int, option("Classes of a task.", min=2)] = 5,
     shots: Annotated[int, option("Support images of each class.", min=1)] = 1,
@@ -179,12 +177,8 @@ def evaluate(
     ] = None,
     root: Root = None,
     split: Annotated[Split, option("Which classes.")] = Split.test,
-    rotations: Annotated[
-        bool, flag("--rotations", "Quarter turns are classes of their own.")
-    ] = False,
-    within_group: Annotated[
-        bool, flag("--within-group", "Tasks within one script or alphabet.")
-    ] = False,
+    rotations: Rotations = False,
+    within_group: WithinGroup = False,
     ways: Annotated[
         int | None, option("Classes of a task.  [default: as in training]", min=2)
     ] = None,

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "MAML": "maml",
     "ProtoNet": "protonet",
+    "RankedRange": "rank_losses",
     "Reptile": "maml",
     "evaluate": "evaluation",
     "meta_train": "training",
@@ -28,6 +29,7 @@ _MODULES = (
     "plots",
     "pretrained",
     "protonet",
+    "rank_losses",
     "tasks",
     "training",
 )

@@ -1,0 +1,12 @@
+"""Floor 3: rank losses, which weigh the tasks of a batch by how hard they are.
+
+Each is an ``aggregate=`` of :func:`metalearn_tut.training.meta_train`: called with the losses
+``[n]`` of the tasks of one step, it gives the scalar to descend. The ideas are those of HeTRoM
+(Si et al. 2024, arXiv:2410.18894). We know its abstract and a summary, not its full text; what
+is our reconstruction is called so.
+"""
+
+from metalearn_tut.rank_losses.aggregate import Selection, TaskAggregate
+from metalearn_tut.rank_losses.ranked_range import RankedRange
+
+__all__ = ["RankedRange", "Selection", "TaskAggregate"]

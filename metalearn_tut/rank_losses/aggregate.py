@@ -1,0 +1,106 @@
+"""What every rank loss is: task losses in, constant task weights out, and a log of both."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Selection(NamedTuple):
+    """One step's record: the thresholds in units of the loss (None where there is none), and
+    the positions in the batch of the tasks with a weight above 0."""
+
+    low: float | None
+    high: float | None
+    kept: tuple[int, ...]
+
+
+class TaskAggregate:
+    """Base of the aggregates here: ``sum_i weight_i · loss_i`` with detached weights.
+
+    A subclass says how the weights come about, in ``_weigh``. An aggregate may remember
+    earlier steps. Its memory is plain JSON, so that a training run can be interrupted and
+    resumed; :func:`metalearn_tut.training.meta_train` clears it when a run begins.
+
+    Parameters
+    ----------
+    burn_in : int, default 0
+        During so many steps the weights are those of the mean, 1/n each.
+
+    Attributes
+    ----------
+    log : list of Selection
+        What was selected in every step since the run began, resumed parts included.
+    """
+
+    def __init__(self, burn_in: int = 0) -> None:
+        if not isinstance(burn_in, int) or burn_in < 0:
+            raise ValueError(f"burn_in must be an integer >= 0, got {burn_in!r}")
+        self.burn_in = burn_in
+        self.load_state_dict({})
+
+    def __call__(self, losses: Tensor) -> Tensor:
+        """The aggregated loss of ``losses [n]``, a scalar; its gradient is the weights.
+
+        Counts as one step, and is logged.
+        """
+        weights = self.select(losses)
+        kept = weights > 0
+        chosen, shares = losses[kept], weights[kept]  # never 0 · inf, which would be NaN
+        if len(shares) and bool((shares == 1 / len(shares)).all()):
+            return chosen.mean()  # equal to the mean of all tasks to the bit, if all are kept
+        return shares @ chosen
+
+    def select(self, losses: Tensor) -> Tensor:
+        """Weights ``[n]`` for ``losses [n]``: >= 0, without gradient, all 0 if none is kept.
+
+        Counts as one step, and is logged.
+
+        Raises
+        ------
+        ValueError
+            If the losses are no vector, are empty, or hold a NaN.
+        """
+        check_losses(losses)
+        losses = losses.detach()
+        weights, low, high = self._weigh(losses)
+        if len(self.log) < self.burn_in:
+            weights, low, high = uniform(losses), None, None
+        kept = tuple(torch.nonzero(weights).flatten().tolist())
+        self.log.append(Selection(low, high, kept))
+        return weights
+
+    def _weigh(self, losses: Tensor) -> tuple[Tensor, float | None, float | None]:
+        """Weights of detached losses, with the thresholds they come from."""
+        raise TypeError(f"{type(self).__name__} must define _weigh(losses)")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on, and the log, as JSON."""
+        log = [[low, high, list(kept)] for low, high, kept in self.log]
+        return {"memory": copy.deepcopy(self.memory), "log": log}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` gave; from ``{}`` begin anew."""
+        self.memory: dict[str, Any] = copy.deepcopy(dict(state.get("memory", {})))
+        self.log = [Selection(low, high, tuple(kept)) for low, high, kept in state.get("log", [])]
+
+
+def check_losses(losses: Tensor) -> None:
+    """Refuse what cannot be ranked; infinite losses can."""
+    if losses.ndim != 1 or not len(losses) or not losses.is_floating_point():
+        raise ValueError(
+            "losses must be a vector of at least one floating-point number, "
+            f"got shape {list(losses.shape)} of {losses.dtype}"
+        )
+    if bool((bad := losses.isnan()).any()):
+        positions = torch.nonzero(bad).flatten().tolist()
+        raise ValueError(f"losses must not be NaN, got NaN for tasks {positions} of the batch")
+
+
+def uniform(losses: Tensor) -> Tensor:
+    """The weights ``[n]`` of the mean."""
+    return torch.full_like(losses, 1 / len(losses))

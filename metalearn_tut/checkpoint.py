@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,7 +21,18 @@ from metalearn_tut.tasks.cache import atomic_write
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.json"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps per tensor
-_SERIES = ("loss", "accuracy")
+_SERIES, _LISTS = ("loss", "accuracy"), ("validation", "skipped")
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """What an aggregate of task losses has if it remembers earlier steps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that its next call depends on, as JSON."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; from ``{}`` begin anew."""
 
 
 def save(
@@ -31,6 +42,7 @@ def save(
     optimizer: torch.optim.Adam | None = None,
     step: int = 0,
     history: Mapping[str, Any] | None = None,
+    memory: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint.
@@ -46,8 +58,10 @@ def save(
     step : int, default 0
         Steps done.
     history : mapping, optional
-        Lists ``loss`` and ``accuracy`` with one number per step, and the JSON list
-        ``validation``.
+        Lists ``loss`` and ``accuracy`` with one number per step, and the JSON lists
+        ``validation`` and ``skipped``.
+    memory : mapping, optional
+        The aggregate's ``state_dict()``.
     run : mapping, optional
         ``{"training": {...}, "config": {...}}``: what was run, as JSON.
 
@@ -58,12 +72,19 @@ def save(
     """
     tensors = {f"meta.{n}": p for n, p in metas.items()}
     for name, p in metas.items() if optimizer is not None else ():
-        tensors |= {f"adam.{key}.{name}": optimizer.state[p][key] for key in _ADAM}
+        tensors |= {f"adam.{key}.{name}": t for key, t in _moments(optimizer, p).items()}
     history = history or {}
     for name in _SERIES:
         tensors[f"history.{name}"] = torch.tensor(history.get(name, []), dtype=torch.float64)
-    validation = history.get("validation", [])
-    _write(Path(path), tensors, {"step": step, "validation": validation, "run": run or {}})
+    lists = {name: history.get(name, []) for name in _LISTS}
+    state = {"step": step, **lists, "memory": memory or {}, "run": run or {}}
+    _write(Path(path), tensors, state)
+
+
+def _moments(optimizer: torch.optim.Adam, p: Tensor) -> dict[str, Tensor]:
+    """What Adam keeps of ``p``; before its first step, which may be skipped, zeros."""
+    zeros = {"step": torch.tensor(0.0), **{key: torch.zeros_like(p) for key in _ADAM[1:]}}
+    return {key: optimizer.state.get(p, zeros)[key] for key in _ADAM}
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -85,7 +106,9 @@ def _crc(tensors: Mapping[str, Tensor]) -> int:
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors of a checkpoint file, and its JSON: ``step``, ``validation``, ``run``.
+    """All tensors of a checkpoint file, and its JSON.
+
+    That is ``step``, ``validation``, ``skipped``, ``memory`` and ``run``.
 
     Raises
     ------
@@ -149,8 +172,10 @@ def restore(
     metas: Params,
     optimizer: torch.optim.Adam,
     run: Mapping[str, Any],
-) -> tuple[int, dict[str, Any]]:
-    """Everything that the next step depends on; returns the steps done and the history.
+) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Everything that the next step depends on.
+
+    Returns the steps done, the history, and the aggregate's memory.
 
     Raises
     ------
@@ -174,7 +199,8 @@ def restore(
         moments = {key: torch.empty_like(p).copy_(kept[key]).detach() for key in _ADAM[1:]}
         optimizer.state[p] = {"step": kept["step"], **moments}
     history = {name: tensors[f"history.{name}"].tolist() for name in _SERIES}
-    return state["step"], {**history, "validation": state["validation"]}
+    lists = {name: state.get(name, []) for name in _LISTS}
+    return state["step"], {**history, **lists}, state.get("memory", {})
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -217,6 +243,7 @@ def export(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path}")
     kept = {name: t for name, t in tensors.items() if name.startswith("meta.")}
+    state.pop("memory", None)
     state["validation"] = [v for v in state["validation"] if v["step"] == state["step"]]
     _write(Path(path), kept, state)
 
@@ -232,6 +259,8 @@ class RunFolder:
         What every checkpoint holds: see :func:`save`.
     writes : bool
         False in all processes but one.
+    memory : Memory, optional
+        The aggregate, if it remembers earlier steps.
     """
 
     def __init__(
@@ -241,13 +270,15 @@ class RunFolder:
         optimizer: torch.optim.Adam,
         run: Mapping[str, Any],
         writes: bool,
+        memory: Memory | None = None,
     ) -> None:
         self.path = None if path is None else Path(path).expanduser()
         self.metas, self.optimizer, self.run, self.writes = metas, optimizer, run, writes
+        self.memory = memory
         self.step: int | None = None
 
     def begin(self, resume: bool) -> tuple[int, dict[str, Any]]:
-        """Steps done and history: those of the last checkpoint, or none."""
+        """Steps done and history: those of the last checkpoint, or none; so is the memory."""
         if self.path is None:
             return 0, {}
         last, best = self.path / LAST, self.path / BEST
@@ -262,7 +293,9 @@ class RunFolder:
             if self.writes:
                 best.unlink(missing_ok=True)
             return 0, {}
-        self.step, history = restore(last, self.metas, self.optimizer, self.run)
+        self.step, history, memory = restore(last, self.metas, self.optimizer, self.run)
+        if self.memory is not None:
+            self.memory.load_state_dict(memory)
         return self.step, history
 
     def keep(self, step: int, history: Mapping[str, Any], improved: bool) -> None:
@@ -270,7 +303,9 @@ class RunFolder:
         if self.path is None:
             return
         if self.writes:
-            state = {"optimizer": self.optimizer, "step": step, "history": history, "run": self.run}
+            memory = None if self.memory is None else self.memory.state_dict()
+            state = {"optimizer": self.optimizer, "step": step, "history": history}
+            state |= {"memory": memory, "run": self.run}
             if improved:
                 save(self.path / BEST, self.metas, **state)
             save(self.path / LAST, self.metas, **state)

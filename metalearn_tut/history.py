@@ -11,11 +11,15 @@ from metalearn_tut.evaluation import interval
 
 @dataclass
 class History:
-    """What training recorded: per step the mean loss and accuracy, per check the validation."""
+    """What training recorded: per step the mean loss and accuracy, per check the validation.
+
+    ``skipped`` lists the steps in which no task had a weight, so that nothing was changed.
+    """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
 
     def trained(self, losses: Tensor, accuracy: Tensor | None) -> None:
         """Record one step: losses ``[T]`` and accuracies ``[T]`` of its tasks."""

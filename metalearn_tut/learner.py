@@ -9,7 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel import Params, TaskGradients, functional, query_outputs
+from metalearn_tut.bilevel import (
+    DeferredGradients,
+    Params,
+    TaskGradients,
+    functional,
+    query_outputs,
+)
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.models import deploy
 from metalearn_tut.tasks.task import TaskBatch, as_float
@@ -51,11 +57,36 @@ class _Attach(torch.autograd.Function):
         return None, None, *(None for _ in gradients), *summed
 
 
-def attach_gradients(result: TaskGradients, metas: Params) -> Tensor:
+class _AttachDeferred(torch.autograd.Function):
+    """Losses whose gradients are computed in backward, those of weight 0 never."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, gradients: Any, *metas: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        ctx.save_for_backward(*metas)
+        return losses.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("deferred losses can be differentiated once: their graphs are freed")
+        sums = [torch.zeros_like(p) for p in ctx.saved_tensors]
+        for weight, gradients in zip(weights, ctx.gradients, strict=True):
+            if weight:
+                for total, g in zip(sums, gradients(), strict=True):
+                    total += weight.to(g) * g
+        ctx.gradients = None  # the graphs of tasks left out
+        return None, None, *sums
+
+
+def attach_gradients(result: TaskGradients | DeferredGradients, metas: Params) -> Tensor:
     """Per-task losses ``[T]`` that carry the per-task meta-gradients of ``result``.
 
     Any function of the losses (their mean, a sum over ranks) can then be differentiated,
-    though each task's own graph is long freed: memory does not grow with T.
+    though each task's own graph is long freed: memory does not grow with T. Deferred
+    gradients are computed in the backward pass (of which there can be one), for the tasks
+    whose loss has a weight there; memory grows with T.
 
     Examples
     --------
@@ -66,6 +97,8 @@ def attach_gradients(result: TaskGradients, metas: Params) -> Tensor:
     >>> w.grad
     tensor(10.)
     """
+    if isinstance(result, DeferredGradients):
+        return _AttachDeferred.apply(result.losses, result.gradients, *metas.values())
     gradients = [result.gradients[name] for name in metas]
     return _Attach.apply(result.losses, len(gradients), *gradients, *metas.values())
 

@@ -55,6 +55,11 @@ class MAML:
     step_losses : float, default 0
         Share of training over which the query losses after earlier steps fade out
         (multi-step loss, Antoniou et al. 2019); 0 uses the last step only.
+    deferred : bool, default False
+        Compute the meta-gradient of a task in the backward pass, and only if its loss has a
+        weight there: with rank losses, a task left out costs its forward passes alone. The
+        gradient is the same; the graphs of all T tasks are kept until then. Not for
+        ``engine="vectorised"``.
     loss : callable, default cross entropy
         (outputs, targets) -> scalar, in both loops.
     **settings
@@ -86,10 +91,13 @@ class MAML:
         zero_head: bool = False,
         groups: Sequence[Sequence[str]] | None = None,
         step_losses: float = 0.0,
+        deferred: bool = False,
         loss: TaskLoss = F.cross_entropy,
         **settings: Any,
     ) -> None:
         _check_choices(engine, rates, inner_lr, inner_steps, step_losses, settings)
+        if deferred and engine == "vectorised":
+            raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
         params = bilevel.parameters_of(model)
         if zero_head and "head.weight" not in params:
             raise ValueError(
@@ -100,6 +108,7 @@ class MAML:
         self.model, self.loss = model, loss
         self.inner_lr, self.inner_steps = inner_lr, inner_steps
         self.engine, self.zero_head, self.step_losses = engine, zero_head, step_losses
+        self.deferred = deferred
         self.settings = {"first_order": first_order, "groups": groups, **settings}
         self.kind, self.rates = rates, initial_rates(rates, params, inner_lr, inner_steps)
 
@@ -142,6 +151,7 @@ class MAML:
             metas,
             self.start,
             engine=self.engine,
+            deferred=self.deferred,
             steps=self.inner_steps,
             step_weights=self.step_weights(progress),
             loss=self.loss,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.bilevel import Params
-from metalearn_tut.checkpoint import RunFolder
+from metalearn_tut.checkpoint import Memory, RunFolder
 from metalearn_tut.evaluation import check_n_tasks, task_values
 from metalearn_tut.history import History
 from metalearn_tut.learner import Learner
@@ -90,7 +90,10 @@ def meta_train(
     schedule : {"cosine", "constant"}
         How the rate goes on.
     aggregate : callable, default mean
-        Losses ``[T]`` -> scalar to descend. It must not remember earlier steps.
+        Losses ``[T]`` -> scalar to descend, called once a step, in every process. One that
+        remembers earlier steps, as those of :mod:`metalearn_tut.rank_losses`, has
+        ``state_dict()``, JSON that goes into the checkpoints, and ``load_state_dict(state)``,
+        which with ``{}`` begins anew, as every run does.
     clip : float, optional
         Largest norm of the meta-gradient.
     validation : TaskSampler, optional
@@ -112,8 +115,10 @@ def meta_train(
     Returns
     -------
     History
-        Of all steps, those before a resume included. The learner is left as it was after the
-        last step; ``checkpoint.load(out + "/best.safetensors", learner.meta_parameters())``
+        Of all steps, those before a resume included. A step whose tasks all have weight 0
+        in the aggregate changes nothing, and is in ``history.skipped``. The learner is left
+        as it was after the last step;
+        ``checkpoint.load(out + "/best.safetensors", learner.meta_parameters())``
         gets the best.
 
     Raises
@@ -144,7 +149,8 @@ def meta_train(
     _check(settings, save_every, validation, processes.world)
     run = {"training": {**settings, "dtype": str(like.dtype)}, "config": _json(config or {})}
     optimizer = torch.optim.Adam(metas.values(), lr=outer_lr)
-    folder = RunFolder(out, metas, optimizer, run, writes=processes.rank == 0)
+    memory = _begun(aggregate)
+    folder = RunFolder(out, metas, optimizer, run, writes=processes.rank == 0, memory=memory)
     first, before = folder.begin(resume)
     history = History(**before)
     processes.copy_from_first(list(metas.values()))
@@ -158,10 +164,14 @@ def meta_train(
             losses, accuracy = learner.task_losses(batch, step / steps)
             everyone = processes.gather(losses.detach(), len(tasks))
             _require_finite("loss", everyone, step, tasks)
-            norm = _set_gradients(metas, losses, everyone, aggregate, clip, processes)
-            _require_finite("meta-gradient", norm.expand(len(tasks)), step, tasks)
-            optimizer.param_groups[0]["lr"] = outer_lr * SCHEDULES[schedule](step, steps)
-            optimizer.step()
+            weights = _weights(everyone, aggregate)
+            if weights.any():
+                norm = _set_gradients(metas, losses, weights, clip, processes)
+                _require_finite("meta-gradient", norm.expand(len(tasks)), step, tasks)
+                optimizer.param_groups[0]["lr"] = outer_lr * SCHEDULES[schedule](step, steps)
+                optimizer.step()
+            else:
+                history.skipped.append(step)
             shares = None if accuracy is None else processes.gather(accuracy, len(tasks))
             history.trained(everyone, shares)
             done, improved = step + 1, False
@@ -192,6 +202,18 @@ def _json(config: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"config must be JSON: {error}") from error
 
 
+def _begun(aggregate: Aggregate) -> Memory | None:
+    """The aggregate with its memory cleared, or None if it has none."""
+    if not isinstance(aggregate, Memory):
+        return None
+    try:
+        json.dumps(aggregate.state_dict())
+    except TypeError as error:
+        raise ValueError(f"the state_dict() of aggregate must be JSON: {error}") from error
+    aggregate.load_state_dict({})
+    return aggregate
+
+
 def _check(
     settings: dict[str, Any], save_every: int, validation: TaskSampler | None, world: int
 ) -> None:
@@ -214,21 +236,19 @@ def _check(
             raise ValueError(f"{name}={settings[name]} is fewer than the {world} processes")
 
 
-def _set_gradients(
-    metas: Params,
-    losses: Tensor,
-    everyone: Tensor,
-    aggregate: Aggregate,
-    clip: float | None,
-    processes: Processes,
-) -> Tensor:
-    """Set the gradient of ``aggregate(all losses)``; returns its norm, before clipping.
+def _weights(losses: Tensor, aggregate: Aggregate) -> Tensor:
+    """The weight ``[T]`` of each task: the aggregate's derivative with respect to its loss."""
+    leaf = losses.clone().requires_grad_()
+    return torch.autograd.grad(aggregate(leaf), leaf)[0]
 
-    The aggregate's derivative with respect to each loss is the weight of that task, which
-    every process knows after the losses were gathered; each adds its own tasks' share.
+
+def _set_gradients(
+    metas: Params, losses: Tensor, weights: Tensor, clip: float | None, processes: Processes
+) -> Tensor:
+    """Set the gradient of the aggregated losses; returns its norm, before clipping.
+
+    Every process knows the weights of all tasks; each adds its own tasks' share.
     """
-    leaf = everyone.clone().requires_grad_()
-    (weights,) = torch.autograd.grad(aggregate(leaf), leaf)
     for p in metas.values():
         p.grad = torch.zeros_like(p)
     torch.autograd.backward(losses, weights[processes.rank :: processes.world])

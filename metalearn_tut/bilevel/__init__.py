@@ -9,12 +9,13 @@ from metalearn_tut.bilevel.implicit import (
     neumann,
 )
 from metalearn_tut.bilevel.inner import Params, inner_loop, inner_path
-from metalearn_tut.bilevel.objective import TaskGradients, query_loss
+from metalearn_tut.bilevel.objective import DeferredGradients, TaskGradients, query_loss
 from metalearn_tut.bilevel.safety import assert_second_order_safe
 from metalearn_tut.bilevel.vectorised import vectorised
 
 __all__ = [
     "ENGINES",
+    "DeferredGradients",
     "Params",
     "TaskGradients",
     "adapt",

@@ -21,7 +21,14 @@ from metalearn_tut.bilevel.checks import (
 from metalearn_tut.bilevel.forward import functional, norm_of, parameters_of
 from metalearn_tut.bilevel.implicit import implicit_gradients
 from metalearn_tut.bilevel.inner import Params, Rate, inner_loop, inner_path
-from metalearn_tut.bilevel.objective import TaskGradients, TaskLoss, query_loss
+from metalearn_tut.bilevel.objective import (
+    DeferredGradients,
+    Row,
+    TaskGradients,
+    TaskLoss,
+    collect,
+    query_loss,
+)
 from metalearn_tut.bilevel.safety import assert_second_order_safe
 from metalearn_tut.bilevel.vectorised import vectorised
 from metalearn_tut.bilevel.with_higher import with_higher
@@ -117,8 +124,9 @@ def task_gradients(
     engine: str = "functional",
     loss: TaskLoss = F.cross_entropy,
     inner_loss: TaskLoss | None = None,
+    deferred: bool = False,
     **settings: Any,
-) -> TaskGradients:
+) -> TaskGradients | DeferredGradients:
     """Per-task query losses and meta-gradients by one of the engines.
 
     Parameters
@@ -136,12 +144,17 @@ def task_gradients(
         One of ``ENGINES``.
     loss, inner_loss : callable
         (outputs, targets) -> scalar on the query set, and on the support set if different.
+    deferred : bool, default False
+        Compute losses now and leave each task's meta-gradient to a call, for tasks that may
+        not be needed. Not for ``"vectorised"``, whose tasks share one graph.
     **settings
         Further arguments of :func:`query_loss` and :func:`inner_path`; for ``"implicit"``
         those of :func:`implicit_gradients`.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
+    if deferred and engine == "vectorised":
+        raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
     params, lr = start(metas)
     inner = (settings.get(name) for name in ("masks", "groups"))
     check_inner(params, steps, lr, *inner, settings.get("pull", 0.0))
@@ -151,10 +164,11 @@ def task_gradients(
     settings |= {"steps": steps, "loss": loss, "inner_loss": inner_loss}
     with torch.enable_grad():
         if engine == "implicit":
-            return implicit_gradients(model, batch, metas, start, **settings)
+            return implicit_gradients(model, batch, metas, start, deferred=deferred, **settings)
         if engine == "vectorised":
             return stacked(model, batch, metas, start, **settings)
-        return looped(model, batch, metas, start, engine=engine, **settings)
+        settings |= {"engine": engine, "deferred": deferred}
+        return looped(model, batch, metas, start, **settings)
 
 
 def looped(
@@ -164,20 +178,24 @@ def looped(
     start: Start,
     *,
     engine: str = "functional",
+    deferred: bool = False,
     **settings: Any,
-) -> TaskGradients:
-    """One task after another; each task's graph is freed before the next is built."""
+) -> TaskGradients | DeferredGradients:
+    """One task after another; unless deferred, a task's graph is freed before the next is built."""
     call, norm = functional(model), norm_of(model)
     leaves = {n: p.detach().requires_grad_() for n, p in metas.items()}
 
-    def gradients(task: Task) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    def row(task: Task) -> Row:
         params, lr = start(leaves)
         forward, path = with_higher(model) if engine == "higher" else (call, inner_path)
         value, outputs = query_loss(forward, params, task, lr=lr, norm=norm, path=path, **settings)
-        grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-        return value.detach(), outputs.detach(), grads
 
-    return TaskGradients.of_tasks(metas, map(gradients, batch))
+        def gradients() -> Sequence[Tensor]:
+            return torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+
+        return value.detach(), outputs.detach(), gradients
+
+    return collect(metas, map(row, batch), deferred)
 
 
 def stacked(

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from metalearn_tut.bilevel.forward import functional, norm_of, query_outputs
 from metalearn_tut.bilevel.inner import Loss, Params, Rate, inner_loop
-from metalearn_tut.bilevel.objective import TaskGradients, TaskLoss
+from metalearn_tut.bilevel.objective import (
+    DeferredGradients,
+    Row,
+    TaskGradients,
+    TaskLoss,
+    collect,
+)
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 Vector = Params
@@ -31,8 +37,9 @@ def implicit_gradients(
     inner_loss: TaskLoss | None = None,
     solver: str = "cg",
     solver_steps: int = 20,
+    deferred: bool = False,
     **others: Any,
-) -> TaskGradients:
+) -> TaskGradients | DeferredGradients:
     """Meta-gradients at the solution of the pulled inner problem (iMAML).
 
     With ``phi* = argmin L_s(phi) + pull/2 |phi - theta|^2``, the implicit function theorem
@@ -42,7 +49,7 @@ def implicit_gradients(
 
     Parameters
     ----------
-    model, batch, metas, start, steps, loss, inner_loss
+    model, batch, metas, start, steps, loss, inner_loss, deferred
         As for :func:`task_gradients`.
     pull : float
         Strength of the L2 pull to the start (iMAML's lambda), > 0.
@@ -62,7 +69,7 @@ def implicit_gradients(
     forward, norm = functional(model), norm_of(model)
     inner_loss = loss if inner_loss is None else inner_loss
 
-    def solve(task: Task) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def row(task: Task) -> Row:
         def support_loss(p: Params) -> Tensor:
             return inner_loss(forward(p, task.support_x), task.support_y)
 
@@ -71,21 +78,25 @@ def implicit_gradients(
         end = {n: p.detach().requires_grad_() for n, p in end.items()}
         outputs = query_outputs(forward, end, task.support_x, task.query_x, norm)
         value = loss(outputs, task.query_y)
-        grads = torch.autograd.grad(value, list(end.values()), materialize_grads=True)
-        hessian = hessian_product(support_loss, end)
 
-        def matrix(u: Vector) -> Vector:
-            return add(hessian(u), u, pull)  # H + pull·I
+        @torch.enable_grad()
+        def gradients() -> list[Tensor]:
+            grads = torch.autograd.grad(value, list(end.values()), materialize_grads=True)
+            hessian = hessian_product(support_loss, end)
 
-        v = dict(zip(end, grads, strict=True))
-        if solver == "cg":
-            u = conjugate_gradient(matrix, v, steps=solver_steps)
-        else:
-            u = neumann(matrix, v, steps=solver_steps, rate=lr)
-        moved = [pull * u[n] if n in u else torch.zeros_like(m) for n, m in metas.items()]
-        return value.detach(), outputs.detach(), moved
+            def matrix(u: Vector) -> Vector:
+                return add(hessian(u), u, pull)  # H + pull·I
 
-    return TaskGradients.of_tasks(metas, map(solve, batch))
+            v = dict(zip(end, grads, strict=True))
+            if solver == "cg":
+                u = conjugate_gradient(matrix, v, steps=solver_steps)
+            else:
+                u = neumann(matrix, v, steps=solver_steps, rate=lr)
+            return [pull * u[n] if n in u else torch.zeros_like(m) for n, m in metas.items()]
+
+        return value.detach(), outputs.detach(), gradients
+
+    return collect(metas, map(row, batch), deferred)
 
 
 def _check(pull: float, solver: str, lr: Rate, others: dict[str, Any]) -> None:

@@ -17,6 +17,28 @@ TaskLoss = Callable[[Tensor, Tensor], Tensor]
 """(outputs [B, ...], targets [B, ...]) -> mean loss, a scalar."""
 
 
+Row = tuple[Tensor, Tensor, Callable[[], Sequence[Tensor]]]
+"""One task's query loss, its query outputs, and what computes its meta-gradient when called."""
+
+
+class DeferredGradients(NamedTuple):
+    """Losses ``[T]`` and outputs ``[T, ...]`` of T tasks whose meta-gradients are still to come.
+
+    ``gradients[i]()`` computes that of task i, in the order of the meta-parameters, and frees
+    the task's graph; until then the graph is kept.
+    """
+
+    losses: Tensor
+    outputs: Tensor
+    gradients: tuple[Callable[[], Sequence[Tensor]], ...]
+
+    @classmethod
+    def of_tasks(cls, rows: Iterable[Row]) -> DeferredGradients:
+        """Stack the losses and outputs of all rows."""
+        losses, outputs, gradients = zip(*rows, strict=True)
+        return cls(torch.stack(losses), torch.stack(outputs), gradients)
+
+
 class TaskGradients(NamedTuple):
     """What one pass over a batch of T tasks gives.
 
@@ -38,6 +60,15 @@ class TaskGradients(NamedTuple):
         return cls(
             torch.stack(losses), torch.stack(outputs), dict(zip(names, stacked, strict=True))
         )
+
+
+def collect(
+    names: Iterable[str], rows: Iterable[Row], deferred: bool
+) -> TaskGradients | DeferredGradients:
+    """Compute each row's gradients before the next row is drawn, or leave them all for later."""
+    if deferred:
+        return DeferredGradients.of_tasks(rows)
+    return TaskGradients.of_tasks(names, ((value, outputs, g()) for value, outputs, g in rows))
 
 
 def query_loss(

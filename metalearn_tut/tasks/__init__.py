@@ -6,6 +6,7 @@ from metalearn_tut.tasks.heterogeneity import Mixture, NoisyTasks, WithOutliers
 from metalearn_tut.tasks.mini_imagenet import mini_imagenet
 from metalearn_tut.tasks.omniglot import omniglot
 from metalearn_tut.tasks.omniglot_runs import omniglot_runs
+from metalearn_tut.tasks.pool import Pool
 from metalearn_tut.tasks.sampler import EpisodeSampler, TaskSampler
 from metalearn_tut.tasks.sinusoid import sinusoid
 from metalearn_tut.tasks.source import ClassSource, LabelledImages, from_arrays
@@ -17,6 +18,7 @@ __all__ = [
     "LabelledImages",
     "Mixture",
     "NoisyTasks",
+    "Pool",
     "Task",
     "TaskBatch",
     "TaskSampler",

@@ -1,5 +1,7 @@
 """The tools of ``make test`` and ``make book`` notice what they are there to notice."""
 
+import json
+
 import check_book
 import nbformat
 import notebook_times
@@ -37,7 +39,14 @@ def built(tmp_path):
         ),
     ]
     nbformat.write(new_notebook(cells=cells), executed / "01.ipynb")
+    record(executed, ("a sum", "module"), ("a sum", "closed form"))
     return html, book, executed
+
+
+def record(executed, *made):
+    """Write down that these comparisons, name and kind, were made."""
+    lines = (json.dumps({"name": name, "against": kind}) + "\n" for name, kind in made)
+    (executed / "01.compares.jsonl").write_text("".join(lines))
 
 
 def edit(path, change):
@@ -96,8 +105,42 @@ def test_a_fault_of_an_executed_notebook_is_named(built, change, sentence):
     assert any(found.startswith(sentence) for found in check_book.check(*built))
 
 
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        ([("a", "closed form")], "01: compares nothing with its module"),
+        ([("a", "module")], "01: compares nothing with a closed form or a finite difference"),
+        ([("a", "module"), ("b", "engine")], "01: compares nothing with a closed form or a finite"),
+        ([], "01: compares nothing with its module"),
+    ],
+)
+def test_kinds_of_comparison_that_were_not_made_are_named(built, made, sentence):
+    record(built[2], *made)
+    assert any(found.startswith(sentence) for found in check_book.check(*built))
+
+
+def test_a_notebook_without_a_record_of_comparisons_is_named(built):
+    (built[2] / "01.compares.jsonl").unlink()
+    assert "01: compares nothing with its module" in check_book.check(*built)
+
+
+def test_a_comparison_that_never_ran_is_named(built):
+    source = (
+        "if x:\n    nb.compare('+a', 1, 1)\nfor k in ():\n    nb.compare(f'{k} step(s)', k, k)\n"
+        "nb.compare(f'higher, {k} step(s)', 1, 1)\nnb.compare(name, 1, 1)"
+    )
+    edit(built[2] / "01.ipynb", lambda cells: cells[0].update(source=source))
+    made = [("higher, 3 step(s)", "module"), ("any name", "finite difference")]
+    record(built[2], *made)
+    found = ["01: comparison '+a' was not made", "01: comparison f'{k} step(s)' was not made"]
+    assert check_book.check(*built) == found
+    record(built[2], *made, ("+a", "module"), ("0 step(s)", "module"))
+    assert check_book.check(*built) == []
+
+
 def test_a_planned_error_is_no_fault(built):
     def plan(cells):
+        cells[0].source = "nb.compare('wrong', 1, 2)"
         cells[0].outputs.append(new_output("error"))
         cells[0].metadata["tags"] = ["raises-exception"]
 
@@ -128,3 +171,15 @@ def test_a_failing_notebook_leaves_no_executed_copy(tmp_path):
     run_notebook.run(source, result)
     (cell,) = nbformat.read(result, as_version=4).cells
     assert cell.outputs[0].data["text/plain"] == "42" and cell.execution_count == 1
+
+
+def test_the_comparisons_of_the_last_run_are_beside_the_executed_copy(tmp_path):
+    source, result = tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb"
+    text = """import json, os
+with open(os.environ["METALEARN_TUT_COMPARES"], "a") as file:
+    print(json.dumps({"name": "a", "against": "module"}), file=file)"""
+    nbformat.write(new_notebook(cells=[new_code_cell(text)]), source)
+    for _ in range(2):
+        run_notebook.run(source, result)
+    (line,) = run_notebook.compares_file(result).read_text().splitlines()
+    assert json.loads(line) == {"name": "a", "against": "module"}

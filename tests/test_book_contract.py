@@ -1,17 +1,26 @@
-"""Every chapter keeps the contract of ``tools/contract.py``, and the pages fit together."""
+"""Every chapter keeps the contract of ``tools/contract.py``, and each of its rules can fail."""
 
-import ast
 import re
 import sys
 from pathlib import Path
 
-import check_book
 import contract
+import contract_code
+import contract_text
 import format_notebooks
 import nbformat
 import pytest
-import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from contract_cases import (
+    APPENDIX,
+    FIGURE,
+    SETUP,
+    appendix,
+    broken,
+    cell_with,
+    chapter,
+    replaced,
+)
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
@@ -22,62 +31,71 @@ else:
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
-SETUP = (BOOK / "first_cell.py").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-EXTRAS = PROJECT["optional-dependencies"]
+AROUND = contract.Around(
+    first_cell=(BOOK / "first_cell.py").read_text("utf-8"),
+    declared={Requirement(line).name for line in PROJECT["dependencies"]},
+    notation=(BOOK / "notation.md").read_text("utf-8"),
+    glossary=(BOOK / "glossary.md").read_text("utf-8"),
+)
+# To be mended in the chapters, and then to be deleted here.
+KNOWN = {
+    "01_few_shot_tasks": {
+        "'labelled' is British spelling",
+        "the first use of 'MAML' does not link to the glossary",
+    },
+    "02_bilevel_maml": {
+        "code cell 29 takes run, which the cells 16 and 27 both make",
+        "'optimisation' is British spelling",
+        "the first use of 'MAML' does not link to the glossary",
+        "the first use of 'Reptile' does not link to the glossary",
+    },
+}
+UNCOMPARED = {
+    "01_few_shot_tasks": {"OneByOne", "against", "gap", "over_seeds", "report"},
+    "02_bilevel_maml": {
+        "Constant", "angle_and_ratio", "glyph_tasks", "half_squared", "support_loss", "train_waves",
+        "wave_loss",
+    },
+}  # fmt: skip
 
 
-def names(requirements: list[str]) -> set[str]:
-    return {Requirement(line).name for line in requirements}
-
-
-CORE = names(PROJECT["dependencies"])
-EVERY = CORE.union(*(names(lines) for lines in EXTRAS.values()))
-
-
-# Every notebook, and a notebook that breaks each rule
+# Every notebook
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_chapter_keeps_the_contract(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert contract.breaches(notebook, SETUP, CORE) == []
+    found = contract.breaches(notebook, path.stem, AROUND)
+    assert set(found) - KNOWN.get(path.stem, set()) == set()
 
 
-def test_figure_names_are_used_once():
-    found = [n for path in NOTEBOOKS for n in contract.figure_names(nbformat.read(path, 4))]
-    assert len(found) == len(set(found))
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_definition_of_the_chapter_is_tested(path):
+    number = path.stem.partition("_")[0].lower()
+    test = ROOT / "tests" / f"test_book_{'ch' * number.isdigit()}{number}.py"
+    source = test.read_text("utf-8")
+    defined = contract_code.definitions(nbformat.read(path, as_version=4))
+    missing = {name for name in defined if not re.search(rf"""[."']{name}\b""", source)}
+    assert missing - UNCOMPARED.get(path.stem, set()) == set(), f"{test.name} never uses them"
 
 
-FIGURE = {
-    "figure": {"name": "fig-path", "caption": "Five steps."},
-    "image": {"alt": "A point that moves towards the minimum in ever smaller steps."},
-}
-
-
-def chapter(*cells: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A notebook that keeps the contract, and ``cells``."""
-    start = [
-        new_markdown_cell("# Title\n\nText with $a < b > c$, `<b>` and {cite:p}`finn2017maml`."),
-        new_code_cell(SETUP.rstrip("\n")),
-        new_code_cell(
-            "import matplotlib.pyplot as plt\nimport torch\n\nfrom metalearn_tut import nb"
-        ),
-        new_code_cell("plt.plot([1, 2])", metadata={"mystnb": FIGURE}),
-    ]
-    notebook = new_notebook(cells=[*start, *cells])
-    return format_notebooks.formatted(notebook, SETUP.rstrip("\n"))
-
-
-def broken(notebook: nbformat.NotebookNode) -> str:
-    return "; ".join(contract.breaches(notebook, SETUP, CORE))
+# A chapter that breaks a rule
 
 
 def test_a_chapter_that_keeps_the_contract_passes():
     definition = "def f():\n" + "    x = 1\n" * 34
     text = ":::{note}\nBody.\n:::\n\n```python\nx << 1  # <b>\n```\n\n<https://a.b> <details>"
     assert broken(chapter(new_code_cell(definition.rstrip("\n")), new_markdown_cell(text))) == ""
+
+
+def test_an_appendix_needs_fewer_sections_words_and_predictions():
+    assert broken(appendix(), APPENDIX) == ""
+    assert "sections must be" in broken(appendix())
+    long = appendix()
+    long.cells[-1].source += " word" * 1600
+    assert re.fullmatch(r"2\d{3} words, 300 to 2000 are allowed", broken(long, APPENDIX))
 
 
 @pytest.mark.parametrize(
@@ -95,10 +113,19 @@ def test_a_chapter_that_keeps_the_contract_passes():
         ("# NBVAL_SKIP\nx = 1", "NBVAL_ comment"),
         ("fig, ax = plt.subplots()", "needs a caption"),
         ("for x in y:\n    plots.curve(x)", "alternative text"),
+        ("thequestion = 2", "takes thequestion, which the cells 3 and 12 both make"),
+        ("my_one(3)", "my_one is used in code cells [12, 21]"),
     ],
 )
 def test_a_code_cell_that_breaks_a_rule_is_named(source, sentence):
     assert sentence in broken(chapter(new_code_cell(source)))
+
+
+def test_a_value_that_a_function_or_a_comprehension_takes_counts_as_taken():
+    for use in ("def f():\n    return [g for _ in v]", "[v for _ in 'ab']", "v += 1\nlambda: w"):
+        made, taken = contract_code.made_and_taken(use)
+        assert made <= {"f", "v"} and taken & {"v", "w"}
+    assert contract_code.made_and_taken("import a.b\nfor i in a: j = i") == ({"a", "i", "j"}, set())
 
 
 @pytest.mark.parametrize(
@@ -111,14 +138,66 @@ def test_a_code_cell_that_breaks_a_rule_is_named(source, sentence):
         ("Write <<name>> here", "placeholder"),
         (r"$\newcommand{\R}{x} \R$", "macro"),
         ("![a plot](plot.png)", "draw it in a cell"),
+        ("#### Too deep", "heading 'Too deep' leaves out a level"),
+        ("# Second title", "needs one title"),
+        ("## Summary", "sections must be"),
+        ("**Predict:** and nothing?\n", "stands before no code cell"),
+        ("Labelled grey neighbours.", "'Labelled' is British spelling; 'grey' is British spelling"),
+        ("{term}`an optimised <MAML>`", "'optimised' is British"),
+        (r"$\hat \theta$", r"the symbol \hat \theta is not in"),
+        ("Let $$ q^2 $$ be", "the symbol q is not in"),
+        ("a number $z$", "the symbol z is not in"),
+        ("With MAML and {term}`MAML`", "the first use of 'MAML' does not link"),
+        ("Inner loops", "the first use of 'inner loop' does not link"),
     ],
 )
 def test_a_text_cell_that_breaks_a_rule_is_named(text, sentence):
     assert sentence in broken(chapter(new_markdown_cell(text)))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`colour`, `model.normalise()`, [a word](https://a.b/colour) and {cite:p}`grey2000colour`",
+        "It is otherwise a promise, noise, exercise, precise, analyses, modeled, a parameter.",
+        r"$\operatorname{Var} [\bar{a}] = \sqrt{\sin \theta_{\text{in}}}$ and `$q$`",
+        "{term}`inner loops <inner loop>`, inner-loop, {term}`MAML`, and MAML; a way.",
+        "### A heading of MAML",
+    ],
+)
+def test_a_text_cell_that_breaks_no_rule_passes(text):
+    assert broken(chapter(new_markdown_cell(text))) == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("# A chapter", "A chapter", "needs one title"),
+        ("about 20 s", "about some s", "the title cell needs"),
+        ("02_a_chapter.ipynb", "01_another.ipynb", "the title cell needs"),
+        ("## See the mechanism", "## The mechanism", "sections must be The question; Smallest"),
+        ("## The loop", "The loop", "sections must be"),
+        ("## The question\n", "## The question\n\n## More\n", "sections must be"),
+        ("[Open an issue about this page]", "[Open]", "the last cell needs '[Open an issue"),
+        ("**Questions.**", "Questions.", "the last cell needs '**Questions.**'"),
+        ("## The loop", "## The loop" + " word" * 1500, " words, 1800 to 3000 are"),
+        ("nb.check_one(my_one)", "nb.check_two(my_one)", "must call the same check"),
+        ("nb.check_one(my_one)", "my_one", "exercise 'ex-one' calls no check_"),
+        ("{solution-start} ex-one", "{solution-start} ex-1", "exercise 'ex-one' has no solution"),
+        ("{solution-start} ex-one", "{solution-start} ex-1", "solution 'ex-1' belongs to no"),
+        ("Open-ended. What", "What", "exercise 'ex-two' has no solution"),
+    ],
+)
+def test_a_chapter_with_a_part_missing_is_named(old, new, sentence):
+    assert sentence in replaced(old, new)
+
+
 def without_alt(notebook):
-    del notebook.cells[3].metadata["mystnb"]["image"]
+    del cell_with(notebook, "plt.plot").metadata["mystnb"]["image"]
+
+
+def with_british_caption(notebook):
+    cell_with(notebook, "plt.plot").metadata["mystnb"]["figure"]["caption"] = "A grey dot."
 
 
 def with_output(notebook):
@@ -145,24 +224,67 @@ def skipping_tag(notebook):
     notebook.cells[2].metadata["tags"] = ["nbval-skip"]
 
 
+def untagged_solution(notebook):
+    cell_with(notebook, "check_one(one)").metadata["tags"] = []
+
+
+def few_cells(notebook):
+    notebook.cells = [c for c in notebook.cells if not c.source.startswith("print(")]
+
+
+def long_cells(notebook):
+    for cell in contract_code.code_cells(notebook)[2:]:
+        cell.source += "\n" * 13
+
+
+def few_predictions(notebook):
+    for cell in notebook.cells[6:]:
+        cell.source = cell.source.replace("**Predict:**", "Predict:")
+
+
+def no_exercise(notebook):
+    text = cell_with(notebook, "{exercise-start}")
+    text.source = "## Exercises"
+    cell_with(notebook, "{solution-start}").source = ""
+    cell_with(notebook, "{exercise}").source = ""
+
+
 @pytest.mark.parametrize(
     ("plant", "sentence"),
     [
         (without_alt, "alternative text"),
+        (with_british_caption, "'grey' is British"),
         (with_output, "outputs or execution counts"),
         (other_first_cell, "first code cell"),
         (other_kernel, "kernel"),
         (old_format, "format 4.4"),
         (twin_ids, "ids of their own"),
         (skipping_tag, "nbval-skip"),
+        (untagged_solution, "solution 'ex-one' lacks the tag solution"),
+        (few_cells, "13 code cells, 18 to 40 are allowed"),
+        (long_cells, "14 lines in the median cell, 1 to 12 are allowed"),
+        (few_predictions, "1 predictions, at least 3 are needed"),
+        (no_exercise, "has no exercise"),
     ],
 )
 def test_a_notebook_that_breaks_a_rule_is_named(plant, sentence):
     notebook = chapter()
     assert broken(notebook) == ""
-    notebook.cells[3].metadata = nbformat.from_dict({"mystnb": dict(FIGURE)})
+    cell_with(notebook, "plt.plot").metadata = nbformat.from_dict({"mystnb": dict(FIGURE)})
     plant(notebook)
     assert sentence in broken(notebook)
+
+
+def test_definitions_are_those_that_a_chapter_teaches_with():
+    extra = new_code_cell("class A:\n    def b(self):\n        pass\n\n\ndef c():\n    pass")
+    assert contract_code.definitions(chapter(extra)) == {"A", "c"}
+
+
+def test_symbols_of_a_row_for_one_chapter_are_for_no_other():
+    row = r"| $h_\alpha,\ \bar{w}$ | half-width, in chapters 2 and 10 | `h` |"
+    for chapter_, found in (("2", True), ("10", True), ("1", False), ("A1", False)):
+        right = {"h", r"\alpha", r"\bar w"} if found else set()
+        assert contract_text.notation(row, chapter_) == right
 
 
 def test_formatting_brings_a_used_notebook_into_the_kept_form(tmp_path):
@@ -177,56 +299,3 @@ def test_formatting_brings_a_used_notebook_into_the_kept_form(tmp_path):
     before = (tmp_path / "01.ipynb").stat().st_mtime_ns
     format_notebooks.main(tmp_path)
     assert (tmp_path / "01.ipynb").stat().st_mtime_ns == before
-
-
-# The pages together
-
-
-def test_the_table_of_contents_names_every_page_and_no_other():
-    toc = list(check_book.toc_names(yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))))
-    found = [path.relative_to(BOOK).with_suffix("").as_posix() for path in contract.pages()]
-    assert sorted(toc) == sorted(found)
-
-
-def test_every_public_module_has_a_page():
-    package = ROOT / "metalearn_tut"
-    modules = {path.stem for path in package.glob("*.py")}
-    modules |= {path.parent.name for path in package.glob("*/__init__.py")}
-    public = {name for name in modules if not name.startswith("_")}
-    documented = set()
-    for page in (BOOK / "api").glob("*.md"):
-        documented |= set(re.findall(r"automodule:: metalearn_tut\.(\w+)$", page.read_text(), re.M))
-    assert documented == public
-
-
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_of_the_front_pages_lead_somewhere(name):
-    for target in contract.links((ROOT / name).read_text("utf-8")):
-        assert (ROOT / target).exists(), f"{name}: {target}"
-
-
-def test_links_of_the_book_lead_somewhere():
-    for path in contract.pages():
-        for target in contract.links(contract.page_text(path)):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
-
-
-def test_links_are_found_in_markdown():
-    text = "[a](b.md#c) [d](https://e.f) [g](#h) `[i](j.md)` [k](<l.md>)"
-    assert contract.links(text) == ["b.md", "l.md"]
-
-
-def test_every_source_is_cited_and_every_citation_has_a_source():
-    cited = set().union(*(contract.citations(contract.page_text(p)) for p in contract.pages()))
-    bib = (BOOK / "references.bib").read_text("utf-8")
-    assert cited == set(re.findall(r"^@\w+\{(\S+),$", bib, re.MULTILINE))
-
-
-@pytest.mark.parametrize("folder", ["metalearn_tut", "tests", "tools", "benchmarks"])
-def test_imports_are_declared_dependencies(folder):
-    inside = folder == "metalearn_tut"
-    declared = {name.lower() for name in (CORE | names(EXTRAS["federated"]) if inside else EVERY)}
-    own = {path.stem for place in ("tools", folder) for path in (ROOT / place).glob("*.py")}
-    for path in (ROOT / folder).rglob("*.py"):
-        found = contract.imported(ast.parse(path.read_text("utf-8")))
-        assert contract.undeclared(found - (set() if inside else own), declared) == set(), path

@@ -1,13 +1,15 @@
 """Check a built book: ``python tools/check_book.py HTML BOOK NOTEBOOKS``.
 
 HTML is the folder of built pages, BOOK the sources with ``_toc.yml``, NOTEBOOKS the executed
-notebooks. Every page must be there; every cell must have run, in order; every figure must stand
-on its page with its alternative text; no page may show a warning or an unplanned traceback, point
-to something that is not there, or need the network to be read.
+notebooks. Every page must be there; every cell must have run, in order, and made its comparisons;
+every figure must stand on its page with its alternative text; no page may show a warning or an
+unplanned traceback, point to something that is not there, or need the network to be read.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -16,6 +18,10 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import yaml
+from contract_code import comparisons
+from run_notebook import compares_file
+
+INDEPENDENT = {"closed form", "finite difference"}
 
 
 class Page(HTMLParser):
@@ -108,6 +114,23 @@ def check_notebook(path: Path, page: Page) -> Iterator[str]:
             yield f"the figure of {name} is not on the page with its name"
 
 
+def check_comparisons(path: Path) -> Iterator[str]:
+    """Sentences about the comparisons that a notebook made while it was executed."""
+    record = compares_file(path)
+    lines = record.read_text("utf-8").splitlines() if record.is_file() else []
+    made = [json.loads(line) for line in lines]
+    kinds = {entry["against"] for entry in made}
+    if "module" not in kinds:
+        yield "compares nothing with its module"
+    if not kinds & INDEPENDENT:
+        yield f"compares nothing with a {' or a '.join(sorted(INDEPENDENT))}"
+    patterns, seen = comparisons(nbformat.read(path, as_version=4)), set()
+    for entry in made:  # the longest pattern has the fewest gaps to be filled
+        fit = (p for p in patterns.values() if re.fullmatch(p, entry["name"]))
+        seen.add(max(fit, key=len, default=None))
+    yield from (f"comparison {n} was not made" for n, p in patterns.items() if p not in seen)
+
+
 def check(html: Path, book: Path, notebooks: Path) -> list[str]:
     """Everything that is wrong, one sentence each."""
     names = list(toc_names(yaml.safe_load((book / "_toc.yml").read_text("utf-8"))))
@@ -120,6 +143,7 @@ def check(html: Path, book: Path, notebooks: Path) -> list[str]:
             executed = notebooks / f"{name}.ipynb"
             if executed.is_file():
                 wrong += [f"{name}: {what}" for what in check_notebook(executed, pages[file])]
+                wrong += [f"{name}: {what}" for what in check_comparisons(executed)]
             elif (book / f"{name}.ipynb").is_file():
                 wrong.append(f"{name}: not executed")
     return wrong

@@ -1,6 +1,7 @@
 """Execute a notebook on a fresh kernel: ``python tools/run_notebook.py SOURCE RESULT``.
 
-The result is written whole or not at all; a failing cell is shown with its traceback.
+The result is written whole or not at all; a failing cell is shown with its traceback. Beside it,
+``<result>.compares.jsonl`` has a line for every comparison that ``nb.compare`` made.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 SECONDS_PER_CELL = 90
 
 
+def compares_file(result: Path) -> Path:
+    """Where the comparisons of an executed notebook are."""
+    return result.with_suffix(".compares.jsonl")
+
+
 def run(source: Path, result: Path) -> float:
     """Execute ``source`` in its own folder, write ``result``, and return the seconds it took."""
     notebook = nbformat.read(source, as_version=4)
@@ -27,11 +33,12 @@ def run(source: Path, result: Path) -> float:
         extra_arguments=["--log-level=ERROR"],  # not a warning per kernel about local sockets
         resources={"metadata": {"path": str(source.parent)}},
     )
-    start = time.perf_counter()
-    client.execute()
-    seconds = time.perf_counter() - start
     result.parent.mkdir(parents=True, exist_ok=True)
-    partial = result.with_suffix(".partial")
+    partial, compares = result.with_suffix(".partial"), compares_file(result)
+    compares.unlink(missing_ok=True)
+    start = time.perf_counter()
+    client.execute(env=os.environ | {"METALEARN_TUT_COMPARES": str(compares.resolve())})
+    seconds = time.perf_counter() - start
     nbformat.write(notebook, partial)
     os.replace(partial, result)  # noqa: PTH105
     return seconds

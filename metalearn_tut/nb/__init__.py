@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from metalearn_tut.nb import _order
+
 __all__ = ["check", "compare", "environment"]
 
 _RECORD = "METALEARN_TUT_COMPARES"
+_order.watch()
 
 
 def compare(

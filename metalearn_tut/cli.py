@@ -1,4 +1,4 @@
-"""The command line: ``metalearn-tut data | train | evaluate | export``."""
+"""The command line: ``metalearn-tut data | train | evaluate | export | reproduce``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ Rates = _choice("Rates", "fixed", "one", "layer", "step", "weight")
 Engine = _choice("Engine", "functional", "vectorised", "higher")
 Background = _choice("Background", "full", "small1", "small2")
 Schedule = _choice("Schedule", "cosine", "constant")
+Study = _choice("Study", "hetrom")
 
 
 def option(help: str, **settings: Any) -> Any:
@@ -235,6 +236,36 @@ def export(
       metalearn-tut evaluate my_learner.safetensors
     """
     return _command("export", locals())
+
+
+@app.command(cls=Command)
+def reproduce(
+    context: typer.Context,
+    study: Annotated[Study | None, typer.Argument()] = None,
+    all: Annotated[bool, flag("--all", "Every study, one after another.")] = False,
+    list: Annotated[bool, flag("--list", "Say what is claimed and what decides it.")] = False,
+    quick: Annotated[
+        bool, flag("--quick", "Minutes: shows the direction, decides nothing.")
+    ] = False,
+    processes: Annotated[int, option("Jobs at a time.", min=1)] = 2,
+    threads: Annotated[int, option("Threads of each process.", min=1)] = 1,
+    out: Annotated[Path, option("Folder for jobs and checkpoints.")] = Path("runs/claims"),
+    results: Annotated[Path, option("Folder for the verdicts.")] = Path("results/claims"),
+) -> int:
+    """Test what a paper claims.
+
+    STUDY names the paper. Its experiments are run, each claim is judged by the criterion that
+    was written down before, and the verdicts are kept with all numbers in --results, whatever
+    they are. An interrupted study goes on with the same command and ends as if it had not been
+    interrupted. With --quick nothing is written to --results.
+
+    \b
+    Examples:
+      metalearn-tut reproduce --list
+      metalearn-tut reproduce hetrom --quick
+      metalearn-tut reproduce hetrom --processes 2
+    """
+    return _command("reproduce", locals())
 
 
 class Stopped(Exception):

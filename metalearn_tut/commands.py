@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
-from metalearn_tut import checkpoint, pretrained, results, runs, tasks
+from metalearn_tut import checkpoint, claims, pretrained, results, runs, tasks
+from metalearn_tut.claims.report import criteria
+from metalearn_tut.claims.report import reproduce as decide
 from metalearn_tut.evaluation import evaluate as measure
-from metalearn_tut.launch import launch
+from metalearn_tut.launch import launch, worker_environment
 from metalearn_tut.learner import Learner
 from metalearn_tut.tasks import TaskSampler
 from metalearn_tut.training import History, meta_train
@@ -215,6 +217,21 @@ def export(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Write a run's weights and configuration."""
     checkpoint.export(_path_of(o.run), o.file)
     print(f"{o.file}: {o.file.stat().st_size:,} bytes")
+
+
+def reproduce(o: SimpleNamespace, arguments: Sequence[str]) -> int:
+    """Run the jobs of one study or of all, and print what they decide."""
+    if (o.study is not None) + o.all + o.list != 1:
+        raise ValueError(f"name one study ({', '.join(claims.STUDIES)}), or give --all or --list")
+    if o.list:
+        print("\n\n".join(criteria(claims.study(name)) for name in claims.STUDIES))
+        return 0
+    names = claims.STUDIES if o.all else (o.study,)
+    # A worker is told how to use memory, but shares no training with the others.
+    environment = {n: v for n, v in worker_environment(1).items() if n.startswith("MALLOC_")}
+    options = {n: getattr(o, n) for n in ("quick", "out", "results", "processes", "threads")}
+    ended = [decide(claims.study(n), environment=environment, **options) for n in names]
+    return 0 if all(ended) else 1
 
 
 def _path_of(run: str) -> Path:

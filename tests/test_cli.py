@@ -51,13 +51,13 @@ def trained(tmp_path_factory):
 def test_help_teaches_and_does_not_wait_for_pytorch():
     code = (
         "import sys; from metalearn_tut import cli\n"
-        "for name in ([], ['data'], ['train'], ['evaluate'], ['export']):\n"
+        "for name in ([], ['data'], ['train'], ['evaluate'], ['export'], ['reproduce']):\n"
         "    assert cli.run([*name, '--help']) == 0\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("Examples:") == 3 and "metalearn-tut train --data glyphs" in run.stdout
+    assert run.stdout.count("Examples:") == 4 and "metalearn-tut train --data glyphs" in run.stdout
     assert "\\[" not in run.stdout
 
 

@@ -1,0 +1,29 @@
+"""What the papers claim, as experiments: one module per paper, each a :class:`Study`.
+
+A study states its claims with a criterion each, written down before anything is run, and the
+jobs (trainings with fixed seeds, mostly) whose results decide them. ``metalearn-tut reproduce``
+runs them; what came out, whatever it was, is kept in ``results/claims/``.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
+
+__all__ = ["STUDIES", "Claim", "Job", "Results", "Study", "Verdict", "study"]
+
+STUDIES = ("hetrom",)
+
+
+def study(name: str) -> Study:
+    """The study of this name.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"study must be one of {', '.join(map(repr, STUDIES))}, got {name!r}")
+    return importlib.import_module(f"{__name__}.{name}").STUDY

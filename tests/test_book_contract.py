@@ -121,6 +121,22 @@ def test_a_code_cell_that_breaks_a_rule_is_named(source, sentence):
     assert sentence in broken(chapter(new_code_cell(source)))
 
 
+DATA = """try:
+    drawings = tasks.omniglot("test")
+except FileNotFoundError:
+    print("Omniglot is not here")
+"""
+
+
+def test_data_that_may_be_missing_is_asked_for_with_care():
+    assert broken(chapter(new_code_cell(DATA))) == ""
+    for source in (DATA.replace("FileNotFound", "Value"), "x = tasks.omniglot('test')"):
+        sentence = "code cell 12 calls tasks.omniglot and does not catch FileNotFoundError"
+        assert sentence in broken(chapter(new_code_cell(source)))
+    needing = chapter(new_code_cell(DATA), new_code_cell("print(drawings)"))
+    assert "cell 13 takes drawings, which cell 12 makes if data is there" in broken(needing)
+
+
 def test_a_value_that_a_function_or_a_comprehension_takes_counts_as_taken():
     for use in ("def f():\n    return [g for _ in v]", "[v for _ in 'ab']", "v += 1\nlambda: w"):
         made, taken = contract_code.made_and_taken(use)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-from contract_code import code, code_cells, exercise_names, figures, order
+from contract_code import code, code_cells, exercise_names, figures, optional_data, order
 from contract_shape import exercises, frame, length, predictions, sections
 from contract_text import glossary_terms, markup, page_prose, spelling, unexplained, unlinked
 from format_notebooks import METADATA
@@ -74,7 +74,16 @@ class Around:
 def breaches(notebook: NotebookNode, name: str, around: Around) -> list[str]:
     """Everything that breaks the contract in the notebook ``name`` (``"02_bilevel_maml"``)."""
     found = [*first_cell(notebook, around.first_cell), *code(notebook, around.declared)]
-    for of_any in (kept_form, tags, markup, figures, order, exercise_names, exercises):
+    for of_any in (
+        kept_form,
+        tags,
+        markup,
+        figures,
+        order,
+        optional_data,
+        exercise_names,
+        exercises,
+    ):
         found += of_any(notebook)
     for of_kind in (sections, frame, length, predictions):
         found += of_kind(notebook, name)

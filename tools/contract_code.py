@@ -13,6 +13,7 @@ from nbformat import NotebookNode
 
 LINES, DEFINITION_LINES = 25, 35
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # where the import is named otherwise
+OPTIONAL = {"tasks.omniglot", "tasks.cifar10", "tasks.mini_imagenet"}  # may be missing
 NOT_DRAWING = {"close", "smooth"}
 
 
@@ -111,6 +112,28 @@ def order(notebook: NotebookNode) -> Iterator[str]:
             if len(makers[name]) > 1:
                 cells = " and ".join(map(str, makers[name]))
                 yield f"code cell {number} takes {name}, which the cells {cells} both make"
+
+
+def optional_data(notebook: NotebookNode) -> Iterator[str]:
+    """Where a data set is read, its absence is caught, and no other cell needs what it gave."""
+    cells = [(n, tree, *made_and_taken(cell.source)) for n, cell, tree in parsed(notebook)]
+    for number, tree, made, _ in cells:
+        calls = {node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        reading = {node for node in calls if ast.unparse(node.func) in OPTIONAL}
+        caught = {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Try)
+            and any(h.type and "FileNotFoundError" in ast.unparse(h.type) for h in node.handlers)
+            for part in node.body
+            for inner in ast.walk(part)
+        }
+        for node in reading - caught:
+            what = ast.unparse(node.func)
+            yield f"code cell {number} calls {what} and does not catch FileNotFoundError"
+        for other, _, _, taken in cells if reading else ():
+            for name in sorted(made & taken):
+                yield f"code cell {other} takes {name}, which cell {number} makes if data is there"
 
 
 def exercise_names(notebook: NotebookNode) -> Iterator[str]:

@@ -430,6 +430,8 @@ def test_two_processes_follow_one(tmp_path):
     for case in training_runs.SHARED:
         alone = training_runs.shared(case, tmp_path / f"{case}-alone")
         first, second = (torch.load(tmp_path / f"{case}-{rank}.pt") for rank in (0, 1))
+        memories = [(tmp_path / f"{case}-{rank}.json").read_text() for rank in (0, 1)]
+        assert memories[0] == memories[1], case
         for name, p in alone.items():
             assert torch.equal(first[name], second[name]), (case, name)
             torch.testing.assert_close(first[name], p.detach(), rtol=1e-5, atol=1e-6)
@@ -441,6 +443,9 @@ def test_two_processes_follow_one(tmp_path):
             assert shared["step"] == single["step"] and shared["run"] == single["run"]
             for a, b in zip(shared["validation"], single["validation"], strict=True):
                 assert a == pytest.approx(b, rel=1e-6)
+            assert [kept for *_, kept in shared["memory"].get("log", [])] == [
+                kept for *_, kept in single["memory"].get("log", [])
+            ]
 
 
 # Wrong arguments

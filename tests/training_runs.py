@@ -1,9 +1,11 @@
 """Tiny runs for test_training.py; as a script, runs that are killed, and runs of several processes.
 
 python training_runs.py kill FOLDER
+python training_runs.py remember FOLDER
 torchrun --nproc-per-node 2 training_runs.py share FOLDER
 """
 
+import json
 import os
 import signal
 import sys
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from metalearn_tut import MAML, tasks
 from metalearn_tut.learner import TaskLosses
+from metalearn_tut.rank_losses import LogNormalGuidance, ThresholdTracker, WorstMixture
 from metalearn_tut.training import meta_train
 
 STEPS = 20
@@ -147,6 +150,25 @@ def kill_after(pause, folder):
     os.waitpid(child, 0)
 
 
+REMEMBERING = {
+    "sgda": lambda: ThresholdTracker(1, 2, rate=0.3, burn_in=5),
+    "sgda_f2": lambda: ThresholdTracker(1, 2, mode="sgda_f2", rate=0.3, burn_in=2),
+    "guided": lambda: LogNormalGuidance(-1.0, 0.5),
+    "mixture": lambda: WorstMixture(7, rate=0.2),
+}
+
+
+def remember(folder):
+    """A run with each aggregate that remembers, killed and resumed."""
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0
+    resumable(folder / "warm", steps=1, validation=None)
+    for name, make in REMEMBERING.items():
+        for dies_at in (11, None):
+            out = folder / name
+            print(in_child(lambda o=out, d=dies_at, m=make: resumable(o, d, aggregate=m())))
+
+
 def trimmed(losses):
     """Mean without the smallest and the largest."""
     return losses.sort().values[1:-1].mean()
@@ -157,6 +179,8 @@ SHARED = {
     "max": {"aggregate": torch.max},
     "trimmed": {"aggregate": trimmed},
     "clipped": {"clip": 0.05},
+    "sgda": {"aggregate": ThresholdTracker(1, 4, rate=0.3, burn_in=3)},
+    "guided": {"aggregate": LogNormalGuidance(-1.0, 0.5)},
 }
 
 
@@ -174,8 +198,10 @@ def share(folder):
     for case in SHARED:
         end = shared(case, folder / case, seed=rank)  # the first process's seed must win
         torch.save({n: p.detach() for n, p in end.items()}, folder / f"{case}-{rank}.pt")
+        memory = getattr(SHARED[case].get("aggregate"), "state_dict", dict)()
+        (folder / f"{case}-{rank}.json").write_text(json.dumps(memory))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"kill": kill, "share": share}[sys.argv[1]](Path(sys.argv[2]))
+    {"kill": kill, "remember": remember, "share": share}[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,293 @@
+"""The jobs of the HeTRoM study: trainings on mixed tasks, and two small measurements."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from metalearn_tut import rank_losses, runs, tasks
+from metalearn_tut.claims.log_normal import log_normal_fit
+from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.study import Job
+from metalearn_tut.evaluation import evaluate
+from metalearn_tut.rank_losses import RankedRange, Selection
+from metalearn_tut.tasks import ClassSource, TaskSampler
+from metalearn_tut.training import meta_train
+
+Config = dict[str, Any]
+SEEDS, RATES = (0, 1, 2), (0.3, 0.5)
+N, TEST = 16, {"tasks": 600, "queries": 10, "seed": 1}
+KINDS = {"labels": "random support labels", "outliers": "tasks of another source"}
+HETROM = {0.3: (5, N), 0.5: (8, N)}  # m = ceil(rate · n): as many left out as are noisy
+GRID = ((5, 14), (5, 16), (8, 14), (8, 16))
+EASIEST_KEPT = 8
+
+LEARNER = {
+    "model": {"name": "Conv4", "in_channels": 1, "ways": 5, "width": 32, "norm": "support"},
+    "algorithm": {
+        "name": "maml",
+        "inner_lr": 0.4,
+        "inner_steps": 1,
+        "rates": "layer",
+        "zero_head": True,
+        "deferred": True,  # the same gradients, but none for tasks of weight 0
+    },
+}
+FAMILIES = {"train": "aAuU", "validation": "inrRsh", "test": "eEoO"}
+
+
+def jobs(quick: bool) -> list[Job]:
+    """Every arm with every seed, then the measurements; quick: fewer steps, seeds and arms."""
+    trainings = [_training(*arm, seed, quick) for seed in SEEDS for arm in _arms()]
+    if quick:
+        trainings = [_training(*arm, 0, quick) for arm in _arms() if arm[0] in _QUICK]
+    short = {**LEARNER, "tasks": _tasks("labels", 0.5), "seed": 0}
+    same = {**short, "training": _loop(5 if quick else 20)}
+    arms = {
+        "mean": {"name": "mean", "deferred": False},
+        "hetrom": {"name": "range", "m": 8, "k": N, "deferred": True},
+        "hetrom, all gradients": {"name": "range", "m": 8, "k": N, "deferred": False},
+        "sg": {"name": "guided", "deferred": True},
+    }
+    timed = {**short, "training": _loop(3 if quick else 10), "arms": arms, "rounds": 3}
+    return [
+        Job("same-bits", same, same_bits),
+        Job("cost", timed, cost),
+        *trainings,
+    ]
+
+
+def _arms() -> list[tuple[str, str, float, dict[str, Any]]]:
+    """Name, kind of tasks, noise rate and aggregate of all arms."""
+    mean, oracle, guided = ({"name": name} for name in ("mean", "oracle", "guided"))
+    common = {"mean": mean, "max": _range(0, 1), "top": _range(0, N // 2)}
+    clean = {**common, "range-5-16": _range(5, 16), "sg": guided}
+    arms = [(f"clean-{arm}", "clean", 0.0, how) for arm, how in clean.items()]
+    for rate in RATES:
+        grid = {f"range-{m}-{k}": _range(m, k) for m, k in GRID}
+        noisy = {**common, "oracle": oracle, "sg": guided, **grid}
+        arms += [(f"labels-{rate}-{arm}", "labels", rate, how) for arm, how in noisy.items()]
+        few = {**common, "oracle": oracle, fitting_arm(rate): _range(*HETROM[rate])}
+        arms += [(f"outliers-{rate}-{arm}", "outliers", rate, how) for arm, how in few.items()]
+    hard = {"mean": mean, "hard": _range(0, EASIEST_KEPT)}
+    return arms + [(f"easy-{arm}", "easy", 0.1, how) for arm, how in hard.items()]
+
+
+_QUICK = (
+    *("clean-mean", "clean-range-5-16", "easy-mean", "easy-hard", "labels-0.5-sg"),
+    *(f"{kind}-0.5-{arm}" for kind in KINDS for arm in ("mean", "range-8-16", "oracle")),
+    *(f"{kind}-0.3-{arm}" for kind in KINDS for arm in ("mean", "range-5-16")),
+)
+
+
+def fitting_arm(rate: float) -> str:
+    """The arm that leaves out as many tasks as are noisy on average."""
+    return "range-{}-{}".format(*HETROM[rate])
+
+
+def _range(m: int, k: int) -> dict[str, Any]:
+    return {"name": "range", "m": m, "k": k}
+
+
+def _tasks(kind: str, rate: float) -> dict[str, Any]:
+    data = {"name": "glyphs"}
+    return {"data": data, "kind": kind, "rate": rate, "shots": 1, "queries": 5}
+
+
+def _loop(steps: int) -> dict[str, Any]:
+    return {"steps": steps, "tasks_per_step": N, "outer_lr": 5e-3}
+
+
+def _training(arm: str, kind: str, rate: float, how: dict[str, Any], seed: int, quick: bool) -> Job:
+    test = {"test": {**TEST, "tasks": 200} if quick else TEST}
+    if kind == "labels" and how["name"] == "range" and (how["m"], how["k"]) in GRID:
+        test["validation"] = {"tasks": 50 if quick else 300, "queries": 10, "seed": 2}
+    if kind == "easy":
+        test["easy"] = test["test"]
+    config = {
+        **LEARNER,
+        "tasks": _tasks(kind, rate),
+        "aggregate": how,
+        "training": _loop(50 if quick else 220),
+        "test": test,
+        "seed": seed,
+    }
+    if how["name"] == "guided":
+        config["fit"] = 200 if quick else 600
+    return Job(f"{arm}-{seed}", config, training)
+
+
+# What they do
+
+
+def training(config: Config, folder: Path, progress: bool = False) -> dict[str, Any]:
+    """Train one arm with one seed, and test it on clean tasks.
+
+    Returns
+    -------
+    dict
+        ``test`` and perhaps ``validation``: correct answers of every task (see
+        :func:`metalearn_tut.claims.paired.counts`); ``rejection`` if some tasks are noisy;
+        ``fit`` if ``config["fit"]`` tasks are asked for; ``skipped`` steps.
+    """
+    torch.manual_seed(config["seed"])
+    learner = runs.build_learner(config, config.get("device", "cpu"))
+    sampler = training_tasks(config["tasks"], config["seed"])
+    rank_loss = aggregate(config["aggregate"], sampler)
+    options = {"out": folder, "resume": True, "progress": progress, **config["training"]}
+    history = meta_train(learner, sampler, aggregate=rank_loss, **options)
+    values: dict[str, Any] = {"skipped": len(history.skipped)}
+    for split, wanted in config["test"].items():
+        found = evaluate(learner, test_tasks(config["tasks"], split, wanted), wanted["tasks"])
+        values[split] = counts(found.values, 5 * wanted["queries"])
+    if isinstance(rank_loss, rank_losses.TaskAggregate) and config["tasks"]["kind"] in TAGS:
+        tag, n = TAGS[config["tasks"]["kind"]], options["tasks_per_step"]
+        values["rejection"] = rejection(rank_loss.log, sampler, tag, n)
+    if fresh := config.get("fit"):
+        others = training_tasks(config["tasks"], config["seed"] + 1000)
+        values["fit"] = log_normal_fit(rank_losses.clean_losses(learner, others, fresh))
+    return values
+
+
+# Tasks
+
+TAGS = {"labels": "noisy", "outliers": "outlier"}
+
+
+def training_tasks(config: Config, seed: int) -> TaskSampler:
+    """The tasks of one seed, by ``kind``: ``"clean"``, ``"labels"``, ``"outliers"``, ``"easy"``."""
+    shape = {"ways": 5, "shots": config["shots"], "queries": config["queries"], "seed": seed}
+    if config["kind"] == "easy":
+        easy, hard = easy_characters().sampler(**shape), accents("train").sampler(**shape)
+        return tasks.Mixture([easy, hard], [1 - config["rate"], config["rate"]], seed)
+    clean = runs.build_source(config["data"], "train").sampler(**shape)
+    if config["kind"] == "labels":
+        return tasks.NoisyTasks(clean, config["rate"], kind="random", seed=seed)
+    if config["kind"] == "outliers":
+        return tasks.WithOutliers(clean, patterns().sampler(**shape), config["rate"], seed)
+    return clean
+
+
+def test_tasks(config: Config, split: str, wanted: Config) -> TaskSampler:
+    """Tasks to measure on: as in training, without noise; of an easy-hard mixture the hard ones.
+
+    ``split`` is ``"test"`` or ``"validation"``; with ``"easy"`` the test scripts' own.
+    """
+    hard = config["kind"] == "easy" and split in FAMILIES
+    whole = "test" if split == "easy" else split
+    source = accents(split) if hard else runs.build_source(config["data"], whole)
+    return source.sampler(5, config["shots"], wanted["queries"], wanted["seed"])
+
+
+def patterns(n_classes: int = 200, flips: float = 0.4) -> ClassSource:
+    """Another source: each class a fixed random black-and-white image, its pixels flipped often."""
+    rng = np.random.default_rng(0)
+    means = rng.random((n_classes, 1, 1, 28, 28)) < 0.5
+    pixels = means ^ (rng.random((n_classes, 20, 1, 28, 28)) < flips)
+    labels = torch.arange(n_classes).repeat_interleave(20)
+    images = pixels.reshape(-1, 1, 28, 28).astype(np.uint8) * 255
+    return tasks.from_arrays(images, labels, name="random patterns")
+
+
+def accents(split: str) -> ClassSource:
+    """Hard tasks: five forms of one Latin letter, told apart by their marks."""
+    source = tasks.glyphs("train")
+    letters = [letter_of(name) for name in source.class_names]
+    chosen = [c for c, letter in enumerate(letters) if letter and letter in FAMILIES[split]]
+    families = tuple(letters[c] for c in chosen)
+    name = f"glyphs (forms of {', '.join(FAMILIES[split])})"
+    return replace(source.select(chosen, name), groups=families, within_group=True)
+
+
+def easy_characters() -> ClassSource:
+    """All training characters of all scripts but the forms kept for validation and test."""
+    source, held_out = tasks.glyphs("train"), FAMILIES["validation"] + FAMILIES["test"]
+    letters = [letter_of(name) for name in source.class_names]
+    kept = [c for c, letter in enumerate(letters) if not letter or letter not in held_out]
+    return source.select(kept, "glyphs (train, without held-out forms)")
+
+
+def letter_of(class_name: str) -> str | None:
+    """The Latin letter that a character is, with or without marks; None for all others.
+
+    Examples
+    --------
+    >>> letter_of("U+00E9 LATIN SMALL LETTER E WITH ACUTE"), letter_of("U+0416 CYRILLIC ...")
+    ('e', None)
+    """
+    character = chr(int(class_name.split()[0][2:], 16))
+    letter = unicodedata.normalize("NFD", character)[0]
+    return letter if letter.isascii() and letter.isalpha() else None
+
+
+# Aggregates, and what they did
+
+
+def aggregate(config: Config, sampler: TaskSampler) -> Any:
+    """An arm's aggregate: ``"mean"``, ``"range"`` (m, k), ``"guided"`` or ``"oracle"``."""
+    if config["name"] == "range":
+        return RankedRange(config["m"], config["k"])
+    if config["name"] == "guided":
+        return rank_losses.LogNormalGuidance()
+    if config["name"] == "oracle":
+        return rank_losses.Oracle(lambda i: any(sampler[i].tags.get(t) for t in TAGS.values()))
+    return torch.mean
+
+
+def rejection(log: Sequence[Selection], sampler: TaskSampler, tag: str, n: int) -> Config:
+    """How well noisy tasks were told from others in each fourth of training.
+
+    ``precision``: of the tasks left out, the share that is noisy; ``recall``: of the noisy
+    tasks, the share that was left out (each None if there are none); ``kept``: of all tasks.
+    """
+    noisy = torch.tensor([bool(sampler[i].tags[tag]) for i in range(n * len(log))])
+    kept = torch.zeros(len(log), n, dtype=torch.bool)
+    for step, selection in enumerate(log):
+        kept[step, list(selection.kept)] = True
+    shares: Config = {"precision": [], "recall": [], "kept": []}
+    for out, bad in zip((~kept).chunk(4), noisy.reshape(-1, n).chunk(4), strict=True):
+        hits = int((out & bad).sum())
+        for what, among in (("precision", out), ("recall", bad)):
+            shares[what].append(hits / int(among.sum()) if among.any() else None)
+        shares["kept"].append(1 - out.double().mean().item())
+    return shares
+
+
+# Measurements
+
+
+def same_bits(config: Config, folder: Path) -> dict[str, Any]:
+    """Whether training with ranks (0, n) leaves the very bits that training with the mean does."""
+    ends = []
+    for rank_loss in (torch.mean, RankedRange(0, config["training"]["tasks_per_step"])):
+        torch.manual_seed(config["seed"])
+        learner = runs.build_learner(config)
+        sampler = training_tasks(config["tasks"], config["seed"])
+        meta_train(learner, sampler, aggregate=rank_loss, progress=False, **config["training"])
+        ends.append(learner.meta_parameters())
+    return {"equal": all(torch.equal(p, ends[1][name]) for name, p in ends[0].items())}
+
+
+def cost(config: Config, folder: Path) -> dict[str, Any]:
+    """Seconds per step of each arm, in alternating rounds of one process: the medians."""
+    seconds: dict[str, list[float]] = {name: [] for name in config["arms"]}
+    sampler = training_tasks(config["tasks"], config["seed"])
+    for _ in range(config["rounds"] + 1):
+        for name, arm in config["arms"].items():
+            torch.manual_seed(config["seed"])
+            algorithm = {**config["algorithm"], "deferred": arm["deferred"]}
+            learner = runs.build_learner({**config, "algorithm": algorithm})
+            rank_loss = aggregate(arm, sampler)
+            start = time.perf_counter()
+            meta_train(learner, sampler, aggregate=rank_loss, progress=False, **config["training"])
+            seconds[name].append((time.perf_counter() - start) / config["training"]["steps"])
+    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    return {"seconds_per_step": medians}

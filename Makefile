@@ -17,6 +17,7 @@ SOURCES  := $(shell find metalearn_tut -type f -not -path '*/__pycache__/*')
 PAGES    := $(shell find book -type f -not -path '*/.ipynb_checkpoints/*')
 EXECUTED := $(patsubst book/%,build/executed/%,$(sort $(wildcard book/*.ipynb)))
 HTML     := _build/html
+READING  := tests/test_book_browser.py tools/browser.py tools/check_pages.py tools/check_pages.js
 
 # One thread per process: two notebooks at a time fill two cores. And nobody's own start-up files.
 export OMP_NUM_THREADS := 1
@@ -26,12 +27,13 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 2147483647
 export IPYTHONDIR := $(CURDIR)/build/ipython
 
-.PHONY: help setup glyphs test book notebooks format lint bench constraints clean FORCE
+.PHONY: help setup glyphs test book screenshots notebooks format lint bench constraints clean FORCE
 
 help:
 	@echo 'make setup        create $(VENV) and install the pinned versions (every other target does it too)'
 	@echo 'make test         ruff, unit tests, every notebook on a fresh kernel, the book contract'
 	@echo 'make book         execute every notebook, build the book, check it, print its address'
+	@echo 'make screenshots  pictures of every page, wide and narrow, light and dark (needs chromium)'
 	@echo 'make notebooks    executed copies of the notebooks in build/executed'
 	@echo 'make format       format code and notebooks, remove outputs'
 	@echo 'make lint         ruff, without changing anything'
@@ -89,18 +91,22 @@ notebooks: $(READY) glyphs
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of
 # them, since a page that is not made again would keep its warnings to itself.
-$(HTML)/.checked: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/check_book.py
+$(HTML)/.checked: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/check_book.py $(READING)
 	@rm -rf build/book $(HTML) _build/.doctrees
 	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/
 	@sed 's/execute_notebooks: force/execute_notebooks: "off"/' _config.yml > build/_config.yml
 	$(BIN)/jupyter-book build build/book --config build/_config.yml --path-output . -n -W --keep-going -q
 	$(BIN)/python tools/check_book.py $(HTML) book build/executed
+	METALEARN_TUT_HTML=$(HTML) $(BIN)/python -m pytest -rs tests/test_book_browser.py
 	@touch $@
 
 book: notebooks
 	@$(MAKE) --no-print-directory $(HTML)/.checked
 	@echo $(CURDIR)/$(HTML)/index.html
+
+screenshots: book
+	$(BIN)/python tools/screenshots.py $(HTML) build/screenshots
 
 bench: $(READY)
 	$(PIP) -e '.[bench]'

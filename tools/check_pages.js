@@ -1,4 +1,4 @@
-// What a reader would meet on the page as it stands. Each function returns sentences.
+// What a reader meets on the page as it stands. Each check returns sentences.
 
 const quote = (text) => `"${text.trim().replace(/\s+/g, " ").slice(0, 60)}"`;
 const unique = (sentences) => [...new Set(sentences)];
@@ -14,9 +14,9 @@ function* written() {
   for (const element of document.body.querySelectorAll("*")) {
     const formula = element.localName === "mjx-container";
     if (!formula && element.closest("mjx-container, svg, script, style, noscript")) continue;
-    const nodes = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
-    const text = nodes.map((node) => node.data).join(" ").trim();
-    if (!formula && !text) continue;
+    const nodes = [...element.childNodes].filter((n) => formula || n.nodeType === Node.TEXT_NODE);
+    const text = nodes.map((node) => node.textContent).join(" ").trim();
+    if (!text) continue;
     const { width, height } = element.getBoundingClientRect();
     if (width > 1 && height > 1 && element.checkVisibility(seen)) yield [element, text];
   }
@@ -32,8 +32,12 @@ function formulas() {
     const error = element.dataset.mjxError ?? element.textContent;
     found.push(`formula with an error: ${quote(error)}`);
   }
+  for (const element of document.querySelectorAll("mjx-container mtext")) {
+    if (element.textContent.startsWith("\\"))
+      found.push(`formula with an unknown command: ${quote(element.textContent)}`);
+  }
   for (const [element, text] of written()) {
-    if (/\$|\\[()[\]]|\\[a-z]{2}/.test(text) && !element.closest("pre, code, .sig"))
+    if (/\$|\\[()[\]]|\\[a-z]{2}/.test(text) && !element.closest("pre, code, .sig, mjx-container"))
       found.push(`formula as raw text: ${quote(text)}`);
   }
   return unique(found);
@@ -41,10 +45,29 @@ function formulas() {
 
 function images() {
   const lost = [...document.images].filter((image) => image.naturalWidth === 0);
-  return unique(lost.map((image) => `image not shown: ${image.getAttribute("src")}`));
+  const recolored = [...document.images].filter((i) => getComputedStyle(i).filter !== "none");
+  return unique([
+    ...lost.map((image) => `image not shown: ${image.getAttribute("src")}`),
+    ...recolored.map((image) => `image recolored: ${image.getAttribute("src")}`),
+  ]);
 }
 
-// An element may reach beyond the page if something around it scrolls, but nothing may cut it off.
+// Addresses of the figures that are files of their own.
+function figures() {
+  const drawn = [...document.querySelectorAll("figure img, .cell_output img")];
+  const shown = drawn.filter((image) => image.naturalWidth > 0);
+  return unique(shown.map((image) => image.src).filter((src) => src.startsWith("file:")));
+}
+
+// How far to the right a text reaches, which may be farther than its element does.
+function reach(element) {
+  if (element.localName === "mjx-container") return element.getBoundingClientRect().right;
+  const contents = document.createRange();
+  contents.selectNodeContents(element);
+  return contents.getBoundingClientRect().right;
+}
+
+// A text may reach beyond the page if something around it scrolls, but nothing may cut it off.
 function frame(element) {
   for (let around = element; around !== document.body; around = around.parentElement) {
     const { overflowX } = getComputedStyle(around);
@@ -59,7 +82,7 @@ function overflow() {
   const needed = document.documentElement.scrollWidth;
   const found = [];
   for (const [element, text] of written()) {
-    if (element.getBoundingClientRect().right > frame(element) + 1)
+    if (reach(element) > frame(element) + 1)
       found.push(`too wide for a page of ${width} px: ${name(element)} ${quote(text)}`);
   }
   if (needed > width) found.push(`a page of ${width} px scrolls sideways: it needs ${needed} px`);
@@ -116,6 +139,8 @@ function paleness(least) {
     const ratio = contrast(element);
     const sentence = `contrast ${ratio.toFixed(1)} below ${least}: ${name(element)}`;
     if (ratio < least && !found.has(sentence)) found.set(sentence, text);
+    const thin = `letters too thin: ${name(element)}`;
+    if (getComputedStyle(element).fontWeight < 400 && !found.has(thin)) found.set(thin, text);
   }
   const theme = document.documentElement.dataset.theme ?? "light";
   return [...found].map(([sentence, text]) => `${sentence} ${quote(text)} (${theme})`);
@@ -127,5 +152,5 @@ function unfold() {
   still.textContent = "*, ::before, ::after { animation: none !important; transition: none !important; }";
   document.head.append(still);
   for (const details of document.querySelectorAll("details")) details.open = true;
-  for (const button of document.querySelectorAll(".toggle-hidden > .toggle-button")) button.click();
+  for (const button of document.querySelectorAll(".toggle-button-hidden")) button.click();
 }

@@ -1,6 +1,6 @@
 """Leaves the fields of named tuples out of the pages of the package.
 
-Their class says what they are; Python itself only says "Alias for field number 0".
+Their class says what they are; Python only says "Alias for field number 0".
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.claims.hetrom_jobs import (
-    EASIEST_KEPT,
+    EASY_GRID,
     GRID,
     KINDS,
     RATES,
@@ -47,6 +47,12 @@ def _present(results: Results, names: Sequence[str]) -> list[str]:
     return [name for name in names if f"{name}-{SEEDS[0]}" in results]
 
 
+def _best(results: Results, arms: Sequence[str]) -> tuple[str, dict[str, float]]:
+    """The arm with the highest accuracy on validation tasks, and all accuracies there."""
+    found = {arm: _accuracy(results, arm, "validation").mean().item() for arm in arms}
+    return max(found, key=found.__getitem__), found
+
+
 def noise(results: Results) -> Verdict:
     """Claim 1."""
     values: dict[str, Any] = {}
@@ -55,35 +61,36 @@ def noise(results: Results) -> Verdict:
         gaps = {}
         for rate in RATES:
             at = f"{kind}-{rate}"
-            gaps[rate] = _minus(results, f"{at}-{fitting_arm(rate)}", f"{at}-mean")
-            others = _present(results, [f"{at}-{arm}" for arm in ("oracle", "max", "top")])
-            marks = {name.rsplit("-", 1)[1]: _minus(results, name, f"{at}-mean") for name in others}
-            means = {
-                arm: _accuracy(results, f"{at}-{arm}").mean().item()
-                for arm in ("mean", fitting_arm(rate), *marks)
-            }
-            closed = gaps[rate].mean / marks["oracle"].mean if "oracle" in marks else None
-            values[at] = {
-                "accuracy": means,
-                "hetrom - mean": gaps[rate].to_dict(),
-                **{f"{arm} - mean": found.to_dict() for arm, found in marks.items()},
-                "share of mean -> oracle": closed,
-            }
-            share = "" if closed is None else f" (oracle {marks['oracle'].mean:+.4f})"
-            said.append(f"{words}, {rate:.0%} noisy: HeTRoM - mean {gaps[rate]}{share}")
+            gaps[rate], values[at] = _noisy(results, at, fitting_arm(rate))
+            way = values[at]["share of mean -> oracle"]
+            said.append(f"{words}, {rate:.0%} noisy: HeTRoM - mean {gaps[rate]}")
+            said[-1] += "" if way is None else f", {way:.0%} of the way to the oracle"
         holds &= gaps[0.5].low > 0 and gaps[0.5].mean >= gaps[0.3].mean
     return Verdict(holds, "; ".join(said) + ".", values)
 
 
+def _noisy(results: Results, at: str, hetrom: str) -> tuple[Difference, dict[str, Any]]:
+    """HeTRoM - mean for one kind and rate of noise, and all that is reported of it."""
+    others = _present(results, [f"{at}-{arm}" for arm in ("oracle", "max", "top")])
+    arms = {"hetrom": f"{at}-{hetrom}", **{name.rsplit("-", 1)[1]: name for name in others}}
+    gaps = {arm: _minus(results, name, f"{at}-mean") for arm, name in arms.items()}
+    values: dict[str, Any] = {f"{arm} - mean": gap.to_dict() for arm, gap in gaps.items()}
+    named = {"mean": f"{at}-mean", **arms}
+    values["accuracy"] = {a: _accuracy(results, name).mean().item() for a, name in named.items()}
+    way = gaps["hetrom"].mean / gaps["oracle"].mean if "oracle" in gaps else None
+    return gaps["hetrom"], {**values, "share of mean -> oracle": way}
+
+
 def easy(results: Results) -> Verdict:
     """Claim 2."""
-    hard, plain = (_minus(results, "easy-hard", "easy-mean", split) for split in ("test", "easy"))
-    values = {"hard": hard.to_dict(), "easy": plain.to_dict()}
+    best, chosen = _best(results, _present(results, [f"easy-top-{k}" for k in EASY_GRID]))
+    hard, plain = (_minus(results, best, "easy-mean", split) for split in ("test", "easy"))
+    values: dict[str, Any] = {"validation": chosen, "hard": hard.to_dict(), "easy": plain.to_dict()}
     for split in ("test", "easy"):
-        for arm in ("easy-hard", "easy-mean"):
-            values[f"{arm} on {split} tasks"] = _accuracy(results, arm, split).mean().item()
+        for arm in (best, "easy-mean"):
+            values[f"{arm}, {split}"] = _accuracy(results, arm, split).mean().item()
     sentence = (
-        f"hardest {EASIEST_KEPT} of {N} - mean: {hard} (hard); {plain} (across test scripts)."
+        f"hardest {best.split('-')[-1]} of {N} - mean: {hard} on hard tasks; {plain} on easy."
     )
     return Verdict(hard.low > 0, sentence, values)
 
@@ -107,8 +114,7 @@ def guidance(results: Results) -> Verdict:
     said, holds = [], True
     for rate in RATES:
         grid = [f"labels-{rate}-range-{m}-{k}" for m, k in GRID]
-        chosen = {arm: _accuracy(results, arm, "validation").mean().item() for arm in grid}
-        best = max(grid, key=chosen.__getitem__)
+        best, chosen = _best(results, grid)
         gap = _minus(results, f"labels-{rate}-sg", best)
         holds &= gap.high >= 0
         fits = [v["fit"] for v in _seeds(results, f"labels-{rate}-sg")]
@@ -179,9 +185,11 @@ CLAIMS = (
         "'prevents easy tasks from overwhelming the meta-learner' stands in the abstract: FACT; "
         "the experiment: RECONSTRUCTION",
         "Nine of ten training tasks are across scripts (easy), one is among forms of one of the "
-        f"letters a A u U (hard). {_PAIRED.capitalize()}of (m, k) = (0, 8) - mean lies above 0 on "
-        "tasks among the forms of e, E, o or O; no form of these letters, nor of i n r R s h "
-        "(kept for validation), is in any training task." + _SHARED,
+        f"letters a A u U (hard). {_PAIRED.capitalize()}of (m, k) = (0, k) - mean lies above 0 on "
+        "tasks among the forms of e, E, o or O, for the best k of 4, 8, 12 on 300 validation tasks "
+        "among the forms of i, n, r, R, s or h. No form of these ten letters is in any training "
+        "task. (The forms of a letter are the characters whose canonical decomposition begins "
+        "with it.)" + _SHARED,
         easy,
     ),
     Claim(

@@ -28,7 +28,7 @@ N, TEST = 16, {"tasks": 600, "queries": 10, "seed": 1}
 KINDS = {"labels": "random support labels", "outliers": "tasks of another source"}
 HETROM = {0.3: (5, N), 0.5: (8, N)}  # m = ceil(rate · n): as many left out as are noisy
 GRID = ((5, 14), (5, 16), (8, 14), (8, 16))
-EASIEST_KEPT = 8
+EASY_GRID = (4, 8, 12)
 
 LEARNER = {
     "model": {"name": "Conv4", "in_channels": 1, "ways": 5, "width": 32, "norm": "support"},
@@ -77,12 +77,12 @@ def _arms() -> list[tuple[str, str, float, dict[str, Any]]]:
         arms += [(f"labels-{rate}-{arm}", "labels", rate, how) for arm, how in noisy.items()]
         few = {**common, "oracle": oracle, fitting_arm(rate): _range(*HETROM[rate])}
         arms += [(f"outliers-{rate}-{arm}", "outliers", rate, how) for arm, how in few.items()]
-    hard = {"mean": mean, "hard": _range(0, EASIEST_KEPT)}
+    hard = {"mean": mean, **{f"top-{k}": _range(0, k) for k in EASY_GRID}}
     return arms + [(f"easy-{arm}", "easy", 0.1, how) for arm, how in hard.items()]
 
 
 _QUICK = (
-    *("clean-mean", "clean-range-5-16", "easy-mean", "easy-hard", "labels-0.5-sg"),
+    *("clean-mean", "clean-range-5-16", "easy-mean", "easy-top-8", "labels-0.5-sg"),
     *(f"{kind}-0.5-{arm}" for kind in KINDS for arm in ("mean", "range-8-16", "oracle")),
     *(f"{kind}-0.3-{arm}" for kind in KINDS for arm in ("mean", "range-5-16")),
 )
@@ -108,7 +108,7 @@ def _loop(steps: int) -> dict[str, Any]:
 
 def _training(arm: str, kind: str, rate: float, how: dict[str, Any], seed: int, quick: bool) -> Job:
     test = {"test": {**TEST, "tasks": 200} if quick else TEST}
-    if kind == "labels" and how["name"] == "range" and (how["m"], how["k"]) in GRID:
+    if "k" in how and (kind == "easy" or (kind == "labels" and (how["m"], how["k"]) in GRID)):
         test["validation"] = {"tasks": 50 if quick else 300, "queries": 10, "seed": 2}
     if kind == "easy":
         test["easy"] = test["test"]

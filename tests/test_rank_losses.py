@@ -112,7 +112,7 @@ def test_H6_selection_follows_finite_differences(problem):
         (0.2, 0.1, 16, (4, 15)),
         (0.0, 0.0, 5, (0, 5)),
         (0.3, 0.1, 10, (3, 9)),
-        (0.1, 0.1, 30, (3, 27)),
+        (0.07, 0.1, 100, (7, 90)),
         (0.29, 0.29, 100, (29, 71)),
         (0.5, 0.0, 3, (2, 3)),
     ],
@@ -207,3 +207,10 @@ def test_the_name_of_an_aggregate_says_its_settings():
     assert repr(RankedRange.fractions(drop_hardest=0.2, burn_in=5)) == (
         "RankedRange(drop_hardest=0.2, drop_easiest=0.0, burn_in=5)"
     )
+
+
+def test_H6_in_a_large_batch_of_equal_losses_the_earlier_are_the_harder():
+    losses = torch.ones(40)
+    losses[::3] = 2.0  # 14 of them
+    kept = RankedRange(10, 20).select(losses).nonzero().flatten().tolist()
+    assert kept == sorted([*range(30, 40, 3), *[i for i in range(40) if i % 3][:6]])

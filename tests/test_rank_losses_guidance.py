@@ -83,9 +83,11 @@ def test_H10_equal_losses_are_all_kept_whatever_came_before(dtype, robust):
     assert guided.select(torch.tensor([2.0])).tolist() == [1.0]
 
 
-def test_a_loss_at_a_threshold_is_kept():
-    # logarithms -1 and 1: mean 0, deviation 1, thresholds at the losses themselves
-    losses = torch.tensor([-1.0, 1.0], dtype=torch.float64).exp()
+@given(st.floats(-5, 5), st.floats(0.01, 3))
+def test_a_loss_at_a_threshold_is_kept(center, spread):
+    # two losses are one deviation from their mean, but for rounding
+    logs = [center - spread, center + spread]
+    losses = torch.tensor(logs, dtype=torch.float64).exp()
     assert LogNormalGuidance(-1.0, 1.0).select(losses).tolist() == [0.5, 0.5]
     assert LogNormalGuidance(-0.999, 1.0).select(losses).tolist() == [0.0, 1.0]
     assert LogNormalGuidance(-1.0, 0.999).select(losses).tolist() == [1.0, 0.0]

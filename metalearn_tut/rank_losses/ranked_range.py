@@ -105,7 +105,7 @@ class RankedRange(TaskAggregate):
         m, k = self.m, self.k
         if self.shares:
             hardest, easiest = (share * n for share in self.shares)
-            # 0.1 · 30 is 3.0000000000000004, and means 3
+            # 0.07 · 100 is 7.000000000000001, and means 7
             m, k = math.ceil(hardest - 1e-9), n - math.floor(easiest + 1e-9)
         self._check(m, k, n)
         return m, k

@@ -226,3 +226,33 @@ def coverage(
     ax.axvline(truth, color="black", linestyle="--", linewidth=1.5)
     ax.set_yticks([])
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(half_widths))
+
+
+def ranked_losses(
+    ax: Axes,
+    steps: Sequence[int],
+    losses: Sequence[Sequence[float]],
+    marked: Sequence[Sequence[bool]],
+    low: Sequence[float],
+    high: Sequence[float],
+) -> None:
+    """The task losses of each step, some of them marked, and the band that was kept.
+
+    Parameters
+    ----------
+    steps : sequence of int [S]
+    losses : [S, T]
+        One column of dots per step.
+    marked : bool [S, T]
+        Drawn as crosses; the tasks that were broken, for instance.
+    low, high : [S]
+        The band of each step.
+    """
+    losses, marked = np.asarray(losses), np.asarray(marked, dtype=bool)
+    columns = np.broadcast_to(np.asarray(steps)[:, None], losses.shape)
+    ax.fill_between(steps, low, high, step="mid", color="gray", alpha=0.3, label="kept")
+    for where, style, name in ((marked, "x", "broken"), (~marked, "o", "whole")):
+        color = COLORS[1] if name == "broken" else COLORS[0]
+        ax.plot(columns[where], losses[where], style, color=color, markersize=4, label=name)
+    ax.set_yscale("log")
+    ax.legend()

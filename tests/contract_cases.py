@@ -96,6 +96,7 @@ def chapter(*cells: nbformat.NotebookNode, name: str = NAME) -> nbformat.Noteboo
             "def one(x):\n    return x\n\n\nnb.check_one(one)", metadata={"tags": ["solution"]}
         ),
         new_markdown_cell(AFTER),
+        new_code_cell("print('Well done.')"),
         new_markdown_cell(SUMMARY),
     ]
     every = [*start, *(cell for cells_ in body.values() for cell in cells_), *end]

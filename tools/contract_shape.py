@@ -48,7 +48,7 @@ def sections(notebook: NotebookNode, name: str) -> Iterator[str]:
     """One title, no level left out, and the sections of the skeleton in its order."""
     found = headings(notebook)
     levels = [level for level, _ in found]
-    if levels[:1] != [1] or levels.count(1) != 1 or not notebook.cells[0].source.startswith("# "):
+    if levels.count(1) != 1 or not notebook.cells[0].source.startswith("# "):
         yield "needs one title, # and a name, at its very start"
     for (above, _), (level, title) in pairwise(found):
         if level > above + 1:
@@ -94,8 +94,8 @@ def predictions(notebook: NotebookNode, name: str) -> Iterator[str]:
     """Predictions stand right before the cell that answers them."""
     count, cells = 0, notebook.cells
     for number, cell in enumerate(cells):
-        if cell.cell_type == "markdown" and (asked := re.findall(r"(?m)^\*\*Predict", cell.source)):
-            count += len(asked)
+        if cell.cell_type == "markdown" and re.search(r"(?m)^\*\*Predict", cell.source):
+            count += 1
             if number + 1 == len(cells) or cells[number + 1].cell_type != "code":
                 yield f"the prediction in cell {cell.id!r} stands before no code cell"
     if count < PREDICTIONS and not is_appendix(name):

@@ -76,9 +76,8 @@ def plain(text: str) -> str:
     text = re.sub(r"\$\$.*?\$\$(\s*\(\w+\))?|\$[^$\n]+\$", "x", text, flags=re.DOTALL)
     for pattern, shown in (
         (r"^:{3,}(\{solution.*)?$|^:\w+:.*$|^[:`]{3,}\{[\w-]+\}|^`{3,}$", ""),
-        (r"\{cite[\w:]*\}`[^`]*`", ""),
         (r"\{(?:term|ref|doc|numref)\}`([^`<]*?)\s*(?:<[^`]*)?`", r"\1"),
-        (r"(\{\w+\})?`+[^`]+`+", "x"),
+        (r"(\{[\w:]+\})?`+[^`]+`+", "x"),
         (r"\]\([^)]*\)|<https?:[^>]*>", "] "),
     ):
         text = re.sub(pattern, shown, text, flags=re.MULTILINE)

@@ -273,12 +273,14 @@ def test_dca_with_an_outer_iteration_a_step_is_exact(problem):
 
 
 def test_dca_keeps_its_upper_threshold_for_an_outer_iteration():
-    aggregate = DCARange(1, 3, every=2, burn_in=1)
+    aggregate = DCARange(1, 3, every=3, burn_in=1)
     first = torch.tensor([9.0, 5.0, 3.0, 1.0])
-    batches = [first, first, first + torch.tensor([0, 3, 0, 0]), first / 2]
+    beyond, at = torch.tensor([0, 3, 0, 0]), torch.tensor([0, 2, 0, 0])
+    batches = [first, first, first + beyond, first + at, first / 2]
     weights = [aggregate.select(losses).tolist() for losses in batches]
-    assert weights == [[0.25] * 4, [0, 0.5, 0.5, 0], [0, 0, 0.5, 0], [0, 0.5, 0.5, 0]]
-    assert [step.high for step in aggregate.log] == [None, 7.0, 7.0, 3.5]
+    both = [0, 0.5, 0.5, 0]
+    assert weights == [[0.25] * 4, both, [0, 0, 0.5, 0], both, both]
+    assert [step.high for step in aggregate.log] == [None, 7.0, 7.0, 7.0, 3.5]
 
 
 # Memory

@@ -160,7 +160,8 @@ def test_search_finds_the_chapters_from_disk(driver, html):
         wait(driver, lambda _: "search.html" in driver.current_url)
         if not wanted:
             continue
-        wait(driver, lambda _: all_of(driver, "#search-results li a"))
+        (summary,) = wait(driver, lambda _: all_of(driver, "#search-results .search-summary"))
+        wait(driver, lambda _, summary=summary: "finished" in summary.text)
         links = {a.get_attribute("href") for a in all_of(driver, "#search-results li a")}
         found = {Path(urlsplit(link).path).stem for link in links}
         assert wanted <= found, f"{word}: {found}"
@@ -172,14 +173,19 @@ def text_of(html, chapter):
     return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown").lower()
 
 
-@each_chapter
-def test_a_citation_leads_to_its_entry_in_the_bibliography(driver, chapter):
-    cited = [a for a in all_of(driver, "article a[href*='references.html#']") if "et al." in a.text]
-    author, year = re.fullmatch(r"(\S+) et al., (\d{4})", cited[0].text).groups()
-    cited[0].click()
-    entry = wait(driver, lambda _: one(driver, "div.citation:target"))
-    assert author in entry.text and year in entry.text
-    assert in_view(driver, entry)
+def test_a_citation_leads_to_its_entry_in_the_bibliography(driver, html):
+    followed = 0
+    for name in CHAPTERS:
+        browser.visit(driver, (html / f"{name}.html").as_uri())
+        for link in all_of(driver, "article a[href*='references.html#']"):
+            if cited := re.fullmatch(r"(\w+)\b.*, (\d{4})", link.text):
+                link.click()
+                (entry,) = wait(driver, lambda _: all_of(driver, "div.citation:target"))
+                assert all(part in entry.text for part in cited.groups())
+                assert in_view(driver, entry)
+                followed += 1
+                break
+    assert followed > 0
     assert not re.search(r"\[[A-Z]\w*\+?\d\d\]", one(driver, "article").text)  # [FAL17]
 
 

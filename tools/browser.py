@@ -27,8 +27,12 @@ ARGUMENTS = (
 )
 DESKTOP, PHONE = 1280, 400  # widths in px
 
+# Nothing moves or fades while it is looked at, and what is still to come has come.
 SETTLE = """
 const done = arguments[arguments.length - 1];
+const still = document.createElement("style");
+still.textContent = "* { animation: none !important; transition: none !important; }";
+document.head.append(still);
 const images = [...document.images].filter((image) => !image.complete);
 const seen = images.map((image) => new Promise((resolve) => {
   image.loading = "eager";

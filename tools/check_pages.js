@@ -146,11 +146,7 @@ function paleness(least) {
   return [...found].map(([sentence, text]) => `${sentence} ${quote(text)} (${theme})`);
 }
 
-// Before looking: no color on its way to another, and nothing folded.
 function unfold() {
-  const still = document.createElement("style");
-  still.textContent = "*, ::before, ::after { animation: none !important; transition: none !important; }";
-  document.head.append(still);
   for (const details of document.querySelectorAll("details")) details.open = true;
   for (const button of document.querySelectorAll(".toggle-button-hidden")) button.click();
 }

@@ -255,4 +255,4 @@ def ranked_losses(
         color = COLORS[1] if name == "broken" else COLORS[0]
         ax.plot(columns[where], losses[where], style, color=color, markersize=4, label=name)
     ax.set_yscale("log")
-    ax.legend()
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)

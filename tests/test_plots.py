@@ -55,3 +55,19 @@ def test_image_rows_puts_each_image_where_its_label_says(ax):
     np.testing.assert_array_equal(drawn[2:, 4:], images[1, 2, 0])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_yticks().tolist() == [1.0, 3.0]
+
+
+def test_ranked_losses_marks_tasks_and_fills_the_kept_band(ax):
+    losses = torch.tensor([[4.0, 1.0, 2.0], [0.5, 8.0, 1.0]])
+    marked = losses > 3
+    plots.ranked_losses(ax, [0, 5], losses, marked, low=[1.0, 0.5], high=[2.0, 1.0])
+    broken, whole = ax.lines
+    assert sorted(zip(*broken.get_data(), strict=True)) == [(0, 4.0), (5, 8.0)]
+    assert sorted(zip(*whole.get_data(), strict=True)) == [(0, 1.0), (0, 2.0), (5, 0.5), (5, 1.0)]
+    assert broken.get_marker() != whole.get_marker()
+    (band,) = (collection.get_paths()[0] for collection in ax.collections)
+    for x, y, inside in ((0, 1.5, True), (0, 2.5, False), (5, 0.7, True), (5, 1.5, False)):
+        assert band.contains_point((x, y)) == inside
+    assert ax.get_yscale() == "log"
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["kept", "broken", "whole"]

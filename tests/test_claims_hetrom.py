@@ -114,14 +114,16 @@ def test_a_training_is_resumed_and_measured(tmp_path):
         "aggregate": {"name": "guided"},
         "training": {"steps": 4, "tasks_per_step": 4, "outer_lr": 0.01},
         "test": {split: {"tasks": 6, "queries": 2, "seed": 1} for split in ("test", "validation")},
-        "fit": 20,
+        "fit": 70,  # among them tasks whose support lacks the last label
         "seed": 3,
     }
     values = hetrom_jobs.training(config, tmp_path)
     assert values.keys() == {"skipped", "test", "validation", "rejection", "fit"}
     assert len(values["test"].split()) == 6 and values["test"] != values["validation"]
-    assert values["fit"]["n"] == 20 and len(values["rejection"]["kept"]) == 4
+    assert values["fit"]["n"] == 70 and len(values["rejection"]["kept"]) == 4
     assert hetrom_jobs.training(config, tmp_path) == values  # from its last checkpoint
+    fresh = hetrom_jobs.training_tasks(config["tasks"], 1003)
+    assert any(fresh[i].support_y.max() < 4 for i in range(70))
 
 
 def test_the_mean_is_the_full_range_to_the_bit_and_another_range_is_not(tmp_path, monkeypatch):
@@ -228,6 +230,14 @@ def test_claim_1_needs_a_gain_that_grows_for_both_kinds_of_noise():
         {"outliers-0.3": 0.06},
     ):
         assert hetrom.CLAIMS[0].verdict(noise(0.7, **changes)).holds is False
+    unsure = {
+        f"{kind}-{rate}": gain
+        for kind in hetrom.KINDS
+        for rate, gain in ((0.3, -0.01), (0.5, 0.001))
+    }
+    verdict = hetrom.CLAIMS[0].verdict(noise(0.7, **unsure))
+    gap = verdict.values["labels-0.5"]["hetrom - mean"]
+    assert verdict.holds is False and 0 < gap["mean"] < gap["over_tasks"]
 
 
 @pytest.mark.parametrize(("gain", "holds"), [(0.03, True), (-0.03, False), (0.0, False)])

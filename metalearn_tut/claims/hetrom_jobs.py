@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metalearn_tut import rank_losses, runs, tasks
 from metalearn_tut.claims.log_normal import log_normal_fit
 from metalearn_tut.claims.paired import counts
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import evaluate
+from metalearn_tut.learner import Learner
 from metalearn_tut.rank_losses import RankedRange, Selection
 from metalearn_tut.tasks import ClassSource, TaskSampler
 from metalearn_tut.training import meta_train
@@ -58,11 +60,7 @@ def jobs(quick: bool) -> list[Job]:
         "sg": {"name": "guided", "deferred": True},
     }
     timed = {**short, "training": _loop(3 if quick else 10), "arms": arms, "rounds": 3}
-    return [
-        Job("same-bits", same, same_bits),
-        Job("cost", timed, cost),
-        *trainings,
-    ]
+    return [Job("same-bits", same, same_bits), Job("cost", timed, cost), *trainings]
 
 
 def _arms() -> list[tuple[str, str, float, dict[str, Any]]]:
@@ -98,8 +96,7 @@ def _range(m: int, k: int) -> dict[str, Any]:
 
 
 def _tasks(kind: str, rate: float) -> dict[str, Any]:
-    data = {"name": "glyphs"}
-    return {"data": data, "kind": kind, "rate": rate, "shots": 1, "queries": 5}
+    return {"data": {"name": "glyphs"}, "kind": kind, "rate": rate, "shots": 1, "queries": 5}
 
 
 def _loop(steps: int) -> dict[str, Any]:
@@ -158,8 +155,14 @@ def training(config: Config, folder: Path, progress: bool = False) -> dict[str, 
         values["rejection"] = rejection(rank_loss.log, sampler, tag, n)
     if fresh := config.get("fit"):
         others = training_tasks(config["tasks"], config["seed"] + 1000)
-        values["fit"] = log_normal_fit(rank_losses.clean_losses(learner, others, fresh))
+        values["fit"] = log_normal_fit(losses_of(learner, others, fresh))
     return values
+
+
+def losses_of(learner: Learner, sampler: TaskSampler, n: int) -> Tensor:
+    """Losses ``[n]`` of the first n tasks as training sees them, noisy ones included."""
+    batches = (sampler.tasks(range(i, min(i + N, n))).blind() for i in range(0, n, N))
+    return torch.cat([learner.task_losses(batch).losses.detach() for batch in batches])
 
 
 # Tasks
@@ -207,9 +210,8 @@ def accents(split: str) -> ClassSource:
     source = tasks.glyphs("train")
     letters = [letter_of(name) for name in source.class_names]
     chosen = [c for c, letter in enumerate(letters) if letter and letter in FAMILIES[split]]
-    families = tuple(letters[c] for c in chosen)
-    name = f"glyphs (forms of {', '.join(FAMILIES[split])})"
-    return replace(source.select(chosen, name), groups=families, within_group=True)
+    forms = source.select(chosen, f"glyphs (forms of {', '.join(FAMILIES[split])})")
+    return replace(forms, groups=tuple(letters[c] for c in chosen), within_group=True)
 
 
 def easy_characters() -> ClassSource:

@@ -224,13 +224,13 @@ def reproduce(o: SimpleNamespace, arguments: Sequence[str]) -> int:
     if (o.study is not None) + o.all + o.list != 1:
         raise ValueError(f"name one study ({', '.join(claims.STUDIES)}), or give --all or --list")
     if o.list:
-        print("\n\n".join(criteria(claims.study(name)) for name in claims.STUDIES))
+        print("\n\n".join(criteria(claims.load(name)) for name in claims.STUDIES))
         return 0
     names = claims.STUDIES if o.all else (o.study,)
     # A worker is told how to use memory, but shares no training with the others.
     environment = {n: v for n, v in worker_environment(1).items() if n.startswith("MALLOC_")}
     options = {n: getattr(o, n) for n in ("quick", "out", "results", "processes", "threads")}
-    ended = [decide(claims.study(n), environment=environment, **options) for n in names]
+    ended = [decide(claims.load(n), environment=environment, **options) for n in names]
     return 0 if all(ended) else 1
 
 

@@ -33,7 +33,7 @@ def test_a_result_on_file_is_of_the_study_as_it_stands(name):
     path = ROOT / "results" / "claims" / f"{name}.json"
     if not path.exists():
         pytest.skip(f"not run yet: metalearn-tut reproduce {name}")
-    study = claims.study(name)
+    study = claims.load(name)
     assert stale(study, path) is None
     recorded = json.loads(path.read_text())["values"]
     for claim in study.claims:  # and its verdicts are what its numbers say
@@ -44,7 +44,7 @@ def test_a_result_on_file_is_of_the_study_as_it_stands(name):
 
 @pytest.mark.parametrize("name", claims.STUDIES)
 def test_jobs_can_be_told_apart_and_quick_ones_are_others(name):
-    study = claims.study(name)
+    study = claims.load(name)
     full, quick = study.jobs(False), study.jobs(True)
     for jobs in (full, quick):
         assert len({job.name for job in jobs}) == len(jobs)
@@ -56,7 +56,7 @@ def test_jobs_can_be_told_apart_and_quick_ones_are_others(name):
 
 def test_an_unknown_study_is_refused():
     with pytest.raises(ValueError, match=r"study must be one of 'hetrom'.*, got 'alchemy'"):
-        claims.study("alchemy")
+        claims.load("alchemy")
 
 
 # Running jobs
@@ -231,7 +231,7 @@ def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
     tmp_path, capsys, monkeypatch
 ):
     study = replace(toy_study.STUDY, jobs=lambda quick: toy_study.trainings(quick, steps=20)[:2])
-    monkeypatch.setattr(claims, "study", lambda name: study)
+    monkeypatch.setattr(claims, "load", lambda name: study)
     places = ["--out", tmp_path / "out", "--results", tmp_path / "results"]
     code, out, _ = command(capsys, "hetrom", "--quick", "--processes", 1, *places)
     assert code == 0 and "decide nothing" in out and not (tmp_path / "results").exists()
@@ -262,7 +262,7 @@ def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
 
 def test_a_failed_job_means_exit_code_1_and_no_result(tmp_path, capsys, monkeypatch):
     study = replace(toy_study.STUDY, jobs=lambda quick: [Job("train-0", {}, toy_study.refuse)])
-    monkeypatch.setattr(claims, "study", lambda name: study)
+    monkeypatch.setattr(claims, "load", lambda name: study)
     code, out, _ = command(
         capsys, "--all", "--out", tmp_path / "out", "--results", tmp_path / "results"
     )
@@ -277,8 +277,8 @@ def test_the_list_says_what_decides(capsys):
     assert code == 0
     for name in claims.STUDIES:
         words = " ".join(out.split())
-        assert f"{name}: {claims.study(name).paper}" in words
-        assert all(" ".join(c.criterion.split()) in words for c in claims.study(name).claims)
+        assert f"{name}: {claims.load(name).paper}" in words
+        assert all(" ".join(c.criterion.split()) in words for c in claims.load(name).claims)
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ import importlib
 
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
-__all__ = ["STUDIES", "Claim", "Job", "Results", "Study", "Verdict", "study"]
+__all__ = ["STUDIES", "Claim", "Job", "Results", "Study", "Verdict", "load"]
 
 STUDIES = ("hetrom",)
 
 
-def study(name: str) -> Study:
+def load(name: str) -> Study:
     """The study of this name.
 
     Raises

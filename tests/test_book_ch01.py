@@ -102,6 +102,60 @@ def test_pretraining_depends_on_its_seed_alone(chapter):
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
+def test_one_by_one_shows_each_image_alone():
+    """To a learner that answers how many images it is shown together."""
+    learner = SimpleNamespace(adapt=lambda x, y: lambda q: torch.full((len(q), 1), float(len(q))))
+    space = book_tools.run(CHAPTER, learner=learner)
+    predict = space["OneByOne"]().adapt(torch.zeros(1), torch.zeros(1))
+    assert predict(torch.zeros(4, 1)).flatten().tolist() == [1.0] * 4
+
+
+def noise_source(seed, classes=8):
+    rng = np.random.default_rng(seed)
+    prints = rng.integers(256, size=(classes, 1, 1, 6, 6))
+    images = (prints + rng.integers(-90, 90, size=(classes, 12, 1, 6, 6))).clip(0, 255)
+    labels = np.arange(classes).repeat(12)
+    return tasks.from_arrays(images.reshape(-1, 1, 6, 6).astype(np.uint8), labels)
+
+
+FIVE_WAY = {"ways": 5, "shots": 1, "queries": 2}
+
+
+def test_the_gap_is_the_low_end_of_an_unpaired_interval(capsys):
+    seen, unseen = noise_source(0), noise_source(1)
+    space = book_tools.run(CHAPTER, seen=seen, unseen=unseen, five_way=FIVE_WAY)
+    learner = space["NearestNeighbor"]()
+    rows = [evaluation.evaluate(learner, x.sampler(**FIVE_WAY)).values for x in (seen, unseen)]
+    a, b = (row.double().numpy() for row in rows)
+    half = 1.96 * math.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
+    assert space["gap"]("pixels", learner) == pytest.approx(a.mean() - b.mean() - half, rel=1e-6)
+    assert capsys.readouterr().out.startswith("pixels, on seen")
+
+
+def test_over_seeds_judges_each_learner_on_tasks_of_its_own():
+    test = noise_source(2)
+    space = book_tools.run(CHAPTER, test=test, five_way=FIVE_WAY)
+    learners = [space["NearestNeighbor"](p) for p in (1, 2, 2)]
+    found = space["over_seeds"](learners)
+    assert found.shape == (3, 100)
+    for s, learner in enumerate(learners):
+        sampler = test.sampler(**FIVE_WAY, seed=100 + s)
+        assert torch.equal(found[s], evaluation.evaluate(learner, sampler, 100).values)
+
+
+def test_a_report_gives_mean_interval_and_seeds(capsys):
+    a = torch.tensor([[0.5, 0.7], [0.9, 0.9], [0.2, 0.4]])
+    b = torch.full((3, 2), 0.1)
+    space = book_tools.run(CHAPTER, scores={"a": a, "b": b})
+    half = 1.96 * statistics.stdev(a.flatten().tolist()) / math.sqrt(6)
+    assert space["report"]("a", a) == pytest.approx(0.6 - half, rel=1e-6)
+    assert space["against"]("a", "b") == pytest.approx(0.5 - half, rel=1e-6)
+    assert capsys.readouterr().out.splitlines() == [
+        f"a: 0.600 ± {half:.3f} (0.600, 0.900, 0.300)",
+        f"a - b: 0.500 ± {half:.3f} (0.500, 0.800, 0.200)",
+    ]
+
+
 # The comparisons with an error planted
 
 

@@ -189,6 +189,78 @@ def test_arrays_become_images_or_an_error_says_why(chapter):
         chapter.as_images([np.zeros((27, 28))])
 
 
+def test_the_scalar_network_and_its_loss(chapter):
+    model, x = chapter.Constant(0.3), torch.zeros(4, 1, dtype=torch.float64)
+    loss = chapter.half_squared(model(x), x + 1.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.7**2 / 2)
+    assert model.w.grad.item() == pytest.approx(-0.7)
+
+
+def test_the_support_loss_is_that_of_the_given_parameters(chapter):
+    small, task = network((3, 6), (6, 4)), regression(2)[1]
+    space = book_tools.run(CHAPTER, small=small, task=task)
+    moved = {n: p.detach() + 0.1 for n, p in small.named_parameters()}
+    outputs = bilevel.functional(small)(moved, task.support_x)
+    right = (outputs - task.support_y).square().mean()
+    torch.testing.assert_close(space["support_loss"](moved), right)
+
+
+def test_wave_losses_are_mean_squares(chapter):
+    theta = torch.tensor([[[1.0, 0.5], [2.0, -1.0]]] * 3)  # [3, T, 2]
+    x, y = (torch.randn(2, 5, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    found = chapter.wave_loss(theta, x, y)
+    assert found.shape == (3, 2)
+    for i, (height, phase) in enumerate(theta[0].tolist()):
+        right = np.mean((height * np.sin(x[i].numpy() - phase) - y[i].numpy()) ** 2)
+        assert found[:, i].tolist() == pytest.approx([right] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_angle_and_ratio_are_those_of_the_two_orders(k):
+    net, many = network((3, 6), (6, 4)), regression(3)
+
+    def gradient(*args, engine="functional", **settings):  # not the vectorised one
+        return bilevel.meta_gradient(*args, engine="functional", loss=F.mse_loss, **settings)
+
+    space = book_tools.run(CHAPTER, net=net, many=many, meta_gradient=gradient)
+    angle, ratio = (value.item() for value in space["angle_and_ratio"](k))
+    rows = []
+    for first_order in (False, True):
+        settings = {"inner_lr": 0.02, "inner_steps": k, "first_order": first_order}
+        g = gradient(net, many, **settings)
+        rows.append(np.concatenate([v.detach().numpy().ravel() for v in g.values()]))
+    full, first = rows
+    lengths = [np.linalg.norm(row) for row in rows]
+    assert ratio == pytest.approx(lengths[1] / lengths[0])
+    cosine = min(1.0, full @ first / (lengths[0] * lengths[1]))
+    assert angle == pytest.approx(np.degrees(np.arccos(cosine)), abs=1e-5)
+
+
+def test_glyph_tasks_are_of_their_split_and_seed(chapter):
+    right = tasks.glyphs("validation").sampler(5, 1, 5, seed=7)[3]
+    found = chapter.glyph_tasks("validation", 7)[3]
+    assert torch.equal(found.support_x, right.support_x)
+    assert torch.equal(found.query_x, right.query_x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"inner_steps": 0}, {"first_order": True}])
+def test_training_on_waves_is_meta_train(settings):
+    space = book_tools.run(CHAPTER, plant=("steps=300", "steps=4"))
+    found = space["train_waves"](seed=2, **settings)
+    learner = MAML(
+        space["wave_network"](seed=2),
+        0.02,
+        settings.get("inner_steps", 3),
+        loss=F.mse_loss,
+        first_order=settings.get("first_order", False),
+    )
+    run = {"steps": 4, "tasks_per_step": 8, "outer_lr": 1.5e-2}
+    meta_train(learner, tasks.sinusoid(seed=12), **run, progress=False)
+    right = dict(learner.model.named_parameters())
+    close(dict(found.named_parameters()), right, rtol=1e-4, atol=1e-5)
+
+
 # The comparisons with an error planted
 
 

@@ -38,27 +38,6 @@ AROUND = contract.Around(
     notation=(BOOK / "notation.md").read_text("utf-8"),
     glossary=(BOOK / "glossary.md").read_text("utf-8"),
 )
-# To be mended in the chapters, and then to be deleted here.
-KNOWN = {
-    "01_few_shot_tasks": {
-        "'labelled' is British spelling",
-        "the first use of 'MAML' does not link to the glossary",
-    },
-    "02_bilevel_maml": {
-        "code cell 29 takes run, which the cells 16 and 27 both make",
-        "'optimisation' is British spelling",
-        "the first use of 'MAML' does not link to the glossary",
-        "the first use of 'finite difference' does not link to the glossary",
-        "the first use of 'Reptile' does not link to the glossary",
-    },
-}
-UNCOMPARED = {
-    "01_few_shot_tasks": {"OneByOne", "against", "gap", "over_seeds", "report"},
-    "02_bilevel_maml": {
-        "Constant", "angle_and_ratio", "glyph_tasks", "half_squared", "support_loss", "train_waves",
-        "wave_loss",
-    },
-}  # fmt: skip
 
 
 # Every notebook
@@ -69,7 +48,7 @@ def test_the_chapter_keeps_the_contract(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     found = contract.breaches(notebook, path.stem, AROUND)
-    assert set(found) - KNOWN.get(path.stem, set()) == set()
+    assert found == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -79,7 +58,7 @@ def test_every_definition_of_the_chapter_is_tested(path):
     source = test.read_text("utf-8") if test.is_file() else ""
     defined = contract_code.definitions(nbformat.read(path, as_version=4))
     missing = {name for name in defined if not re.search(rf"""[."']{name}\b""", source)}
-    assert missing - UNCOMPARED.get(path.stem, set()) == set(), f"never used in {test}"
+    assert missing == set(), f"never used in {test}"
 
 
 # A chapter that breaks a rule

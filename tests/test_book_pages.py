@@ -23,8 +23,6 @@ ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "book"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# To be mended together with chapter 2, and then to be deleted here.
-KNOWN = {"glossary": ["'optimisation' is British spelling"]}
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -79,7 +77,7 @@ def test_links_are_found_in_markdown():
 @pytest.mark.parametrize("path", sorted(BOOK.rglob("*.md")), ids=lambda path: path.stem)
 def test_spelling_of_the_pages_is_american(path):
     found = set(spelling(path.read_text("utf-8")))
-    assert found - set(KNOWN.get(path.stem, [])) == set()
+    assert found == set()
 
 
 def test_spelling_is_read_in_glossaries_too():

@@ -13,7 +13,6 @@ from nbformat.v4 import new_code_cell, new_notebook
 from run_notebook import SECONDS_PER_CELL
 
 NOTEBOOKS = sorted(book_tools.BOOK.glob("*.ipynb"))
-KNOWN = {"01_few_shot_tasks": {"train-protonet"}}  # to be mended in the chapter
 slow = pytest.mark.skipif(
     os.environ.get("METALEARN_TUT_SLOW") != "1",
     reason="takes twice as long as the chapters: set METALEARN_TUT_SLOW=1",
@@ -47,7 +46,7 @@ def shown(cell: nbformat.NotebookNode) -> list:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_run_again_in_another_order_show_the_same(path):
     changed = changed_when_run_again(nbformat.read(path, as_version=4), path.parent)
-    assert changed - KNOWN.get(path.stem, set()) == set()
+    assert changed == set()
 
 
 def test_cells_that_show_something_else_are_noticed(tmp_path):

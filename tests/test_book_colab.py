@@ -138,7 +138,8 @@ def test_the_notebook_runs_alone_after_installing_the_package(path, colab, tmp_p
     assert prefix == str(tmp_path / "environment") and package.startswith(prefix)
     assert versions == {name: distribution(name).version for name in ON_COLAB}
     outputs = [out for cell in cells for out in cell.outputs if out.get("name") == "stderr"]
-    assert not [out.text for out in outputs if "drawing glyphs (first use only)" not in out.text]
+    warned = {out.text.strip() for out in outputs if "drawing glyphs (first use" not in out.text}
+    assert warned <= {""}  # a progress bar ends by wiping its line
 
 
 # The first cell alone, with a Python that has no packages at all

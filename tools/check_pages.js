@@ -89,6 +89,13 @@ function overflow() {
   return unique(found);
 }
 
+// On a desktop neither code nor a formula has to be pushed aside to be read.
+function scrolling() {
+  const blocks = [...document.querySelectorAll(".cell_input pre, div.math")];
+  const wide = blocks.filter((block) => block.scrollWidth > block.clientWidth + 1);
+  return wide.map((block) => `scrolls on a desktop: ${quote(block.textContent)}`);
+}
+
 // Contrast as in WCAG 2: colors are painted on a canvas to get their numbers.
 
 const brush = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext(

@@ -25,7 +25,7 @@ def check_page(driver: webdriver.Chrome, page: Path) -> list[str]:
     wrong = [f"console: {message}" for message in browser.errors(driver)]
     wrong += [f"asks the network for {url}" for url in browser.requested(driver) if remote(url)]
     look(driver, "unfold()")
-    wrong += look(driver, "formulas()")
+    wrong += look(driver, "[...formulas(), ...scrolling()]")
     for figure in look(driver, "figures()"):
         wrong += check_figure(Path(unquote(urlsplit(figure).path)))
     for theme in ("dark", "light"):

@@ -98,8 +98,8 @@ function scrolling() {
 
 // Contrast as in WCAG 2: colors are painted on a canvas to get their numbers.
 
-const brush = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext(
-  "2d", { willReadFrequently: true });
+const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+const brush = canvas.getContext("2d", { willReadFrequently: true });
 const painted = new Map();
 
 function numbers(color) {

@@ -147,7 +147,7 @@ def test_the_notebook_runs_alone_after_installing_the_package(path, colab, tmp_p
 
 def first_cell(folder, before="", **environment):
     command = [sys.executable, "-S", "-c", f"{before}\n{FIRST_CELL}"]
-    kept = {k: v for k, v in os.environ.items() if k != "METALEARN_TUT_WHEEL"}
+    kept = {k: v for k, v in os.environ.items() if k not in ("METALEARN_TUT_WHEEL", "PYTHONPATH")}
     kept |= environment
     return subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True)
 

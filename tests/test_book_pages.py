@@ -85,6 +85,16 @@ def test_spelling_is_read_in_glossaries_too():
     assert list(spelling(text)) == ["'colour' is British spelling"]
 
 
+def test_labels_of_exercises_are_used_once():
+    """Of two exercises with one label the book would show one, without a warning."""
+    found = [
+        x
+        for p in contract.pages()
+        for x in re.findall(r"^:label: (\S+)$", contract.page_text(p), re.M)
+    ]
+    assert len(found) > 8 and len(found) == len(set(found))
+
+
 def test_every_source_is_cited_and_every_citation_has_a_source():
     cited = set().union(*(citations(contract.page_text(p)) for p in contract.pages()))
     bib = (BOOK / "references.bib").read_text("utf-8")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rank_cases import gradient, problems
 from training_runs import learner, sampler
 
-from metalearn_tut import RankedRange, tasks
+from metalearn_tut import MAML, RankedRange, models, tasks
 from metalearn_tut.rank_losses import (
     LogNormalGuidance,
     Oracle,
@@ -148,6 +148,17 @@ def test_clean_losses_are_the_query_losses_after_adaptation_and_leave_the_learne
     expected = trained.task_losses(sampler(1).batch(0, 5)).losses
     torch.testing.assert_close(found, expected.detach(), rtol=1e-5, atol=1e-6)
     assert not found.requires_grad
+
+
+def test_clean_losses_of_a_task_without_all_its_labels_say_so():
+    model = models.Conv4(1, ways=5, width=4, norm="support")
+    trained = MAML(model, zero_head=True)  # as many outputs as the support set has labels
+    good = tasks.glyphs("validation").sampler(5, 1, 1)
+    noisy = tasks.NoisyTasks(good, rate=1.0, kind="random")
+    first = next(i for i in range(50) if noisy[i].support_y.max() == 3)
+    with pytest.raises(ValueError, match=r"task \d+ of sampler .* asks for label 4, .* up to \d"):
+        clean_losses(trained, noisy, first + 1)
+    assert clean_losses(trained, good, 2).shape == (2,)
 
 
 def test_losses_of_zero_have_a_logarithm():

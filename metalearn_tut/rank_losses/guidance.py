@@ -154,10 +154,21 @@ def clean_losses(
 
     As ``source=functools.partial(clean_losses, learner, validation)`` of
     :class:`LogNormalGuidance` it gives the learner's present losses on validation tasks.
+
+    Raises
+    ------
+    ValueError
+        If a task asks for a label that its support set does not have, as a noisy one may:
+        a learner that adapts to any number of ways has no output for it.
     """
     rows = []
-    for task in sampler.tasks(range(n_tasks)):
+    for i, task in enumerate(sampler.tasks(range(n_tasks))):
         outputs = learner.adapt(task.support_x, task.support_y)(task.query_x)
+        if not task.query_y.is_floating_point() and task.query_y.max() >= outputs.shape[-1]:
+            raise ValueError(
+                f"task {i} of sampler is not clean: it asks for label {int(task.query_y.max())}, "
+                f"its support set has labels up to {int(task.support_y.max())}"
+            )
         rows.append(loss(outputs, task.query_y.to(outputs.device)).detach())
     return torch.stack(rows)
 

@@ -91,7 +91,7 @@ notebooks: $(READY) glyphs
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of
 # them, since a page that is not made again would keep its warnings to itself.
-$(HTML)/.checked: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/check_book.py $(READING)
+$(HTML)/.checked: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py $(READING)
 	@rm -rf build/book $(HTML) _build/.doctrees
 	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/

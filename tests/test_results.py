@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from metalearn_tut import evaluate, pretrained, tasks
@@ -50,3 +51,28 @@ def test_a_shipped_learner_of_other_data_can_be_loaded():
     task = tasks.glyphs("test").sampler(ways=20, shots=1, queries=1)[0]
     predict = learner.adapt(task.support_x, task.support_y)
     assert (predict(task.query_x).argmax(-1) == task.query_y).float().mean() > 0.5  # chance 0.05
+
+
+def test_chapter_3_prints_what_the_study_found():
+    claims = json.loads((ROOT / "results" / "claims" / "hetrom.json").read_text())["values"][
+        "claims"
+    ]
+    cells = nbformat.read(ROOT / "book" / "03_rank_losses.ipynb", as_version=4).cells
+    (text,) = (cell.source for cell in cells if cell.id == "help-recorded")
+    rows = [
+        [c.strip() for c in row.split("|")[1:-1]] for row in re.findall(r"^\|.*±.*$", text, re.M)
+    ]
+    for kind, words in (("labels", "random labels"), ("outliers", "random patterns")):
+        for rate in (0.3, 0.5):
+            found = claims["1"]["values"][f"{kind}-{rate}"]
+            gap, accuracy = found["hetrom - mean"], found["accuracy"]
+            row = [f"{100 * rate:.0f} %, {words}"]
+            row += [f"{accuracy[arm]:.3f}" for arm in ("mean", "hetrom", "oracle")]
+            assert [*row, f"{gap['mean']:+.3f} ± {gap['over_tasks']:.3f}"] == rows.pop(0)
+    assert not rows and [c["holds"] for c in claims.values()] == [False] * 4 + [True]
+    assert f"cost {-claims['3']['values']['hetrom - mean']['mean']:.3f}" in text
+    assert claims["2"]["values"]["hard"]["mean"] < 0
+    guided = claims["4"]["values"]
+    low, high = (guided[rate]["sg - best"] for rate in ("0.3", "0.5"))
+    assert low["mean"] - low["over_tasks"] > 0 > high["mean"] + high["over_tasks"] + 0.1
+    assert f"{claims['5']['values']['ratios']['hetrom']:.2f} of the mean's time" in text

@@ -158,6 +158,11 @@ def test_jobs_that_cannot_be_kept_apart_are_refused(tmp_path, names, config, sai
 # Interruptions
 
 
+def listening():
+    """Of a process that a shell put into the background, children ignore Ctrl-C too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(folder):
     """The toy study in a process group of its own, once a job is done and others are at work."""
     run = subprocess.Popen(
@@ -167,6 +172,7 @@ def started(folder):
         text=True,
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=listening,
     )
     while not (list(folder.glob("*.json")) and len(list(folder.glob("*/last.safetensors"))) > 1):
         assert run.poll() is None, run.communicate()

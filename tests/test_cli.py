@@ -360,6 +360,11 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(capsys, tmp_path, monkeyp
 # Several processes
 
 
+def listening():
+    """Of a process that a shell put into the background, children ignore Ctrl-C too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "metalearn_tut", *map(str, arguments)],
@@ -367,6 +372,7 @@ def started(*arguments):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=listening,
     )
 
 

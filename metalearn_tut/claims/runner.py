@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -104,8 +104,10 @@ def run_jobs(
     outcome = Outcome({name: record for name, record in found.items() if record})
     todo = [job for job in jobs if not found[job.name]]
     try:
-        with _environment(environment or {}), _said(len(jobs), outcome) as say:
-            for job, problem in _attempts(todo, folder, min(processes, len(todo)), threads):
+        attempts = closing(_attempts(todo, folder, min(processes, len(todo)), threads))
+        # Closed, which ends the workers, before anyone counts what they have kept.
+        with _environment(environment or {}), _said(len(jobs), outcome) as say, attempts as ended:
+            for job, problem in ended:
                 record = record_of(job, folder)
                 if problem or record is None:
                     outcome.failed[job.name] = problem or "its record is not there"

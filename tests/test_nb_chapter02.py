@@ -23,7 +23,7 @@ def test_an_exercise_not_attempted_is_no_failure(check, capsys):
     assert capsys.readouterr().out.endswith("not attempted yet\n")
 
 
-# Exercise 1: curvature
+# Exercise 2.1: curvature
 
 
 def closed_form(w, a, b, alpha, h, k):
@@ -48,7 +48,7 @@ def by_complex_step(w, a, b, alpha, h, k):
 @pytest.mark.parametrize("answer", [closed_form, by_chain_rule, by_complex_step])
 def test_right_curved_gradients_are_taken(answer, capsys):
     chapter02.check_curved_gradient(answer)
-    assert capsys.readouterr().out == "Exercise 1: correct\n"
+    assert capsys.readouterr().out == "Exercise 2.1: correct\n"
 
 
 WRONG_CURVED = {
@@ -68,7 +68,7 @@ def test_wrong_curved_gradients_are_not(name):
         chapter02.check_curved_gradient(WRONG_CURVED[name])
 
 
-# Exercise 2: the gradient of the rate
+# Exercise 2.2: the gradient of the rate
 
 
 def loss_after(model, params, task, rate):
@@ -104,7 +104,7 @@ def by_product(model, task, inner_lr):
 @pytest.mark.parametrize("answer", [by_autodiff, by_product])
 def test_right_rate_gradients_are_taken(answer, capsys):
     chapter02.check_rate_gradient(answer)
-    assert capsys.readouterr().out == "Exercise 2: correct\n"
+    assert capsys.readouterr().out == "Exercise 2.2: correct\n"
 
 
 def of_the_support_loss(model, task, inner_lr):
@@ -138,7 +138,7 @@ def test_wrong_rate_gradients_are_not(answer, why):
         chapter02.check_rate_gradient(answer)
 
 
-# Exercise 3: adapt a part
+# Exercise 2.3: adapt a part
 
 
 def stepped(model, names, x, y, inner_lr, inner_steps, params=None, create_graph=True, turn=1):
@@ -168,7 +168,7 @@ def with_module(model, names, x, y, inner_lr, inner_steps):
 @pytest.mark.parametrize("answer", [stepped, with_all_slopes, with_module])
 def test_right_ways_to_adapt_a_part_are_taken(answer, capsys):
     chapter02.check_adapt_some(answer)
-    assert capsys.readouterr().out == "Exercise 3: correct\n"
+    assert capsys.readouterr().out == "Exercise 2.3: correct\n"
 
 
 def everything(model, names, *rest):

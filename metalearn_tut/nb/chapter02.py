@@ -54,7 +54,7 @@ def draw(name: str, hand: int) -> np.ndarray:
 
 
 def check_curved_gradient(my_curved_gradient: Callable[..., float]) -> None:
-    """Exercise 1: the meta-gradient of a scalar quadratic with curvature h.
+    """Exercise 2.1: the meta-gradient of a scalar quadratic with curvature h.
 
     Support loss ``h/2 (w - a)^2``, query loss ``(w - b)^2 / 2``, k steps of size alpha:
     ``(w_k - b)(1 - alpha h)^k`` with ``w_k = a + (w - a)(1 - alpha h)^k``. The right answer
@@ -66,7 +66,7 @@ def check_curved_gradient(my_curved_gradient: Callable[..., float]) -> None:
     ...     kept = (1 - alpha * h) ** k
     ...     return (a + (w - a) * kept - b) * kept
     >>> check_curved_gradient(answer)
-    Exercise 1: correct
+    Exercise 2.1: correct
     """
 
     def verify() -> None:
@@ -83,7 +83,7 @@ def check_curved_gradient(my_curved_gradient: Callable[..., float]) -> None:
                 my_curved_gradient(*case.values()), _curved_gradient(**case), f"gradient for {what}"
             )
 
-    check("Exercise 1", verify)
+    check("Exercise 2.1", verify)
 
 
 def _curved_gradient(w: float, a: float, b: float, alpha: float, h: float, k: int) -> float:
@@ -96,7 +96,7 @@ def _curved_gradient(w: float, a: float, b: float, alpha: float, h: float, k: in
 
 
 def check_rate_gradient(my_rate_gradient: Callable[[nn.Module, Task, float], Tensor]) -> None:
-    """Exercise 2: derivative of the query loss after one step with respect to the step size.
+    """Exercise 2.2: derivative of the query loss after one step with respect to the step size.
 
     ``my_rate_gradient(model, task, inner_lr)`` for the mean squared error, judged by central
     finite differences on three networks and tasks in float64; the model must stay as it is.
@@ -111,7 +111,7 @@ def check_rate_gradient(my_rate_gradient: Callable[[nn.Module, Task, float], Ten
             right = _slope_in_rate(model, task, inner_lr)
             close(mine, right, f"derivative at inner_lr = {inner_lr}", 1e-6 * (1 + abs(right)))
 
-    check("Exercise 2", verify)
+    check("Exercise 2.2", verify)
 
 
 def _slope_in_rate(model: nn.Module, task: Task, inner_lr: float, eps: float = 1e-6) -> float:
@@ -136,7 +136,7 @@ def _support_gradient(model: nn.Module, task: Task) -> Params:
 def check_adapt_some(
     my_adapt_some: Callable[[nn.Module, Sequence[str], Tensor, Tensor, float, int], Params],
 ) -> None:
-    """Exercise 3: an inner loop that steps only the named parameters.
+    """Exercise 2.3: an inner loop that steps only the named parameters.
 
     ``my_adapt_some(model, names, x, y, inner_lr, inner_steps)`` returns all parameters by
     name; those not in ``names`` as they were. Judged against :func:`bilevel.adapt` with
@@ -152,7 +152,7 @@ def check_adapt_some(
         ):
             _same_adaptation(my_adapt_some, _network(seed), names, _task(seed), steps)
 
-    check("Exercise 3", verify)
+    check("Exercise 2.3", verify)
 
 
 def _same_adaptation(

@@ -15,7 +15,7 @@ from metalearn_tut import checkpoint, claims, pretrained, results, runs, tasks
 from metalearn_tut.claims.report import criteria
 from metalearn_tut.claims.report import reproduce as decide
 from metalearn_tut.evaluation import evaluate as measure
-from metalearn_tut.launch import launch, worker_environment
+from metalearn_tut.launch import MEMORY, launch
 from metalearn_tut.learner import Learner
 from metalearn_tut.tasks import TaskSampler
 from metalearn_tut.training import History, meta_train
@@ -227,8 +227,7 @@ def reproduce(o: SimpleNamespace, arguments: Sequence[str]) -> int:
         print("\n\n".join(criteria(claims.load(name)) for name in claims.STUDIES))
         return 0
     names = claims.STUDIES if o.all else (o.study,)
-    # A worker is told how to use memory, but shares no training with the others.
-    environment = {n: v for n, v in worker_environment(1).items() if n.startswith("MALLOC_")}
+    environment = {n: v for n, v in MEMORY.items() if n not in os.environ}
     options = {n: getattr(o, n) for n in ("quick", "out", "results", "processes", "threads")}
     ended = [decide(claims.load(n), environment=environment, **options) for n in names]
     return 0 if all(ended) else 1

@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import IO
 
+# glibc would hand every large tensor's memory back to the system and fault it in again.
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+"""What a process that trains is told of memory, unless its environment says otherwise."""
+
 _GRACE = 10.0  # seconds that the others have to end by themselves when one has failed
 _EXPLAINED = (2, 128 + signal.SIGINT)  # exit codes of a command that has said why
 
@@ -61,6 +65,7 @@ def worker_environment(processes: int) -> dict[str, str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {
+        **MEMORY,
         **os.environ,
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
@@ -68,9 +73,6 @@ def worker_environment(processes: int) -> dict[str, str]:
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
-    # glibc would hand every large tensor's memory back to the system and fault it in again.
-    environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**30))
-    environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**31 - 1))
     if sys.platform == "linux":  # a machine's own name need not lead to itself
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment

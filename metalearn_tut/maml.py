@@ -18,6 +18,7 @@ from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
 from metalearn_tut.learner import Predictor, TaskLosses, accuracy_of, attach_gradients
 from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 _HEAD = ("head.weight", "head.bias")
@@ -299,10 +300,7 @@ def _check_choices(
 ) -> None:
     """Refuse what no engine could run, when the learner is made and not when it trains."""
     for name, value, allowed in (("engine", engine, bilevel.ENGINES), ("rates", rates, RATES)):
-        if value not in allowed:
-            raise ValueError(
-                f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
-            )
+        check_choice(name, value, allowed)
     if unknown := sorted(set(settings) - set(_SETTINGS)):
         raise TypeError(f"MAML has no argument {unknown[0]!r}")
     if not 0 <= step_losses <= 1:

@@ -23,6 +23,7 @@ from metalearn_tut import checkpoint, maml, models, tasks
 from metalearn_tut.learner import Learner
 from metalearn_tut.protonet import ProtoNet
 from metalearn_tut.tasks import ClassSource
+from metalearn_tut.tasks.sampler import check_choice
 
 Config = Mapping[str, Any]
 
@@ -143,9 +144,7 @@ def _make(part: str, makers: Mapping[str, Callable[..., Any]], config: Config, *
     """Call the maker that ``config`` names with the rest of it."""
     arguments = dict(config)
     name = arguments.pop("name", None)
-    if name not in makers:
-        allowed = ", ".join(map(repr, makers))
-        raise ValueError(f"{part} must be one of {allowed}, got {name!r}")
+    check_choice(part, name, makers)
     try:
         return makers[name](*first, **arguments)
     except TypeError as error:

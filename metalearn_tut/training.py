@@ -19,7 +19,7 @@ from metalearn_tut.evaluation import check_n_tasks, task_values
 from metalearn_tut.history import History
 from metalearn_tut.learner import Learner
 from metalearn_tut.processes import Processes
-from metalearn_tut.tasks.sampler import TaskSampler
+from metalearn_tut.tasks.sampler import TaskSampler, check_choice
 
 Aggregate = Callable[[Tensor], Tensor]
 _COMPARED = (
@@ -226,9 +226,7 @@ def _check(
         value = settings[name]
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive, got {value}")
-    if settings["schedule"] not in SCHEDULES:
-        allowed = ", ".join(map(repr, SCHEDULES))
-        raise ValueError(f"schedule must be one of {allowed}, got {settings['schedule']!r}")
+    check_choice("schedule", settings["schedule"], SCHEDULES)
     if validation is not None:
         check_n_tasks(validation, settings["validation_tasks"], "validation_tasks")
     for name in ("tasks_per_step", "validation_tasks"):

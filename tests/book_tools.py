@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import contract_code
 import nbformat
 
 BOOK = Path(__file__).parents[1] / "book"
@@ -14,7 +16,7 @@ BOOK = Path(__file__).parents[1] / "book"
 def code_cells(chapter: str) -> dict[str, str]:
     """The code cells of ``book/<chapter>.ipynb`` in order, by their ids."""
     notebook = nbformat.read(BOOK / f"{chapter}.ipynb", as_version=4)
-    return {cell.id: cell.source for cell in notebook.cells if cell.cell_type == "code"}
+    return {cell.id: cell.source for cell in contract_code.code_cells(notebook)}
 
 
 def run(
@@ -50,6 +52,13 @@ def run(
         if n == 0:
             space.update(given)
     return space
+
+
+def printed_by(run: Callable[..., Any], comparing: dict[str, Sequence[str]], capsys: Any) -> str:
+    """What ``run`` prints for each of the lists of cells that comparisons need."""
+    for cells in sorted({tuple(cells) for cells in comparing.values()}):
+        run(*cells)
+    return capsys.readouterr().out
 
 
 def compared(printed: str) -> set[str]:

@@ -432,9 +432,7 @@ IF_BROKEN = {"what higher computed", "left behind"}  # compared only where a tra
 
 
 def test_every_comparison_passes_and_is_known(capsys):
-    for cells in sorted(set(COMPARING.values())):
-        run(*cells)
-    printed = capsys.readouterr().out
+    printed = book_tools.printed_by(run, COMPARING, capsys)
     assert book_tools.compared(printed) | IF_BROKEN == set(COMPARING)
     assert "mended" in printed or book_tools.compared(printed) == set(COMPARING)
 

@@ -17,6 +17,7 @@ import pytest
 import screenshots
 import set_repository
 import yaml
+from contract_code import code_cells
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -111,7 +112,7 @@ def test_the_download_is_the_chapter_with_the_results_that_the_page_shows(driver
     assert link == (html / f"_sources/{chapter}.ipynb").as_uri()
     notebook = nbformat.read(html / f"_sources/{chapter}.ipynb", as_version=4)
     nbformat.validate(notebook)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = code_cells(notebook)
     assert len(cells) == len(all_of(driver, "div.cell")) > 0
     assert cells[0].source.startswith("# Setup")  # says what to install where the package is not
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
@@ -131,7 +132,7 @@ WATCH = "document.addEventListener('copy', (event) => (window.copied = event.tar
 @each_chapter
 def test_the_copy_button_of_each_cell_copies_its_code(driver, html, chapter):
     notebook = nbformat.read(html / f"_sources/{chapter}.ipynb", as_version=4)
-    code = [cell.source.strip() for cell in notebook.cells if cell.cell_type == "code"]
+    code = [cell.source.strip() for cell in code_cells(notebook)]
     assert [text.strip() for text in driver.execute_script(COPIED)] == code
     driver.execute_script(WATCH)
     button = all_of(driver, "div.cell_input .copybtn")[1]

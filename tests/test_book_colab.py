@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import set_repository
+from contract_code import code_cells
 from nbformat.v4 import new_code_cell
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -133,7 +134,7 @@ def test_the_notebook_runs_alone_after_installing_the_package(path, colab, tmp_p
     nbformat.write(notebook, copy)
     ran = colab("-c", EXECUTE, copy)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    *cells, report = [c for c in nbformat.read(copy, 4).cells if c.cell_type == "code"]
+    *cells, report = code_cells(nbformat.read(copy, as_version=4))
     prefix, package, versions = json.loads(report.outputs[0].text)
     assert prefix == str(tmp_path / "environment") and package.startswith(prefix)
     assert versions == {name: distribution(name).version for name in ON_COLAB}

@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import background
 import pytest
 import torch
 import toy_study
@@ -158,22 +157,9 @@ def test_jobs_that_cannot_be_kept_apart_are_refused(tmp_path, names, config, sai
 # Interruptions
 
 
-def listening():
-    """Of a process that a shell put into the background, children ignore Ctrl-C too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def started(folder):
     """The toy study in a process group of its own, once a job is done and others are at work."""
-    run = subprocess.Popen(
-        [sys.executable, toy_study.__file__, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=listening,
-    )
+    run = background.start(toy_study.__file__, folder, start_new_session=True)
     jobs = toy_study.trainings()
 
     def at_work(job):

@@ -2,12 +2,12 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 
+import background
 import numpy as np
 import pytest
 import torch
@@ -360,26 +360,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(capsys, tmp_path, monkeyp
 # Several processes
 
 
-def listening():
-    """Of a process that a shell put into the background, children ignore Ctrl-C too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def started(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "metalearn_tut", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=listening,
-    )
-
-
 def test_two_processes_are_stopped_together_and_one_can_go_on(capsys, tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     options = [*TINY, "--no-validate", "--save-every", 1, "--steps", 150]
-    run = started(*options, "--out", shared, "--processes", 2)
+    run = background.start("-m", "metalearn_tut", *options, "--out", shared, "--processes", 2)
     while not (shared / "last.safetensors").exists() and run.poll() is None:
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)

@@ -125,11 +125,15 @@ def in_child(action):
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def kill(folder):
+def ready_to_fork(folder):
     # tqdm's lock is shared with forked processes, and one that is killed cannot give it back
     tqdm.set_lock(threading.RLock())
     tqdm.monitor_interval = 0  # no thread beside the one that forks
     resumable(folder / "warm", steps=1, validation=None)  # imports, once for all children
+
+
+def kill(folder):
+    ready_to_fork(folder)
     for name, prepare in DEATHS.items():
         ended = in_child(lambda p=prepare: resumable(folder / "planned", p()))
         left = sorted(p.name for p in (folder / "planned").iterdir())
@@ -160,9 +164,7 @@ REMEMBERING = {
 
 def remember(folder):
     """A run with each aggregate that remembers, killed and resumed."""
-    tqdm.set_lock(threading.RLock())
-    tqdm.monitor_interval = 0
-    resumable(folder / "warm", steps=1, validation=None)
+    ready_to_fork(folder)
     for name, make in REMEMBERING.items():
         for dies_at in (11, None):
             out = folder / name

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import yaml
-from contract_code import comparisons
+from contract_code import code_cells, comparisons, tagged
 from run_notebook import compares_file
 
 INDEPENDENT = {"closed form", "finite difference"}
@@ -91,7 +91,7 @@ def check_page(page: Page, pages: dict[Path, Page]) -> Iterator[str]:
 
 def check_notebook(path: Path, page: Page) -> Iterator[str]:
     """Sentences about one executed notebook and its page."""
-    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    cells = code_cells(nbformat.read(path, as_version=4))
     ran = [cell.execution_count for cell in cells if cell.source.strip()]
     if ran != list(range(1, len(ran) + 1)):
         yield f"cells did not all run in order: {ran}"
@@ -102,7 +102,7 @@ def check_notebook(path: Path, page: Page) -> Iterator[str]:
         mystnb = cell.metadata.get("mystnb", {})
         draws = any("image/png" in out.get("data", {}) for out in cell.outputs)
         declared = "figure" in mystnb or "image" in mystnb
-        if "error" in kinds and "raises-exception" not in cell.metadata.get("tags", []):
+        if "error" in kinds and not tagged(cell, "raises-exception"):
             yield f"{name} failed"
         if any(out.get("name") == "stderr" for out in cell.outputs):
             yield f"{name} printed to stderr"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+from contract_code import code_cells
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -18,7 +19,7 @@ METADATA = {
 
 def formatted(notebook: nbformat.NotebookNode, first_cell: str) -> nbformat.NotebookNode:
     """The notebook as it is kept, made in place."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = code_cells(notebook)
     for cell in code:
         cell.outputs, cell.execution_count = [], None
         for key in ("collapsed", "execution", "ExecuteTime", "scrolled", "id", "outputId"):

@@ -32,6 +32,7 @@ from metalearn_tut.bilevel.objective import (
 from metalearn_tut.bilevel.safety import assert_second_order_safe
 from metalearn_tut.bilevel.vectorised import vectorised
 from metalearn_tut.bilevel.with_higher import with_higher
+from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 ENGINES = ("functional", "higher", "vectorised", "implicit")
@@ -151,8 +152,7 @@ def task_gradients(
         Further arguments of :func:`query_loss` and :func:`inner_path`; for ``"implicit"``
         those of :func:`implicit_gradients`.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
+    check_choice("engine", engine, ENGINES)
     if deferred and engine == "vectorised":
         raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
     params, lr = start(metas)

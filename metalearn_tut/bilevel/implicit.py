@@ -18,6 +18,7 @@ from metalearn_tut.bilevel.objective import (
     TaskLoss,
     collect,
 )
+from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 Vector = Params
@@ -105,8 +106,7 @@ def _check(pull: float, solver: str, lr: Rate, others: dict[str, Any]) -> None:
         raise ValueError(f"engine='implicit' does not take {refused[0]}; use engine='functional'")
     if pull <= 0:
         raise ValueError(f"engine='implicit' needs pull > 0 (iMAML's lambda), got {pull}")
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {solver!r}")
+    check_choice("solver", solver, SOLVERS)
     if solver == "neumann" and not isinstance(lr, (int, float)):
         raise ValueError("solver='neumann' needs one number as inner_lr; use solver='cg'")
 

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from metalearn_tut.tasks.sampler import check_choice
+
 GUARDED = ("functional", "higher", "vectorised", "implicit", "vmap")
 """The engines of this package, and ``torch.func.vmap`` over tasks as a reader may write it."""
 
@@ -70,8 +72,7 @@ def assert_second_order_safe(model: nn.Module, engine: str = "functional") -> No
         ...
     ValueError: engine='vmap' has no right second-order gradient through 1 (LayerNorm): ...
     """
-    if engine not in GUARDED:
-        raise ValueError(f"engine must be one of {', '.join(map(repr, GUARDED))}, got {engine!r}")
+    check_choice("engine", engine, GUARDED)
     names: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         reason = next(filter(None, (trap(module) for trap in _TRAPS[engine])), None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
+from metalearn_tut.tasks.sampler import check_choice
 
 __all__ = ["STUDIES", "Claim", "Job", "Results", "Study", "Verdict", "load"]
 
@@ -24,6 +25,5 @@ def load(name: str) -> Study:
     ValueError
         If there is none.
     """
-    if name not in STUDIES:
-        raise ValueError(f"study must be one of {', '.join(map(repr, STUDIES))}, got {name!r}")
+    check_choice("study", name, STUDIES)
     return importlib.import_module(f"{__name__}.{name}").STUDY

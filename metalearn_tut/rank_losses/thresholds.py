@@ -10,6 +10,7 @@ from torch import Tensor
 from metalearn_tut.rank_losses.aggregate import uniform
 from metalearn_tut.rank_losses.ranked_range import RankedRange
 from metalearn_tut.rank_losses.variational import difference_of_tops, nested_hinges
+from metalearn_tut.tasks.sampler import check_choice
 
 MODES = ("sgda", "sgda_f2")
 INITS = ("correct", "authors")
@@ -209,11 +210,8 @@ def boundary(ranked: list[float], rank: int) -> float:
 
 
 def _check_settings(mode: str, init: str, sharpness: float | None) -> None:
-    for name, value, allowed in (("mode", mode, MODES), ("init", init, INITS)):
-        if value not in allowed:
-            raise ValueError(
-                f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}"
-            )
+    check_choice("mode", mode, MODES)
+    check_choice("init", init, INITS)
     if init == "authors" and mode != "sgda_f2":
         raise ValueError(f"init='authors' is for mode='sgda_f2', got mode={mode!r}")
     if sharpness is not None and mode != "sgda":

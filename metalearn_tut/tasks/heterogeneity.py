@@ -22,6 +22,7 @@ from torch import Tensor
 
 from metalearn_tut.tasks.sampler import (
     TaskSampler,
+    check_choice,
     check_index,
     check_seed,
     distinct,
@@ -79,8 +80,7 @@ class NoisyTasks(TaskSampler):
     ) -> None:
         _check_rate(rate)
         check_seed(seed)
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+        check_choice("kind", kind, KINDS)
         self.sampler, self.rate, self.kind, self.seed = sampler, rate, kind, seed
         self._corrupted(sampler[0], 0)  # refuse now what cannot be corrupted
 

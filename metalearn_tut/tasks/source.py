@@ -10,15 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from metalearn_tut.tasks.sampler import EpisodeSampler, check_seed, distinct, raw_draws
+from metalearn_tut.tasks.sampler import (
+    EpisodeSampler,
+    check_choice,
+    check_seed,
+    distinct,
+    raw_draws,
+)
 
 SPLITS = ("train", "validation", "test")
 
 
 def check_split(split: str, allowed: Sequence[str] = SPLITS) -> None:
     """Refuse a split that does not exist, naming those that do."""
-    if split not in allowed:
-        raise ValueError(f"split must be one of {', '.join(map(repr, allowed))}, got {split!r}")
+    check_choice("split", split, allowed)
 
 
 class LabelledImages(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from metalearn_tut.bilevel import Params
 from metalearn_tut.tasks.cache import atomic_write
+from metalearn_tut.tasks.tensor_file import copy_tensors, read_tensors, write_tensors
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.json"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps per tensor
@@ -78,31 +78,13 @@ def save(
         tensors[f"history.{name}"] = torch.tensor(history.get(name, []), dtype=torch.float64)
     lists = {name: history.get(name, []) for name in _LISTS}
     state = {"step": step, **lists, "memory": memory or {}, "run": run or {}}
-    _write(Path(path), tensors, state)
+    write_tensors(path, tensors, state)
 
 
 def _moments(optimizer: torch.optim.Adam, p: Tensor) -> dict[str, Tensor]:
     """What Adam keeps of ``p``; before its first step, which may be skipped, zeros."""
     zeros = {"step": torch.tensor(0.0), **{key: torch.zeros_like(p) for key in _ADAM[1:]}}
     return {key: optimizer.state.get(p, zeros)[key] for key in _ADAM}
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    from safetensors.torch import save as to_bytes
-
-    plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-    # one entry, since safetensors writes several in an order that changes from time to time
-    data = to_bytes(plain, {"state": json.dumps({**state, "crc32": _crc(plain)})})
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _crc(tensors: Mapping[str, Tensor]) -> int:
-    """A checksum of all numbers; safetensors has none, and a flipped bit is still a number."""
-    crc = 0
-    for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), crc)
-    return crc
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -117,19 +99,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
     ValueError
         If the file is damaged, or not a checkpoint.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        with safe_open(str(path), "pt") as file:
-            state = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if state.pop("crc32") != _crc(tensors):
-            raise ValueError("the checksum does not fit")
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or not a checkpoint of this package") from error
-    return tensors, state
+    return read_tensors(path)
 
 
 def load(path: str | os.PathLike[str], metas: Params) -> dict[str, Any]:
@@ -155,16 +125,7 @@ def load(path: str | os.PathLike[str], metas: Params) -> dict[str, Any]:
 
 def _fill(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metas: Params) -> None:
     saved = {n.removeprefix("meta."): t for n, t in tensors.items() if n.startswith("meta.")}
-    for name in sorted(saved.keys() | metas.keys()):
-        here, there = (list(t[name].shape) if name in t else "absent" for t in (metas, saved))
-        if here != there:
-            raise ValueError(
-                f"{path} is a checkpoint of another architecture: {name} is {there} in the file "
-                f"and {here} in the learner"
-            )
-    with torch.no_grad():
-        for name, p in metas.items():
-            p.copy_(saved[name])
+    copy_tensors(path, saved, metas)
 
 
 def restore(
@@ -245,7 +206,7 @@ def export(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     kept = {name: t for name, t in tensors.items() if name.startswith("meta.")}
     state.pop("memory", None)
     state["validation"] = [v for v in state["validation"] if v["step"] == state["step"]]
-    _write(Path(path), kept, state)
+    write_tensors(path, kept, state)
 
 
 class RunFolder:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metalearn_tut import rank_losses, tasks
-from metalearn_tut.claims import Results, hetrom, hetrom_jobs, paired
+from metalearn_tut.claims import Results, hetrom, hetrom_jobs, hetrom_tasks, paired
 from metalearn_tut.claims.log_normal import log_normal_fit
 from metalearn_tut.rank_losses import Selection
 
@@ -15,7 +15,7 @@ GLYPHS = {"data": {"name": "glyphs"}, "shots": 1, "queries": 3, "rate": 0.3}
 
 
 def tasks_of(kind, seed=0, **changes):
-    return hetrom_jobs.training_tasks({**GLYPHS, "kind": kind, **changes}, seed)
+    return hetrom_tasks.training_tasks({**GLYPHS, "kind": kind, **changes}, seed)
 
 
 # Tasks
@@ -46,16 +46,18 @@ def test_outliers_are_patterns_that_can_be_told_apart_by_pixels():
 
 
 def test_no_hard_test_character_is_in_any_training_task():
-    sources = {split: hetrom_jobs.accents(split) for split in hetrom_jobs.FAMILIES}
+    sources = {
+        split: hetrom_tasks.accents(letters) for split, letters in hetrom_tasks.FAMILIES.items()
+    }
     names = {split: set(source.class_names) for split, source in sources.items()}
-    easy = set(hetrom_jobs.easy_characters().class_names)
+    easy = set(hetrom_tasks.easy_characters().class_names)
     assert not names["test"] & (names["train"] | names["validation"] | easy)
     assert not names["validation"] & (names["train"] | easy) and names["train"] <= easy
     assert "U+00E9 LATIN SMALL LETTER E WITH ACUTE" in names["test"]
     assert not any(" LETTER E WITH ACUTE" in name for name in easy if " LATIN " in name)
     assert len(easy) == tasks.glyphs("train").n_classes - len(names["test"] | names["validation"])
     wanted = {"queries": 3, "seed": 1}
-    hard = hetrom_jobs.test_tasks({**GLYPHS, "kind": "easy"}, "test", wanted)
+    hard = hetrom_tasks.test_tasks({**GLYPHS, "kind": "easy"}, "test", wanted)
     for task in hard.batch(0, 20):
         assert len(set(task.tags["groups"])) == 1 and set(task.tags["classes"]) <= names["test"]
 
@@ -65,7 +67,7 @@ def test_one_task_in_ten_is_hard():
     components = [mixed[i].tags["component"] for i in range(500)]
     assert 0.06 < sum(components) / 500 < 0.14
     hard = mixed[components.index(1)]
-    assert set(hard.tags["groups"]) <= set(hetrom_jobs.FAMILIES["train"])
+    assert set(hard.tags["groups"]) <= set(hetrom_tasks.FAMILIES["train"])
 
 
 def test_every_arm_of_a_seed_sees_the_same_tasks_and_is_tested_on_the_same():
@@ -95,12 +97,12 @@ def test_the_arms_are_those_of_the_criteria():
                 rank_loss
             )
     clean, noisy = tasks_of("clean"), tasks_of("labels", rate=0.5)
-    kept = hetrom_jobs.aggregate({"name": "oracle"}, noisy).select(torch.ones(16)) > 0
+    kept = hetrom_jobs.aggregate({"name": "oracle"}, noisy, None).select(torch.ones(16)) > 0
     assert kept.tolist() == [not noisy[i].tags["noisy"] for i in range(16)]
-    assert repr(hetrom_jobs.aggregate({"name": "guided"}, clean)) == repr(
+    assert repr(hetrom_jobs.aggregate({"name": "guided"}, clean, None)) == repr(
         rank_losses.LogNormalGuidance(z_low=-2.0, z_high=1.0)
     )
-    assert hetrom_jobs.aggregate({"name": "mean"}, clean) is torch.mean
+    assert hetrom_jobs.aggregate({"name": "mean"}, clean, None) is torch.mean
 
 
 # A training
@@ -122,7 +124,7 @@ def test_a_training_is_resumed_and_measured(tmp_path):
     assert len(values["test"].split()) == 6 and values["test"] != values["validation"]
     assert values["fit"]["n"] == 70 and len(values["rejection"]["kept"]) == 4
     assert hetrom_jobs.training(config, tmp_path) == values  # from its last checkpoint
-    fresh = hetrom_jobs.training_tasks(config["tasks"], 1003)
+    fresh = hetrom_tasks.training_tasks(config["tasks"], 1003)
     assert any(fresh[i].support_y.max() < 4 for i in range(70))
 
 

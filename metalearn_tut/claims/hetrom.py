@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.hetrom_jobs import (
     EASY_GRID,
     GRID,
@@ -24,33 +22,12 @@ from metalearn_tut.claims.hetrom_jobs import (
     fitting_arm,
     jobs,
 )
-from metalearn_tut.claims.paired import Difference, accuracies, difference
+from metalearn_tut.claims.paired import Difference
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 
 
-def _seeds(results: Results, arm: str) -> list[dict[str, Any]]:
-    """The values of an arm for each seed there is."""
-    return [results[f"{arm}-{s}"] for s in SEEDS if s == SEEDS[0] or f"{arm}-{s}" in results]
-
-
-def _accuracy(results: Results, arm: str, split: str = "test") -> Tensor:
-    """``[seeds, tasks]``."""
-    rows = [accuracies(v[split], 5 * TEST["queries"]) for v in _seeds(results, arm)]
-    return torch.stack(rows)
-
-
-def _minus(results: Results, a: str, b: str, split: str = "test") -> Difference:
-    return difference(_accuracy(results, a, split), _accuracy(results, b, split))
-
-
-def _present(results: Results, names: Sequence[str]) -> list[str]:
-    return [name for name in names if f"{name}-{SEEDS[0]}" in results]
-
-
-def _best(results: Results, arms: Sequence[str]) -> tuple[str, dict[str, float]]:
-    """The arm with the highest accuracy on validation tasks, and all accuracies there."""
-    found = {arm: _accuracy(results, arm, "validation").mean().item() for arm in arms}
-    return max(found, key=found.__getitem__), found
+def _arms(results: Results) -> Arms:
+    return Arms(results, SEEDS, 5 * TEST["queries"])
 
 
 def noise(results: Results) -> Verdict:
@@ -61,7 +38,7 @@ def noise(results: Results) -> Verdict:
         gaps = {}
         for rate in RATES:
             at = f"{kind}-{rate}"
-            gaps[rate], values[at] = _noisy(results, at, fitting_arm(rate))
+            gaps[rate], values[at] = noisy(_arms(results), at, fitting_arm(rate))
             way = values[at]["share of mean -> oracle"]
             said.append(f"{words}, {rate:.0%} noisy: HeTRoM - mean {gaps[rate]}")
             said[-1] += "" if way is None else f", {way:.0%} of the way to the oracle"
@@ -69,26 +46,28 @@ def noise(results: Results) -> Verdict:
     return Verdict(holds, "; ".join(said) + ".", values)
 
 
-def _noisy(results: Results, at: str, hetrom: str) -> tuple[Difference, dict[str, Any]]:
+def noisy(
+    arms: Arms, at: str, hetrom: str, also: Sequence[str] = ("oracle", "max", "top")
+) -> tuple[Difference, dict[str, Any]]:
     """HeTRoM - mean for one kind and rate of noise, and all that is reported of it."""
-    others = _present(results, [f"{at}-{arm}" for arm in ("oracle", "max", "top")])
-    arms = {"hetrom": f"{at}-{hetrom}", **{name.rsplit("-", 1)[1]: name for name in others}}
-    gaps = {arm: _minus(results, name, f"{at}-mean") for arm, name in arms.items()}
+    others = arms.present([f"{at}-{arm}" for arm in also])
+    named = {"hetrom": f"{at}-{hetrom}", **{name.rsplit("-", 1)[1]: name for name in others}}
+    gaps = {arm: arms.minus(name, f"{at}-mean") for arm, name in named.items()}
     values: dict[str, Any] = {f"{arm} - mean": gap.to_dict() for arm, gap in gaps.items()}
-    named = {"mean": f"{at}-mean", **arms}
-    values["accuracy"] = {a: _accuracy(results, name).mean().item() for a, name in named.items()}
+    named = {"mean": f"{at}-mean", **named}
+    values["accuracy"] = {arm: arms.mean(name) for arm, name in named.items()}
     way = gaps["hetrom"].mean / gaps["oracle"].mean if "oracle" in gaps else None
     return gaps["hetrom"], {**values, "share of mean -> oracle": way}
 
 
 def easy(results: Results) -> Verdict:
     """Claim 2."""
-    best, chosen = _best(results, _present(results, [f"easy-top-{k}" for k in EASY_GRID]))
-    hard, plain = (_minus(results, best, "easy-mean", split) for split in ("test", "easy"))
+    arms = _arms(results)
+    best, chosen = arms.best(arms.present([f"easy-top-{k}" for k in EASY_GRID]))
+    hard, plain = (arms.minus(best, "easy-mean", split) for split in ("test", "easy"))
     values: dict[str, Any] = {"validation": chosen, "hard": hard.to_dict(), "easy": plain.to_dict()}
     for split in ("test", "easy"):
-        for arm in (best, "easy-mean"):
-            values[f"{arm}, {split}"] = _accuracy(results, arm, split).mean().item()
+        values |= {f"{arm}, {split}": arms.mean(arm, split) for arm in (best, "easy-mean")}
     sentence = (
         f"hardest {best.split('-')[-1]} of {N} - mean: {hard} on hard tasks; {plain} on easy."
     )
@@ -97,12 +76,13 @@ def easy(results: Results) -> Verdict:
 
 def clean(results: Results) -> Verdict:
     """Claim 3."""
-    arms = _present(results, [f"clean-{arm}" for arm in ("sg", "max", "top")])
-    gap = _minus(results, "clean-range-5-16", "clean-mean")
+    arms = _arms(results)
+    others = arms.present([f"clean-{arm}" for arm in ("sg", "max", "top")])
+    gap = arms.minus("clean-range-5-16", "clean-mean")
     same = results["same-bits"]["equal"]
     values = {"hetrom - mean": gap.to_dict(), "same bits": same}
-    values |= {f"{arm} - mean": _minus(results, arm, "clean-mean").to_dict() for arm in arms}
-    values["mean"] = _accuracy(results, "clean-mean").mean().item()
+    values |= {f"{arm} - mean": arms.minus(arm, "clean-mean").to_dict() for arm in others}
+    values["mean"] = arms.mean("clean-mean")
     bits = "the same bits as" if same else "other bits than"
     sentence = f"HeTRoM (5, 16) - mean: {gap}; (0, n) gives {bits} the mean."
     return Verdict(gap.high >= 0 and same, sentence, values)
@@ -110,18 +90,19 @@ def clean(results: Results) -> Verdict:
 
 def guidance(results: Results) -> Verdict:
     """Claim 4."""
+    arms = _arms(results)
     values: dict[str, Any] = {}
     said, holds = [], True
     for rate in RATES:
         grid = [f"labels-{rate}-range-{m}-{k}" for m, k in GRID]
-        best, chosen = _best(results, grid)
-        gap = _minus(results, f"labels-{rate}-sg", best)
+        best, chosen = arms.best(grid)
+        gap = arms.minus(f"labels-{rate}-sg", best)
         holds &= gap.high >= 0
-        fits = [v["fit"] for v in _seeds(results, f"labels-{rate}-sg")]
+        fits = [v["fit"] for v in arms.values(f"labels-{rate}-sg")]
         values[str(rate)] = {"validation": chosen, "best": best, "sg - best": gap.to_dict()}
         said.append(f"{rate:.0%} noisy: sg - ({', '.join(best.split('-')[-2:])}) {gap}")
         said.append(_fit(fits))
-    said.append("clean: " + _fit([v["fit"] for v in _seeds(results, "clean-sg")]))
+    said.append("clean: " + _fit([v["fit"] for v in arms.values("clean-sg")]))
     return Verdict(holds, "; ".join(said) + ".", values)
 
 
@@ -143,7 +124,7 @@ def cost(results: Results) -> Verdict:
     for kind in KINDS:
         for rate in RATES:
             arm = f"{kind}-{rate}-{fitting_arm(rate)}"
-            found = [v["rejection"] for v in _seeds(results, arm)]
+            found = [v["rejection"] for v in _arms(results).values(arm)]
             rates[arm] = {
                 what: [sum(row) / len(found) for row in zip(*(f[what] for f in found), strict=True)]
                 for what in ("precision", "recall")
@@ -157,11 +138,11 @@ def cost(results: Results) -> Verdict:
     return Verdict(ratios["hetrom"] <= 1, sentence, {"ratios": ratios, "rejection": rates})
 
 
-_PAIRED = (
+PAIRED = (
     "the paired interval over 600 clean test tasks (each task's difference being its mean over "
     "3 seeds; 95 %) "
 )
-_SHARED = (
+SHARED = (
     " All arms see the same tasks in the same order, 16 a step for the same number of steps: the "
     "same number of task gradients, those of tasks left out counted. The interval over seeds is "
     "given too."
@@ -173,11 +154,11 @@ CLAIMS = (
         "objective, the more so the more there are.",
         "robustness to noise is claimed in the abstract: FACT; that this is how it would show: "
         "RECONSTRUCTION",
-        f"With half of the training tasks noisy, {_PAIRED}of HeTRoM - mean lies above 0, and the "
+        f"With half of the training tasks noisy, {PAIRED}of HeTRoM - mean lies above 0, and the "
         "mean difference is no smaller than with 30 %; both for random support labels and for "
         "outlier tasks. HeTRoM leaves out as many of the hardest of 16 tasks as are noisy on "
         "average: (m, k) = (5, 16) and (8, 16). Maximum, average top 8 and oracle, and how much "
-        "of the way from mean to oracle is closed, are reported." + _SHARED,
+        "of the way from mean to oracle is closed, are reported." + SHARED,
         noise,
     ),
     Claim(
@@ -186,20 +167,20 @@ CLAIMS = (
         "'prevents easy tasks from overwhelming the meta-learner' stands in the abstract: FACT; "
         "the experiment: RECONSTRUCTION",
         "On average nine of ten training tasks are across scripts (easy), one is among the forms "
-        f"of one of a, A, u, U (hard). {_PAIRED.capitalize()}of (m, k) = (0, k) - mean lies above "
+        f"of one of a, A, u, U (hard). {PAIRED.capitalize()}of (m, k) = (0, k) - mean lies above "
         "0 on tasks among the forms of e, E, o or O, for the best k of 4, 8, 12 on 300 validation "
         "tasks among the forms of i, n, r, R, s or h. No form of these ten letters is in any "
         "training task. (The forms of a letter are the characters whose canonical decomposition "
-        "begins with it.)" + _SHARED,
+        "begins with it.)" + SHARED,
         easy,
     ),
     Claim(
         3,
         "On clean, homogeneous tasks nothing is lost.",
         "RECONSTRUCTION",
-        f"Trained on clean tasks, {_PAIRED}of HeTRoM (5, 16) - mean does not lie below 0 as a "
+        f"Trained on clean tasks, {PAIRED}of HeTRoM (5, 16) - mean does not lie below 0 as a "
         "whole; and training with (0, 16) leaves the very bits that training with the mean does."
-        + _SHARED,
+        + SHARED,
         clean,
     ),
     Claim(
@@ -209,11 +190,11 @@ CLAIMS = (
         "that guidance replaces fixed ranks and rests on log-normal losses: SECOND-HAND; the rest: "
         "RECONSTRUCTION",
         "With random support labels in 30 % and in 50 % of the tasks alike, "
-        f"{_PAIRED}of sg-HeTRoM (default limits, z from -2 to 1) - the best of (5, 14), (5, 16), "
+        f"{PAIRED}of sg-HeTRoM (default limits, z from -2 to 1) - the best of (5, 14), (5, 16), "
         "(8, 14), (8, 16), chosen on 300 validation tasks, does not lie below 0 as a whole. "
         "Whether the losses of 600 fresh training tasks are log-normal is tested "
         "(Kolmogorov-Smirnov at 5 %, for a fitted normal distribution of their logarithms) and "
-        "reported as it is; it decides nothing here." + _SHARED,
+        "reported as it is; it decides nothing here." + SHARED,
         guidance,
     ),
     Claim(

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from metalearn_tut import rank_losses, runs, tasks
+from metalearn_tut import rank_losses, runs
+from metalearn_tut.claims.hetrom_tasks import TAGS, test_tasks, training_tasks
 from metalearn_tut.claims.log_normal import log_normal_fit
 from metalearn_tut.claims.paired import counts
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import evaluate
 from metalearn_tut.learner import Learner
 from metalearn_tut.rank_losses import RankedRange, Selection
-from metalearn_tut.tasks import ClassSource, TaskSampler
+from metalearn_tut.tasks import TaskSampler
 from metalearn_tut.training import meta_train
 
 Config = dict[str, Any]
@@ -43,7 +43,6 @@ LEARNER = {
         "deferred": True,  # the same gradients, but none for tasks of weight 0
     },
 }
-FAMILIES = {"train": "aAuU", "validation": "inrRsh", "test": "eEoO"}
 
 
 def jobs(quick: bool) -> list[Job]:
@@ -51,7 +50,7 @@ def jobs(quick: bool) -> list[Job]:
     trainings = [_training(*arm, seed, quick) for seed in SEEDS for arm in _arms()]
     if quick:
         trainings = [_training(*arm, 0, quick) for arm in _arms() if arm[0] in _QUICK]
-    short = {**LEARNER, "tasks": _tasks("labels", 0.5), "seed": 0}
+    short = {**LEARNER, "tasks": kind_of_tasks("labels", 0.5), "seed": 0}
     same = {**short, "training": _loop(5 if quick else 20)}
     arms = {
         "mean": {"name": "mean", "deferred": False},
@@ -66,16 +65,16 @@ def jobs(quick: bool) -> list[Job]:
 def _arms() -> list[tuple[str, str, float, dict[str, Any]]]:
     """Name, kind of tasks, noise rate and aggregate of all arms."""
     mean, oracle, guided = ({"name": name} for name in ("mean", "oracle", "guided"))
-    common = {"mean": mean, "max": _range(0, 1), "top": _range(0, N // 2)}
-    clean = {**common, "range-5-16": _range(5, 16), "sg": guided}
+    common = {"mean": mean, "max": ranked(0, 1), "top": ranked(0, N // 2)}
+    clean = {**common, "range-5-16": ranked(5, 16), "sg": guided}
     arms = [(f"clean-{arm}", "clean", 0.0, how) for arm, how in clean.items()]
     for rate in RATES:
-        grid = {f"range-{m}-{k}": _range(m, k) for m, k in GRID}
+        grid = {f"range-{m}-{k}": ranked(m, k) for m, k in GRID}
         noisy = {**common, "oracle": oracle, "sg": guided, **grid}
         arms += [(f"labels-{rate}-{arm}", "labels", rate, how) for arm, how in noisy.items()]
-        few = {**common, "oracle": oracle, fitting_arm(rate): _range(*HETROM[rate])}
+        few = {**common, "oracle": oracle, fitting_arm(rate): ranked(*HETROM[rate])}
         arms += [(f"outliers-{rate}-{arm}", "outliers", rate, how) for arm, how in few.items()]
-    hard = {"mean": mean, **{f"top-{k}": _range(0, k) for k in EASY_GRID}}
+    hard = {"mean": mean, **{f"top-{k}": ranked(0, k) for k in EASY_GRID}}
     return arms + [(f"easy-{arm}", "easy", 0.1, how) for arm, how in hard.items()]
 
 
@@ -91,11 +90,13 @@ def fitting_arm(rate: float) -> str:
     return "range-{}-{}".format(*HETROM[rate])
 
 
-def _range(m: int, k: int) -> dict[str, Any]:
+def ranked(m: int, k: int) -> Config:
+    """The aggregate of ranks m + 1 to k."""
     return {"name": "range", "m": m, "k": k}
 
 
-def _tasks(kind: str, rate: float) -> dict[str, Any]:
+def kind_of_tasks(kind: str, rate: float) -> dict[str, Any]:
+    """What :func:`~metalearn_tut.claims.hetrom_tasks.training_tasks` takes: 5-way 1-shot glyphs."""
     return {"data": {"name": "glyphs"}, "kind": kind, "rate": rate, "shots": 1, "queries": 5}
 
 
@@ -108,22 +109,37 @@ def _loop(steps: int) -> dict[str, Any]:
     return {"steps": steps, "tasks_per_step": N, "outer_lr": 0.01}
 
 
-def _training(arm: str, kind: str, rate: float, how: dict[str, Any], seed: int, quick: bool) -> Job:
-    test = {"test": {**TEST, "tasks": 200} if quick else TEST}
-    if "k" in how and (kind == "easy" or (kind == "labels" and (how["m"], how["k"]) in GRID)):
+def _training(arm: str, kind: str, rate: float, how: Config, seed: int, quick: bool) -> Job:
+    grid = how.get("k") in EASY_GRID if kind == "easy" else (how.get("m"), how.get("k")) in GRID
+    validated = grid and kind in ("easy", "labels")
+    more = {"fit": 200 if quick else 600} if how["name"] == "guided" else {}
+    return training_job(arm, kind_of_tasks(kind, rate), how, seed, quick, validated, **more)
+
+
+def training_job(
+    arm: str,
+    task_config: Config,
+    how: Config,
+    seed: int,
+    quick: bool,
+    validated: bool,
+    **more: Any,
+) -> Job:
+    """An arm with one seed; ``validated`` if validation tasks choose among arms like it."""
+    test = {"test": {**TEST, "tasks": 100} if quick else TEST}
+    if validated:
         test["validation"] = {"tasks": 50 if quick else 300, "queries": 10, "seed": 2}
-    if kind == "easy":
+    if task_config["kind"] == "easy":
         test["easy"] = test["test"]
     config = {
         **LEARNER,
-        "tasks": _tasks(kind, rate),
+        "tasks": task_config,
         "aggregate": how,
-        "training": _loop(50 if quick else 200),
+        "training": _loop(40 if quick else 200),
         "test": test,
         "seed": seed,
+        **more,
     }
-    if how["name"] == "guided":
-        config["fit"] = 200 if quick else 600
     return Job(f"{arm}-{seed}", config, training)
 
 
@@ -143,7 +159,7 @@ def training(config: Config, folder: Path, progress: bool = False) -> dict[str, 
     torch.manual_seed(config["seed"])
     learner = runs.build_learner(config, config.get("device", "cpu"))
     sampler = training_tasks(config["tasks"], config["seed"])
-    rank_loss = aggregate(config["aggregate"], sampler)
+    rank_loss = aggregate(config["aggregate"], sampler, learner)
     options = {"out": folder, "resume": True, "progress": progress, **config["training"]}
     history = meta_train(learner, sampler, aggregate=rank_loss, **options)
     values: dict[str, Any] = {"skipped": len(history.skipped)}
@@ -165,88 +181,35 @@ def losses_of(learner: Learner, sampler: TaskSampler, n: int) -> Tensor:
     return torch.cat([learner.task_losses(batch).losses.detach() for batch in batches])
 
 
-# Tasks
-
-TAGS = {"labels": "noisy", "outliers": "outlier"}
-
-
-def training_tasks(config: Config, seed: int) -> TaskSampler:
-    """The tasks of one seed, by ``kind``: ``"clean"``, ``"labels"``, ``"outliers"``, ``"easy"``."""
-    shape = {"ways": 5, "shots": config["shots"], "queries": config["queries"], "seed": seed}
-    if config["kind"] == "easy":
-        easy, hard = easy_characters().sampler(**shape), accents("train").sampler(**shape)
-        return tasks.Mixture([easy, hard], [1 - config["rate"], config["rate"]], seed)
-    clean = runs.build_source(config["data"], "train").sampler(**shape)
-    if config["kind"] == "labels":
-        return tasks.NoisyTasks(clean, config["rate"], kind="random", seed=seed)
-    if config["kind"] == "outliers":
-        return tasks.WithOutliers(clean, patterns().sampler(**shape), config["rate"], seed)
-    return clean
-
-
-def test_tasks(config: Config, split: str, wanted: Config) -> TaskSampler:
-    """Tasks to measure on: as in training, without noise; of an easy-hard mixture the hard ones.
-
-    ``split`` is ``"test"`` or ``"validation"``; with ``"easy"`` the test scripts' own.
-    """
-    hard = config["kind"] == "easy" and split in FAMILIES
-    whole = "test" if split == "easy" else split
-    source = accents(split) if hard else runs.build_source(config["data"], whole)
-    return source.sampler(5, config["shots"], wanted["queries"], wanted["seed"])
-
-
-def patterns(n_classes: int = 200, flips: float = 0.4) -> ClassSource:
-    """Another source: each class a fixed random black-and-white image, its pixels flipped often."""
-    rng = np.random.default_rng(0)
-    means = rng.random((n_classes, 1, 1, 28, 28)) < 0.5
-    pixels = means ^ (rng.random((n_classes, 20, 1, 28, 28)) < flips)
-    labels = torch.arange(n_classes).repeat_interleave(20)
-    images = pixels.reshape(-1, 1, 28, 28).astype(np.uint8) * 255
-    return tasks.from_arrays(images, labels, name="random patterns")
-
-
-def accents(split: str) -> ClassSource:
-    """Hard tasks: five forms of one Latin letter, told apart by their marks."""
-    source = tasks.glyphs("train")
-    letters = [letter_of(name) for name in source.class_names]
-    chosen = [c for c, letter in enumerate(letters) if letter and letter in FAMILIES[split]]
-    forms = source.select(chosen, f"glyphs (forms of {', '.join(FAMILIES[split])})")
-    return replace(forms, groups=tuple(letters[c] for c in chosen), within_group=True)
-
-
-def easy_characters() -> ClassSource:
-    """All training characters of all scripts but the forms kept for validation and test."""
-    source, held_out = tasks.glyphs("train"), FAMILIES["validation"] + FAMILIES["test"]
-    letters = [letter_of(name) for name in source.class_names]
-    kept = [c for c, letter in enumerate(letters) if not letter or letter not in held_out]
-    return source.select(kept, "glyphs (train, without held-out forms)")
-
-
-def letter_of(class_name: str) -> str | None:
-    """The Latin letter that a character is, with or without marks; None for all others.
-
-    Examples
-    --------
-    >>> letter_of("U+00E9 LATIN SMALL LETTER E WITH ACUTE"), letter_of("U+0416 CYRILLIC ...")
-    ('e', None)
-    """
-    character = chr(int(class_name.split()[0][2:], 16))
-    letter = unicodedata.normalize("NFD", character)[0]
-    return letter if letter.isascii() and letter.isalpha() else None
-
-
 # Aggregates, and what they did
 
 
-def aggregate(config: Config, sampler: TaskSampler) -> Any:
-    """An arm's aggregate: ``"mean"``, ``"range"`` (m, k), ``"guided"`` or ``"oracle"``."""
+def aggregate(config: Config, sampler: TaskSampler, learner: Learner) -> Any:
+    """An arm's aggregate: ``"mean"``, ``"range"`` (m, k), ``"guided"`` or ``"oracle"``.
+
+    ``"guided"`` may have ``z_low`` and ``z_high`` (None for no limit), and ``clean``: the
+    thresholds then come from the learner's losses on that many ``tasks`` of the validation
+    scripts, drawn with ``seed`` and looked at ``every`` so many steps.
+    """
     if config["name"] == "range":
         return RankedRange(config["m"], config["k"])
     if config["name"] == "guided":
-        return rank_losses.LogNormalGuidance()
+        return _guided(config, learner)
     if config["name"] == "oracle":
         return rank_losses.Oracle(lambda i: any(sampler[i].tags.get(t) for t in TAGS.values()))
     return torch.mean
+
+
+def _guided(config: Config, learner: Learner) -> rank_losses.LogNormalGuidance:
+    limits = {n: config[n] for n in ("z_low", "z_high") if n in config}
+    ends = {"z_low": -math.inf, "z_high": math.inf}
+    limits = {n: ends[n] if z is None else z for n, z in limits.items()}
+    if (clean := config.get("clean")) is None:
+        return rank_losses.LogNormalGuidance(**limits)
+    validation = runs.build_source(clean["data"], "validation")
+    sampler = validation.sampler(5, clean["shots"], clean["queries"], clean["seed"])
+    source = partial(rank_losses.clean_losses, learner, sampler, clean["tasks"])
+    return rank_losses.LogNormalGuidance(**limits, source=source, every=clean["every"])
 
 
 def rejection(log: Sequence[Selection], sampler: TaskSampler, tag: str, n: int) -> Config:
@@ -292,7 +255,7 @@ def cost(config: Config, folder: Path) -> dict[str, Any]:
             torch.manual_seed(config["seed"])
             algorithm = {**config["algorithm"], "deferred": arm["deferred"]}
             learner = runs.build_learner({**config, "algorithm": algorithm})
-            rank_loss = aggregate(arm, sampler)
+            rank_loss = aggregate(arm, sampler, learner)
             start = time.perf_counter()
             meta_train(learner, sampler, aggregate=rank_loss, progress=False, **config["training"])
             seconds[name].append((time.perf_counter() - start) / config["training"]["steps"])

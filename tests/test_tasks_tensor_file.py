@@ -75,7 +75,7 @@ def test_the_checksum_of_the_first_versions_is_still_read(tmp_path):
 
 
 def test_an_error_calls_the_file_what_it_was_to_be(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no sparse file at .*absent"):
+    with pytest.raises(FileNotFoundError, match=r"no sparse file at .*absent"):
         read_tensors(tmp_path / "absent", "sparse file")
     (tmp_path / "file").write_bytes(b"\1" * 100)
     with pytest.raises(ValueError, match="file is damaged, or not a sparse file of this package"):

@@ -262,6 +262,43 @@ def test_seed_decides_the_initialization():
     assert torch.equal(weights(3), weights(3)) and not torch.equal(weights(3), weights(4))
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_equal_widths_are_one_width(norm):
+    narrow = {"widths": (8, 16, 8, 16), "in_channels": 1, "norm": norm}
+    pairs = (
+        (lambda: Conv4(1, 5, 8, norm), lambda: Conv4(1, 5, [8] * 4, norm, group_size=1)),
+        (
+            lambda: ResNet12(5, **narrow),
+            lambda: ResNet12(5, **narrow, inner=[(8, 8), (16, 16)] * 2),
+        ),
+    )
+    for pair in pairs:
+        networks = []
+        for make in pair:
+            torch.manual_seed(0)
+            networks.append(make())
+        a, b = networks
+        assert repr(a) == repr(b)
+        assert a.state_dict().keys() == b.state_dict().keys()
+        assert all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_each_layer_has_the_width_asked_for(norm):
+    model = Conv4(2, 3, width=[4, 8, 12, 6], norm=norm, image_size=33, group_size=2)
+    shapes = [tuple(b.conv.weight.shape[:2]) for b in model.blocks]
+    assert shapes == [(4, 2), (8, 4), (12, 8), (6, 12)] and model.width == (4, 8, 12, 6)
+    assert model.embed(torch.rand(2, 2, 33, 33)).shape == (2, 6 * 4)
+    inner = ((4, 6), (2, 8), (1, 7), (16, 2)) if norm != "group" else ((4, 6), (2, 8)) * 2
+    net = ResNet12(3, widths=(16, 8, 16, 8), in_channels=1, norm=norm, inner=inner)
+    for block, (a, b), out in zip(net.blocks, inner, (16, 8, 16, 8), strict=True):
+        assert [c.out_channels for c in block.convs] == [a, b, out]
+        assert [c.in_channels for c in block.convs[1:]] == [a, b]
+        if norm == "group":  # groups as large as the block's, however few are left
+            assert [n.num_groups for n in block.norms] == [a * 8 // out, b * 8 // out, 8]
+    assert net.inner == inner and net(torch.rand(2, 1, 16, 16)).shape == (2, 3)
+
+
 @pytest.mark.parametrize("side", [16, 28, 31, 84])
 def test_conv4_features_follow_the_image_size(side):
     model = Conv4(1, 5, width=4, image_size=side)
@@ -353,6 +390,14 @@ def test_cifar_resnet_can_be_traced():
         (lambda: Conv4(0, 5), "in_channels must be at least 1, got 0"),
         (lambda: Conv4(1, 0), "ways must be at least 1, got 0"),
         (lambda: Conv4(1, 5, norm="layer"), "norm must be one of 'batch', .* got 'layer'"),
+        (
+            lambda: Conv4(1, 5, width=(8, 8, 8)),
+            r"width must be one number or four, got \(8, 8, 8\)",
+        ),
+        (lambda: Conv4(1, 5, width=[8, 8, 0, 8]), "width must be at least 1, got 0"),
+        (lambda: Conv4(1, 5, 6, "group", group_size=4), "group_size must divide the 6 .* got 4"),
+        (lambda: ResNet12(5, (8,) * 4, inner=[(8, 8)] * 3), "inner must be four pairs of numbers"),
+        (lambda: ResNet12(5, (8,) * 4, inner=[(8, 0)] * 4), "inner must be four pairs of numbers"),
         (lambda: ResNet12(5, widths=(8, 8)), r"widths must be four numbers .* got \(8, 8\)"),
         (lambda: ResNet12(5, norm=None), "norm must be one of .* got None"),
         (lambda: CifarResNet(26), "depth must be one of 20, 32, 44, 56, 110, got 26"),

@@ -121,22 +121,37 @@ class _BatchNorm(torch.autograd.Function):
         return by_x, by_weight * pixels, by_bias * pixels, None
 
 
-def make_norm(norm: str, channels: int) -> nn.Module:
+def usual_group_size(channels: int) -> int:
+    """Channels of a group when there are 8 groups, or 4, 2 or 1 where 8 do not divide them.
+
+    Examples
+    --------
+    >>> usual_group_size(32), usual_group_size(12), usual_group_size(7)
+    (4, 3, 7)
+    """
+    return channels // math.gcd(8, channels)
+
+
+def make_norm(norm: str, channels: int, group_size: int | None = None) -> nn.Module:
     """The layer that one of :data:`NORMS` stands for.
 
     ``"batch"`` and ``"support"`` are the same :class:`TaskBatchNorm2d` (they differ in the
-    ``n_support`` it is called with), ``"group"`` is a ``GroupNorm`` of 8 groups, or of the
-    largest number of groups among 4, 2, 1 that divides ``channels``, ``"none"`` the identity.
+    ``n_support`` it is called with), ``"group"`` is a ``GroupNorm`` of groups of
+    ``group_size`` channels, by default :func:`usual_group_size`, ``"none"`` the identity.
 
     Raises
     ------
     ValueError
-        If ``norm`` is not one of :data:`NORMS`.
+        If ``norm`` is not one of :data:`NORMS`, or groups of ``group_size`` do not add up to
+        ``channels``.
     """
     if norm in ("batch", "support"):
         return TaskBatchNorm2d(channels)
     if norm == "group":
-        return nn.GroupNorm(math.gcd(8, channels), channels)
+        size = usual_group_size(channels) if group_size is None else group_size
+        if size < 1 or channels % size:
+            raise ValueError(f"group_size must divide the {channels} channels, got {group_size}")
+        return nn.GroupNorm(channels // size, channels)
     if norm == "none":
         return nn.Identity()
     raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metalearn_tut.models import inputs
 from metalearn_tut.models.few_shot import FewShotNetwork, conv3x3
-from metalearn_tut.models.norms import make_norm, normalize
+from metalearn_tut.models.norms import make_norm, normalize, usual_group_size
 
 _SLOPE = 0.1  # of LeakyReLU below zero
 
@@ -19,14 +19,21 @@ class ResidualBlock(nn.Module):
     """Three 3×3 convolutions beside a 1×1 shortcut, then 2×2 max pooling and LeakyReLU(0.1).
 
     As in :class:`~metalearn_tut.models.conv4.ConvBlock`, pooling before the activation is the
-    same function for less work.
+    same function for less work. ``inner`` are the channels between the three convolutions.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        norm: str,
+        inner: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
-        widths = (in_channels, out_channels, out_channels)
-        self.convs = nn.ModuleList(conv3x3(c, out_channels, norm, _SLOPE) for c in widths)
-        self.norms = nn.ModuleList(make_norm(norm, out_channels) for _ in widths)
+        channels = (in_channels, *(inner or (out_channels, out_channels)), out_channels)
+        size = usual_group_size(out_channels)  # also where filters have been removed
+        self.convs = nn.ModuleList(conv3x3(c, d, norm, _SLOPE) for c, d in pairwise(channels))
+        self.norms = nn.ModuleList(make_norm(norm, d, size) for d in channels[1:])
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.shortcut_norm = make_norm(norm, out_channels)
 
@@ -54,12 +61,17 @@ class ResNet12(FewShotNetwork):
     norm : {"batch", "support", "group", "none"}, default "batch"
         Whose statistics normalize a query image: see
         :class:`~metalearn_tut.models.norms.TaskBatchNorm2d`.
+    inner : sequence of 4 pairs of ints, optional
+        Channels after the first and the second convolution of each block, where a network that
+        has lost filters is narrower; by default those of the block. With ``norm="group"`` all
+        groups of a block have the same size.
 
     Raises
     ------
     ValueError
-        If ``widths`` are not four positive numbers or ``norm`` is unknown; on a call, if the
-        images have another number of channels or a side below 16.
+        If ``widths`` are not four positive numbers, ``inner`` not four pairs of them, or
+        ``norm`` is unknown; on a call, if the images have another number of channels or a side
+        below 16.
 
     References
     ----------
@@ -79,15 +91,21 @@ class ResNet12(FewShotNetwork):
         widths: Sequence[int] = (64, 128, 256, 512),
         in_channels: int = 3,
         norm: str = "batch",
+        inner: Sequence[Sequence[int]] | None = None,
     ) -> None:
         if len(widths) != 4 or min(widths) < 1:
             raise ValueError(f"widths must be four numbers of at least 1, got {tuple(widths)}")
         if in_channels < 1:
             raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+        inner = tuple(map(tuple, inner or ((d, d) for d in widths)))
+        if [len(pair) for pair in inner] != [2] * 4 or min(map(min, inner)) < 1:
+            raise ValueError(f"inner must be four pairs of numbers of at least 1, got {inner}")
         super().__init__(widths[-1], ways, norm)
-        self.in_channels, self.widths = in_channels, tuple(widths)
-        channels = (in_channels, *widths)
-        self.blocks = nn.ModuleList(ResidualBlock(c, d, norm) for c, d in pairwise(channels))
+        self.in_channels, self.widths, self.inner = in_channels, tuple(widths), inner
+        ends = pairwise((in_channels, *widths))
+        self.blocks = nn.ModuleList(
+            ResidualBlock(c, d, norm, pair) for (c, d), pair in zip(ends, inner, strict=True)
+        )
 
     def embed(self, x: Tensor, n_support: int | None = None) -> Tensor:
         """Features ``[B, widths[-1]]`` of the images ``x [B, C, H, W]``."""

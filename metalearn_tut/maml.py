@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -120,6 +120,32 @@ class MAML:
             params = {n: p for n, p in params.items() if n not in _HEAD}
         return {**params, **self.rates}
 
+    def set_masks(self, masks: Mapping[str, Tensor] | None) -> None:
+        """Prune the network: weights whose mask is 0 become zero, and stay so in both loops.
+
+        Parameters
+        ----------
+        masks : mapping of name to 0/1 Tensor, or None
+            For some parameters, each of its shape; they replace those there were. None takes
+            the masks away; weights that are zero may then move.
+
+        Raises
+        ------
+        ValueError
+            If a name or shape is not that of a meta-parameter of the model: a zero head has no
+            weights to prune.
+        """
+        if masks is None:
+            self.settings.pop("masks", None)
+            return
+        metas = self.meta_parameters()
+        params = {n: p for n, p in metas.items() if n not in self.rates}
+        check_inner(params, 0, 0.0, masks)
+        self.settings["masks"] = dict(masks)
+        with torch.no_grad():
+            for name, mask in masks.items():
+                params[name].masked_fill_(mask.to(params[name].device) == 0, 0.0)
+
     def start(self, metas: Params, ways: int | None = None, steps: int | None = None) -> tuple:
         """Where the inner loop begins and at which rates, as functions of the meta-parameters.
 
@@ -156,7 +182,7 @@ class MAML:
             steps=self.inner_steps,
             step_weights=self.step_weights(progress),
             loss=self.loss,
-            **self.settings | self._inner(self.inner_steps),
+            **self.settings | self.inner_settings(self.inner_steps),
         )
         targets = batch.query_y.to(result.outputs.device)
         return TaskLosses(attach_gradients(result, metas), accuracy_of(result.outputs, targets))
@@ -168,8 +194,8 @@ class MAML:
         early = (1 - progress / self.step_losses) / self.inner_steps
         return [early] * (self.inner_steps - 1) + [1 - early * (self.inner_steps - 1)]
 
-    def _inner(self, steps: int) -> dict[str, Any]:
-        """Settings of the inner loop; a single step from a zero head steps the head alone.
+    def inner_settings(self, steps: int) -> dict[str, Any]:
+        """Arguments of the inner loop; a single step from a zero head steps the head alone.
 
         The gradient behind it is multiplied by the head's weights, and so is that gradient's
         own derivative: exact zeros, which would take a third of the time to compute.
@@ -213,7 +239,7 @@ class MAML:
             inner_steps=steps,
             params=params,
             loss=inner_loss,
-            **self._inner(steps),
+            **self.inner_settings(steps),
         )
         # What was not stepped is the model's own tensor, which training would change later.
         return Predictor(self.model, {n: p.clone() for n, p in adapted.items()}, support_x)
@@ -269,7 +295,7 @@ class Reptile(MAML):
         """Query loss and outputs, and how far each meta-parameter is from where the task ends."""
         forward, norm = bilevel.functional(self.model), norm_of(self.model)
         inner_loss = self.settings.get("inner_loss") or self.loss
-        inner = {"steps": self.inner_steps, "lr": lr, **self._inner(self.inner_steps)}
+        inner = {"steps": self.inner_steps, "lr": lr, **self.inner_settings(self.inner_steps)}
         x = torch.cat([task.support_x, task.query_x])
         y = torch.cat([task.support_y, task.query_y])
         end = bilevel.inner_loop(lambda p: inner_loss(forward(p, x), y), theta, **inner)

@@ -1,0 +1,50 @@
+"""Floor 3: which weights a meta-learned network can lose and still learn new tasks.
+
+Adaptation-aware network pruning (ANP; Gao et al., *Pruning Meta-Trained Networks for On-Device
+Adaptation*, CIKM 2021): layer-wise optimal brain surgery with the layer Hessians taken at the
+weights that tasks adapt to, in rounds with masked meta-training between them. Beside it the
+scores it is compared with. We know the paper's abstract and the authors' public code, not the
+full text; what is our reconstruction is called so.
+"""
+
+from metalearn_tut.saliency.capture import layer_inputs, patches, prunable_layers
+from metalearn_tut.saliency.gradient_scores import (
+    gradient_scores,
+    magnitude_scores,
+    random_scores,
+)
+from metalearn_tut.saliency.hessians import LayerHessian, layer_hessians
+from metalearn_tut.saliency.masks import (
+    check_pruned,
+    full_masks,
+    kept_fraction,
+    layer_fractions,
+    mask_optimizer,
+    select,
+)
+from metalearn_tut.saliency.obs import obs_scores, prune_layer
+from metalearn_tut.saliency.rounds import SCORES, Pruned, anp_prune, load_round, scores_of
+
+__all__ = [
+    "SCORES",
+    "LayerHessian",
+    "Pruned",
+    "anp_prune",
+    "check_pruned",
+    "full_masks",
+    "gradient_scores",
+    "kept_fraction",
+    "layer_fractions",
+    "layer_hessians",
+    "layer_inputs",
+    "load_round",
+    "magnitude_scores",
+    "mask_optimizer",
+    "obs_scores",
+    "patches",
+    "prunable_layers",
+    "prune_layer",
+    "random_scores",
+    "scores_of",
+    "select",
+]

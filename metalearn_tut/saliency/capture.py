@@ -1,0 +1,227 @@
+"""What each layer is given: its inputs while the network runs with a task's adapted weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metalearn_tut.bilevel import functional, query_outputs
+from metalearn_tut.bilevel.forward import norm_of
+from metalearn_tut.maml import MAML
+from metalearn_tut.tasks.sampler import check_choice, check_count
+from metalearn_tut.tasks.task import Task, as_float
+
+PRUNABLE = (nn.Conv2d, nn.Linear)
+DATA = ("support", "query")
+
+Layers = dict[str, nn.Module]
+See = Callable[[str, Tensor], None]
+
+
+def prunable_layers(learner: MAML, layers: Sequence[str] | None = None) -> Layers:
+    """The convolutions and linear layers that can be pruned, by module name, in network order.
+
+    Norms never are (as in the authors' code), nor is a head that starts every task at zero:
+    it is not learned, so it has no weight to remove.
+
+    Parameters
+    ----------
+    learner : MAML
+        Or a relative of :mod:`metalearn_tut.maml`.
+    layers : sequence of names, optional
+        Some of them; all by default.
+
+    Raises
+    ------
+    ValueError
+        If a name is no module's, or that of a layer that cannot be pruned; if a convolution
+        has groups.
+
+    Examples
+    --------
+    >>> from metalearn_tut import models
+    >>> list(prunable_layers(MAML(models.Conv4(1, ways=5), zero_head=True)))
+    ['blocks.0.conv', 'blocks.1.conv', 'blocks.2.conv', 'blocks.3.conv']
+    """
+    modules, trained = dict(learner.model.named_modules()), learner.meta_parameters()
+
+    def is_trained(name: str) -> bool:
+        return parameter_name(name, "weight") in trained
+
+    found = {n: m for n, m in modules.items() if isinstance(m, PRUNABLE) and is_trained(n)}
+    for name in () if layers is None else layers:
+        if name in found:
+            continue
+        module = modules.get(name)
+        why = (
+            "the model has no such layer"
+            if module is None
+            else "its weight is not among the meta-parameters"
+            if isinstance(module, PRUNABLE)
+            else f"only Conv2d and Linear can, it is {type(module).__name__}"
+        )
+        raise ValueError(
+            f"layers names {name!r}, which cannot be pruned: {why}; the layers that can are "
+            f"{', '.join(map(repr, found))}"
+        )
+    chosen = {n: m for n, m in found.items() if layers is None or n in layers}
+    for name, module in chosen.items():
+        if getattr(module, "groups", 1) != 1:
+            raise ValueError(
+                f"layer {name!r} is a convolution with groups={module.groups}, which cannot be "
+                "pruned; leave it out with layers="
+            )
+    if not chosen:
+        raise ValueError(f"{type(learner.model).__name__} has no layer that can be pruned")
+    return chosen
+
+
+def parameter_name(layer: str, leaf: str) -> str:
+    """The name of a layer's parameter; a model that is itself the layer has the name ''."""
+    return f"{layer}.{leaf}" if layer else leaf
+
+
+def prunable_parameters(learner: MAML, layers: Sequence[str] | None = None) -> list[str]:
+    """Names of the weights and biases of :func:`prunable_layers`, in network order."""
+    names = (
+        parameter_name(layer, leaf)
+        for layer, module in prunable_layers(learner, layers).items()
+        for leaf in ("weight", "bias")
+        if getattr(module, leaf) is not None
+    )
+    return list(names)
+
+
+def patches(module: nn.Module, x: Tensor, patch_stride: int = 1) -> Tensor:
+    """The rows that a layer multiplies its weights by: ``[n, d]``, or ``[n, d + 1]`` with a bias.
+
+    Parameters
+    ----------
+    module : Conv2d or Linear
+        Its kernel, stride, padding and dilation are honored.
+    x : Tensor [B, C_in, H, W] or [..., d]
+        The layer's input.
+    patch_stride : int, default 1
+        Take every ``patch_stride``-th output row and column of a convolution, centered in the
+        image: corners are mostly padding.
+
+    Returns
+    -------
+    Tensor
+        In float64, one row per position of the output. Columns of a convolution are in the
+        order ``(C_in, kh, kw)``, that of ``weight.flatten(1)``. The last column is the constant
+        1 if the layer has a bias.
+
+    Examples
+    --------
+    >>> conv, x = nn.Conv2d(2, 3, 3, padding=1), torch.randn(1, 2, 4, 4)
+    >>> rows = patches(conv, x)
+    >>> weights = torch.cat([conv.weight.flatten(1), conv.bias[:, None]], 1).double()
+    >>> torch.allclose(rows @ weights.T, conv(x).flatten(2)[0].T.double(), atol=1e-5)
+    True
+    """
+    x = x.detach()
+    rows = x.reshape(-1, x.shape[-1]) if isinstance(module, nn.Linear) else None
+    rows = _unfolded(module, x, patch_stride) if rows is None else rows
+    rows = rows.double()
+    return rows if module.bias is None else F.pad(rows, (0, 1), value=1.0)
+
+
+def _unfolded(conv: nn.Conv2d, x: Tensor, patch_stride: int) -> Tensor:
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
+    first, steps = [], []
+    sizes = zip(x.shape[2:], conv.kernel_size, conv.dilation, conv.stride, strict=True)
+    for side, kernel, dilation, stride in sizes:
+        last = (side - dilation * (kernel - 1) - 1) // stride  # position of the last output
+        first.append(last % patch_stride // 2 * stride)
+        steps.append(stride * patch_stride)
+    x = x[:, :, first[0] :, first[1] :]
+    columns = F.unfold(x, conv.kernel_size, conv.dilation, 0, steps)  # [B, d, positions]
+    return columns.transpose(1, 2).flatten(0, 1)
+
+
+@torch.no_grad()
+def watch(
+    learner: MAML,
+    task: Task,
+    layers: Layers,
+    see: See,
+    *,
+    inner_steps: int | None = None,
+    data: str = "support",
+) -> None:
+    """Adapt to a task, run the network with the adapted weights, show each layer's input.
+
+    ``see(layer, x)`` is called whenever a layer is, with the rows of ``x`` that belong to the
+    task's support or query set.
+    """
+    params = learner.adapt(task.support_x, task.support_y, steps=inner_steps).params
+    like = next(iter(params.values()))
+    sets = (task.support_x, task.query_x)
+    support, query = (as_float(x.to(like.device), like.dtype) for x in sets)
+    forward, norm = functional(learner.model), norm_of(learner.model)
+    beside = len(support) if data == "query" and norm == "support" else 0  # rows of the support
+    with _hooked(layers, lambda name, x: see(name, x[beside:])):
+        if data == "support":
+            forward(params, support)
+        else:
+            query_outputs(forward, params, support, query, norm)
+
+
+@contextmanager
+def _hooked(layers: Layers, see: See) -> Iterator[None]:
+    def hook_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, args: see(name, args[0])
+
+    hooks = [m.register_forward_pre_hook(hook_of(name)) for name, m in layers.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_capture(learner: MAML, data: str = "support", patch_stride: int = 1) -> None:
+    """Refuse what no layer input could be captured from, before any work."""
+    if missing := [n for n in ("model", "adapt", "start", "set_masks") if not hasattr(learner, n)]:
+        raise ValueError(
+            f"learner must be MAML or one of its relatives, got {type(learner).__name__}, which "
+            f"has no {missing[0]}()"
+        )
+    check_choice("data", data, DATA)
+    check_count(patch_stride=patch_stride)
+
+
+def layer_inputs(
+    learner: MAML,
+    task: Task,
+    *,
+    layers: Sequence[str] | None = None,
+    inner_steps: int | None = None,
+    data: str = "support",
+    patch_stride: int = 1,
+) -> dict[str, Tensor]:
+    """The rows of every layer for one task: see :func:`patches`, and ``layer_hessians``.
+
+    Examples
+    --------
+    >>> from metalearn_tut import models
+    >>> x, y = torch.rand(5, 1, 28, 28), torch.arange(5)
+    >>> rows = layer_inputs(MAML(models.Conv4(1, ways=5)), Task(x, y, x, y))
+    >>> rows["blocks.1.conv"].shape  # 5 images of 14 x 14 positions, 32 channels of 3 x 3
+    torch.Size([980, 288])
+    """
+    check_capture(learner, data, patch_stride)
+    chosen = prunable_layers(learner, layers)
+    rows: dict[str, list[Tensor]] = {name: [] for name in chosen}
+
+    def see(name: str, x: Tensor) -> None:
+        rows[name].append(patches(chosen[name], x, patch_stride))
+
+    watch(learner, task, chosen, see, inner_steps=inner_steps, data=data)
+    return {name: torch.cat(seen) for name, seen in rows.items()}

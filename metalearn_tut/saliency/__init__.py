@@ -23,7 +23,8 @@ from metalearn_tut.saliency.masks import (
     select,
 )
 from metalearn_tut.saliency.obs import obs_scores, prune_layer
-from metalearn_tut.saliency.rounds import SCORES, Pruned, anp_prune, load_round, scores_of
+from metalearn_tut.saliency.round_files import Pruned, load_round
+from metalearn_tut.saliency.rounds import SCORES, anp_prune, scores_of
 
 __all__ = [
     "SCORES",

@@ -138,18 +138,19 @@ def check_schedule(
     *,
     allocation: str = "uniform",
     spare: Sequence[str] = (),
+    first: int = 1,
 ) -> None:
     """Refuse, before any work, a schedule that takes more than there is.
 
     Raises
     ------
     ValueError
-        Naming the round (from 1) and the layer.
+        Naming the round (they are counted from ``first``) and the layer.
     """
     # scores for which a layer keeps its weights longest: if these fail, all do
     scores = {n: torch.full(m.shape, float(m.ndim > 1)) for n, m in masks.items()}
     masks = {n: m.cpu() for n, m in masks.items()}
-    for number, step in enumerate(schedule, start=1):
+    for number, step in enumerate(schedule, start=first):
         try:
             masks = select(scores, masks, step, allocation=allocation, spare=spare)
         except ValueError as error:

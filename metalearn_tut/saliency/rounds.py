@@ -6,15 +6,14 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metalearn_tut.bilevel import parameters_of
 from metalearn_tut.maml import MAML
-from metalearn_tut.saliency.capture import check_capture, parameter_name
+from metalearn_tut.saliency.capture import check_capture, parameter_name, prunable_layers
 from metalearn_tut.saliency.gradient_scores import (
     KINDS,
     gradient_scores,
@@ -32,19 +31,12 @@ from metalearn_tut.saliency.masks import (
     select,
 )
 from metalearn_tut.saliency.obs import Scores, obs_scores, prune_layer
+from metalearn_tut.saliency.round_files import Pruned, RoundFolder
 from metalearn_tut.tasks.sampler import TaskSampler, check_choice, check_count
 from metalearn_tut.tasks.task import TaskBatch
-from metalearn_tut.tasks.tensor_file import copy_tensors, read_tensors, write_tensors
 
 SCORES = ("anp", "lobs", "magnitude", "random", *KINDS)
 Retrain = Callable[[MAML, int], Any]
-
-
-class Pruned(NamedTuple):
-    """``masks`` by parameter name (True = kept), and ``history``, one mapping per round."""
-
-    masks: Masks
-    history: list[dict[str, Any]]
 
 
 def anp_prune(
@@ -109,10 +101,11 @@ def anp_prune(
     seed : int, default 0
         Of ``"random"``.
     out : path, optional
-        Folder for ``round_01.safetensors`` and so on: weights, masks and history after each.
+        Folder for ``round_01.safetensors`` and so on: weights, masks and history after each
+        round; ``round_00.safetensors`` is the learner as it came.
     resume : bool, default False
         Go on after the last round in ``out``. The result is bitwise that of a run that was
-        never stopped, if ``retrain`` depends on learner and round alone. Later shares of the
+        never stopped, if ``retrain`` depends on nothing but learner and round. Later shares of the
         schedule may be others than before.
     progress : bool, default True
         Show a bar with the share that is kept.
@@ -159,13 +152,13 @@ def anp_prune(
     check_choice("score", score, SCORES)
     check_count(n_tasks=n_tasks)
     check_capture(learner, data, patch_stride)
-    masks = full_masks(learner, layers)
-    schedule = [float(step) for step in schedule]
-    check_schedule(masks, schedule, allocation=allocation, spare=spare)
-    done, history = 0, []
-    if out is not None:
-        done, history = _begin(Path(out), learner, {**config, "schedule": schedule}, resume)
-        masks = full_masks(learner, layers)
+    prunable_layers(learner, layers)
+    folder = RoundFolder(out, learner, config | {"schedule": [float(step) for step in schedule]})
+    done, history = folder.begin(resume)
+    masks, where = full_masks(learner, layers), {"allocation": allocation, "spare": spare}
+    check_schedule(masks, schedule[done:], first=done + 1, **where)
+    if not done:
+        folder.keep(0, history)
     hessian = {"layers": layers, "data": data, "patch_stride": patch_stride, "ridge": ridge}
     surgery = {"guard": guard, "update_hinv": update_hinv}
     with _bar(len(schedule), done, progress) as bar:
@@ -186,9 +179,7 @@ def anp_prune(
             record["retrained"] = dict(returned) if isinstance(returned, Mapping) else {}
             check_pruned(parameters_of(learner.model), masks)
             history.append(record)
-            if out is not None:
-                state = {**config, "schedule": schedule[:number]}
-                _keep(_file(Path(out), number), learner, masks, history, state)
+            folder.keep(number, history)
             bar.set_postfix(kept=f"{record['kept']:.0%}", refresh=False)
             bar.update()
     return Pruned(masks, history)
@@ -256,74 +247,6 @@ def _shares(learner: MAML, masks: Masks) -> dict[str, Any]:
     everything = sum(kept.values()) / sum(sizes.values())
     shares = {"kept": kept_fraction(masks), "kept_all": everything}
     return {**shares, "layers": layer_fractions(masks)}
-
-
-def _file(folder: Path, number: int) -> Path:
-    return folder / f"round_{number:02d}.safetensors"
-
-
-def _keep(
-    path: Path, learner: MAML, masks: Masks, history: list[dict], config: dict[str, Any]
-) -> None:
-    tensors = {f"meta.{n}": p for n, p in learner.meta_parameters().items()}
-    own = {**(learner.settings.get("masks") or {}), **masks}
-    tensors |= {f"mask.{n}": m for n, m in own.items()}
-    write_tensors(path, tensors, {"history": history, "config": config})
-
-
-def load_round(path: str | os.PathLike[str], learner: MAML) -> Pruned:
-    """Put a round's weights and masks into a learner of the same architecture.
-
-    Parameters
-    ----------
-    path : path
-        A file that :func:`anp_prune` wrote.
-    learner : MAML
-        Changed in place, unless something is wrong.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, damaged, or of another architecture.
-    """
-    return _load(Path(path), learner)[0]
-
-
-def _load(path: Path, learner: MAML) -> tuple[Pruned, dict[str, Any]]:
-    tensors, state = read_tensors(path, "pruning round")
-    saved = {n.removeprefix("meta."): t for n, t in tensors.items() if n.startswith("meta.")}
-    masks = {n.removeprefix("mask."): t for n, t in tensors.items() if n.startswith("mask.")}
-    metas = learner.meta_parameters()
-    copy_tensors(path, saved, metas, "pruning round")
-    masks = {n: m.to(metas[n].device) for n, m in masks.items()}
-    learner.set_masks(masks)
-    return Pruned(masks, state["history"]), state["config"]
-
-
-def _begin(
-    folder: Path, learner: MAML, config: dict[str, Any], resume: bool
-) -> tuple[int, list[dict[str, Any]]]:
-    """Rounds done and their history, from the last file; the learner as it was after it."""
-    done = 0
-    while _file(folder, done + 1).exists():
-        done += 1
-    if done and not resume:
-        raise FileExistsError(
-            f"{folder} holds a pruning run: go on with it (resume=True) or name another folder"
-        )
-    if not done:
-        return 0, []
-    path = _file(folder, done)
-    before = read_tensors(path, "pruning round")[1]["config"]
-    now = {**config, "schedule": config["schedule"][: len(before["schedule"])]}
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise ValueError(
-                f"cannot resume {path}: {name} was {before.get(name)!r}, now {now.get(name)!r}"
-            )
-    for left in folder.glob(".round_*.safetensors"):  # half written when the run was killed
-        left.unlink(missing_ok=True)
-    return done, _load(path, learner)[0].history
 
 
 def _json(value: Any) -> Any:

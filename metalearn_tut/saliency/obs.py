@@ -144,7 +144,7 @@ def prune_layer(
     """
     _check_guard(guard)
     tensors = [weight] if bias is None else [weight, bias]
-    rows = as_rows(*tensors).double()  # [d, C_out]
+    rows = as_rows(*tensors).detach().to(torch.float64, copy=True)  # [d, C_out]
     keep = as_rows(*([keep_weight] if bias is None else [keep_weight, keep_bias])).bool()
     if keep.shape != rows.shape or len(rows) != len(hessian.gram):
         raise ValueError(

@@ -35,7 +35,7 @@ Rates = _choice("Rates", "fixed", "one", "layer", "step", "weight")
 Engine = _choice("Engine", "functional", "vectorised", "higher")
 Background = _choice("Background", "full", "small1", "small2")
 Schedule = _choice("Schedule", "cosine", "constant")
-Study = _choice("Study", "hetrom", "hetrom_second")
+Study = _choice("Study", "hetrom", "hetrom_second", "anp")
 
 
 def option(help: str, **settings: Any) -> Any:

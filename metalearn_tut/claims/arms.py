@@ -54,11 +54,14 @@ class Arms:
         """Over all tasks and seeds."""
         return self.accuracy(arm, split).mean().item()
 
-    def minus(self, a: str, b: str, split: str = "test") -> Difference:
-        """Accuracy of arm ``a`` minus that of arm ``b``, on the same tasks."""
-        return difference(self.accuracy(a, split), self.accuracy(b, split))
+    def minus(self, a: str, b: str, split: str = "test", of_b: str | None = None) -> Difference:
+        """Accuracy of arm ``a`` minus that of arm ``b``, on the same tasks.
 
-    def best(self, arms: Sequence[str]) -> tuple[str, dict[str, float]]:
+        ``of_b`` is what ``b`` calls the split, if it has another name for it.
+        """
+        return difference(self.accuracy(a, split), self.accuracy(b, of_b or split))
+
+    def best(self, arms: Sequence[str], split: str = "validation") -> tuple[str, dict[str, float]]:
         """The arm with the highest accuracy on validation tasks, and all accuracies there."""
-        found = {arm: self.mean(arm, "validation") for arm in arms}
+        found = {arm: self.mean(arm, split) for arm in arms}
         return max(found, key=found.__getitem__), found

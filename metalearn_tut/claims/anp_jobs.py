@@ -1,0 +1,195 @@
+"""The jobs of the ANP study: dense learners, learners pruned in rounds, and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalearn_tut import cost, runs, saliency
+from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.study import Job
+from metalearn_tut.evaluation import evaluate
+from metalearn_tut.maml import MAML
+from metalearn_tut.tasks import EpisodeSampler, TaskSampler
+from metalearn_tut.tasks.sampler import check_index
+from metalearn_tut.tasks.task import Task
+from metalearn_tut.training import meta_train
+
+Config = dict[str, Any]
+
+# Dense learners
+
+
+def dense(config: Config, folder: Path) -> dict[str, Any]:
+    """Meta-train a learner and test it: what all arms of a network and seed start from."""
+    learner = _trained(config, folder)
+    return {
+        split: _test(learner, config["data"], wanted) for split, wanted in config["test"].items()
+    }
+
+
+def dense_learner(config: Config, folder: Path) -> MAML:
+    """The learner of :func:`dense` by its checkpoint beside ``folder``; trained here if need be."""
+    beside = folder.parent / Job(config["name"], config, dense).key
+    return _trained(config, beside if (beside / "history.json").exists() else folder / "dense")
+
+
+def _trained(config: Config, folder: Path) -> MAML:
+    torch.manual_seed(config["seed"])
+    learner = runs.build_learner(config)
+    sampler = train_tasks(config["data"], config["seed"])
+    options = {"out": folder, "resume": True, "progress": False}
+    meta_train(learner, sampler, **config["training"], **options)
+    return learner
+
+
+def train_tasks(data: Config, seed: int) -> EpisodeSampler:
+    """Training tasks of one seed."""
+    source = runs.build_source({"name": "glyphs"}, "train")
+    return source.sampler(5, data["shots"], data["queries"], seed)
+
+
+def _test(learner: MAML, data: Config, wanted: Config) -> str:
+    source = runs.build_source({"name": "glyphs"}, wanted["split"])
+    sampler = source.sampler(5, data["shots"], wanted["queries"], wanted["seed"])
+    return counts(evaluate(learner, sampler, wanted["tasks"]).values, 5 * wanted["queries"])
+
+
+# Learners pruned in rounds
+
+
+def pruned(config: Config, folder: Path) -> dict[str, Any]:
+    """Prune a dense learner in rounds, with the same masked training after each.
+
+    Returns
+    -------
+    dict
+        By the share removed so far (``"0.85"``): correct answers of every task after training;
+        with ``before `` in front of it, before training; with ``cost ``, what the network
+        costs. ``kept``: share kept of each layer, and (``""``) of all prunable weights.
+    """
+    learner = dense_learner(config["dense"], folder)
+    sampler = train_tasks(config["dense"]["data"], config["dense"]["seed"])
+    return after_rounds(learner, sampler, config, folder)
+
+
+def after_rounds(
+    learner: MAML, sampler: TaskSampler, config: Config, folder: Path
+) -> dict[str, Any]:
+    """What :func:`pruned` returns, for any learner."""
+    data, rounds = config["dense"]["data"], config["schedule"]
+    removed = [f"{sum(rounds[: r + 1]):.2f}" for r in range(len(rounds))]
+    steps = config["retrain"]["steps"]
+
+    def test(learner: MAML, *splits: str) -> dict[str, str]:
+        wanted = {split: config["test"][split] for split in splits if split in config["test"]}
+        return {split: _test(learner, data, how) for split, how in wanted.items()}
+
+    def retrain(learner: MAML, number: int) -> dict[str, Any]:
+        share = removed[number - 1]
+        found = test(learner, f"before {share}")
+        later = _Later(sampler, 10**6 * number)  # no task twice in a run
+        options = {"out": folder / f"round-{number}", "resume": True, "progress": False}
+        meta_train(learner, later, **{**config["retrain"], "steps": steps[number - 1]}, **options)
+        network, masks = learner.model, learner.settings["masks"]
+        found[f"cost {share}"] = {
+            "parameters": cost.parameters(network, masks),
+            "macs": cost.macs(network, (1, 28, 28), masks),
+            "bytes": cost.size_bytes(network, masks),
+        }
+        return found | test(learner, share, f"validation {share}")
+
+    schedule = rounds if config["score"] else [0.0] * len(rounds)
+    options = {"score": config["score"] or "magnitude", **config["options"]}
+    history = saliency.anp_prune(
+        learner,
+        _Later(sampler, 10**8),
+        schedule,
+        retrain,
+        out=folder / "rounds",
+        resume=True,
+        progress=False,
+        **options,
+    ).history
+    kept = {
+        share: {**r["layers"], "": r["kept"]} for share, r in zip(removed, history, strict=True)
+    }
+    return {"kept": kept} | {n: found for r in history for n, found in r["retrained"].items()}
+
+
+# The naive way: an ordinary network, pruned, and then meta-trained
+
+
+def naive(config: Config, folder: Path) -> dict[str, Any]:
+    """Train a network on one task, prune it, and meta-train what is left, as long as ANP's arm.
+
+    The first training task's five classes are learned from all their images, by gradient descent
+    from scratch; :func:`after_rounds` prunes that network with ordinary training between the
+    rounds; then the mask is kept and the weights that are left are meta-trained.
+    """
+    setup, ordinary = config["dense"], config["ordinary"]
+    torch.manual_seed(setup["seed"])
+    learner = runs.build_learner(setup)
+    plain = MAML(learner.model, inner_lr=0.0, inner_steps=0)
+    one = OneTask(train_tasks(setup["data"], setup["seed"]))
+    options = {"out": folder / "ordinary", "resume": True, "progress": False}
+    meta_train(plain, one, **ordinary["training"], **options)
+    learned = evaluate(plain, _Later(one, 10**7), 20).mean
+
+    def retrain(plain: MAML, number: int) -> None:
+        options["out"] = folder / f"ordinary-{number}"
+        meta_train(plain, _Later(one, 10**6 * number), **ordinary["retrain"], **options)
+
+    saliency.anp_prune(
+        plain,
+        _Later(one, 10**8),
+        config["schedule"],
+        retrain,
+        score=config["score"],
+        out=folder / "rounds",
+        resume=True,
+        progress=False,
+        **config["options"],
+    )
+    learner.set_masks(plain.settings["masks"])
+    options["out"] = folder / "meta"
+    sampler = train_tasks(setup["data"], setup["seed"])
+    meta_train(learner, sampler, **config["training"], **options)
+    return {"test": _test(learner, setup["data"], config["test"]), "ordinary": learned}
+
+
+class OneTask(TaskSampler):
+    """The five classes of a sampler's first task again and again, always with the same labels.
+
+    Ten images of each are the query set, the ten others normalize it.
+    """
+
+    def __init__(self, sampler: EpisodeSampler) -> None:
+        self.names = sampler[0].tags["classes"]
+        names, source = sampler.source.class_names, sampler.source
+        chosen = source.select([names.index(name) for name in self.names], "one task")
+        self.episodes = chosen.sampler(len(self.names), 10, 10, sampler.seed)
+
+    def __repr__(self) -> str:
+        return f"OneTask({', '.join(self.names)})"
+
+    def __getitem__(self, index: int) -> Task:
+        task = self.episodes[index]
+        labels = torch.tensor([self.names.index(name) for name in task.tags["classes"]])
+        return replace(task, support_y=labels[task.support_y], query_y=labels[task.query_y])
+
+
+class _Later(TaskSampler):
+    """A sampler from its task ``first`` on."""
+
+    def __init__(self, sampler: TaskSampler, first: int) -> None:
+        self.sampler, self.first = sampler, first
+
+    def __repr__(self) -> str:
+        return f"{self.sampler!r} from task {self.first} on"
+
+    def __getitem__(self, index: int) -> Task:
+        return self.sampler[check_index(index) + self.first]

@@ -12,7 +12,7 @@ from pathlib import Path
 PACKAGE = "metalearn_tut"
 FLOORS = (
     ("tasks", "models"),
-    ("bilevel",),
+    ("bilevel", "kd"),
     (
         "learner",
         "maml",

@@ -3,7 +3,22 @@
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.conv4 import Conv4
 from metalearn_tut.models.deploy import deploy
+from metalearn_tut.models.gated_resnet import GatedResNet
+from metalearn_tut.models.gated_resnet12 import GatedResNet12
+from metalearn_tut.models.gates import BlockGate, gumbel_mask, hard_mask
 from metalearn_tut.models.norms import NORMS, TaskBatchNorm2d
 from metalearn_tut.models.resnet12 import ResNet12
 
-__all__ = ["NORMS", "CifarResNet", "Conv4", "ResNet12", "TaskBatchNorm2d", "deploy"]
+__all__ = [
+    "NORMS",
+    "BlockGate",
+    "CifarResNet",
+    "Conv4",
+    "GatedResNet",
+    "GatedResNet12",
+    "ResNet12",
+    "TaskBatchNorm2d",
+    "deploy",
+    "gumbel_mask",
+    "hard_mask",
+]

@@ -35,10 +35,13 @@ class BasicBlock(nn.Module):
             return x
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding))
 
+    def residual(self, x: Tensor) -> Tensor:
+        """The branch of the two convolutions, of the shape of the result."""
+        return self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to ``[B, C', ceil(H / stride), ceil(W / stride)]``."""
-        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(self.shortcut(x) + residual)
+        return F.relu(self.shortcut(x) + self.residual(x))
 
 
 class CifarResNet(nn.Module):

@@ -37,12 +37,32 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.shortcut_norm = make_norm(norm, out_channels)
 
-    def forward(self, x: Tensor, n_support: int | None = None) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, C', H // 2, W // 2]``."""
+    def forward(
+        self, x: Tensor, n_support: int | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, C', H // 2, W // 2]``.
+
+        A ``mask [B, 1, 1, 1]`` multiplies what the three convolutions give.
+        """
         identity = normalize(self.shortcut_norm, self.shortcut(x), n_support)
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = normalize(norm, conv(F.leaky_relu(x, _SLOPE) if i else x), n_support)
+        if mask is not None:
+            x = mask * x
         return F.leaky_relu(F.max_pool2d(x + identity, 2), _SLOPE)
+
+
+class ShortcutBlock(nn.Module):
+    """What is left of a :class:`ResidualBlock` without its three convolutions: a mask of 0."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        self.shortcut, self.shortcut_norm = block.shortcut, block.shortcut_norm
+
+    def forward(self, x: Tensor, n_support: int | None = None) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, C', H // 2, W // 2]``."""
+        identity = normalize(self.shortcut_norm, self.shortcut(x), n_support)
+        return F.leaky_relu(F.max_pool2d(identity, 2), _SLOPE)
 
 
 class ResNet12(FewShotNetwork):

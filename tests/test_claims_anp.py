@@ -159,6 +159,22 @@ def test_one_task_has_the_same_five_classes_with_the_same_labels():
     assert len(set().union(*by_label.values())) == 100
 
 
+def test_fewer_filters_cost_less(tmp_path):
+    config = {
+        "dense": {**DENSE, "model": {**DENSE["model"], "width": 16}},
+        "n_tasks": 2,
+        "keep": [0.5],
+        "retrain": {"steps": 1, "tasks_per_step": 2, "outer_lr": 0.01},
+        "test": SMALL,
+    }
+    values = anp_jobs.filters(config, tmp_path)["0.5"]
+    inputs, positions = (9, 9 * 16, 9 * 16, 9 * 16), (28**2, 14**2, 7**2, 3**2)
+    macs = [16 * d * n for d, n in zip(inputs, positions, strict=True)]
+    narrow = [m / 2 if i == 0 else m / 4 for i, m in enumerate(macs)]
+    assert values["macs"] == pytest.approx((sum(narrow) + 40) / (sum(macs) + 80), abs=1e-9)
+    assert 0 < values["accuracy"] < 1 and values["bytes"] < 0.6 and values["latency"] > 0
+
+
 # Verdicts
 
 
@@ -177,16 +193,13 @@ def study(**accuracy):
     """Made-up results of the whole study, by arm; 0.9 where nothing is said."""
     found = Results()
     for job in anp_arms.jobs(False):
-        name = job.name.rsplit("-", 1)[0]
+        name = job.name.rpartition("-")[0]
         level = accuracy.get(name.replace("-", "_").replace(".", ""), 0.9)
-        shares = {"parameters": 1000, "macs": 1000, "bytes": 1000}
-        cost = {f"cost {s}": dict(shares) for s in anp_arms.SHARES}
-        if name.endswith(("-anp", "-uniform")):
-            cost = {
-                f"cost {s}": {w: int(1000 * (1.05 - float(s))) for w in shares} for s in cost_of
-            }
+        cut = name.endswith(("-anp", "-uniform"))
+        left = {s: int(1000 * (1.05 - float(s))) if cut else 1000 for s in anp_arms.SHARES}
+        cost = {f"cost {s}": dict.fromkeys(("macs", "bytes"), n) for s, n in left.items()}
         found[job.name] = arm(level, [*SPLITS, "test"], ordinary=0.99, **cost)
-    found["filters"] = {"latency ratio": 0.5, "macs ratio": 0.3, "accuracy": 0.9}
+    found["filters"] = {"0.5": {"latency": 0.5, "macs": 0.3, "bytes": 0.3, "accuracy": 0.9}}
     return found
 
 

@@ -108,12 +108,12 @@ def costs(results: Results) -> Verdict:
                     f"{network.split('-')[0]}: {ratios['bytes']:.2f} of the bytes, "
                     f"{ratios['macs']:.2f} of the MACs"
                 )
-    filters = results["filters"]
-    values["filters"] = filters
-    said.append(
-        f"half of each layer's filters removed: {filters['latency ratio']:.2f} of the latency at "
-        f"{filters['macs ratio']:.2f} of the MACs, accuracy {filters['accuracy']:.3f}"
-    )
+    for keep, found in results["filters"].items():
+        values[f"filters {keep}"] = found
+        said.append(
+            f"{float(keep):.0%} of the filters: {found['latency']:.2f} of the latency, "
+            f"{found['macs']:.2f} of the MACs, accuracy {found['accuracy']:.3f}"
+        )
     return Verdict(holds, f"85 % removed: {'; '.join(said)}.", values)
 
 

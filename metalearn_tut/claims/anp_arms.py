@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metalearn_tut.claims.anp_jobs import dense, naive, pruned
+from metalearn_tut.claims.anp_jobs import dense, filters, naive, pruned
 from metalearn_tut.claims.study import Job
 
 Config = dict[str, Any]
@@ -44,7 +44,7 @@ def jobs(quick: bool) -> list[Job]:
     first = ("magnitude", "0.85") if quick else None
     ways = [(score, share) for score in ("magnitude", "lobs") for share in DECIDING]
     naives = [_naive(*way, s, quick) for s in seeds for way in ways if first in (None, way)]
-    return [*bases, *arms, *naives]
+    return [*bases, Job("filters", _filters(quick), filters), *arms, *naives]
 
 
 def _arms() -> list[tuple[str, str, str | None, bool]]:
@@ -94,6 +94,17 @@ def _retraining(quick: bool, rounds: int) -> Config:
     steps = [10 if quick else 50] * rounds
     steps[2] *= 2
     return {"steps": steps, "tasks_per_step": 4, "outer_lr": 0.002}
+
+
+def _filters(quick: bool) -> Config:
+    """As much training as the arms down to 15 % have in all."""
+    return {
+        "dense": _base("conv32" if quick else "conv64", 0, quick),
+        "n_tasks": 20,
+        "keep": [0.5, 0.25],
+        "retrain": {**_retraining(quick, 3), "steps": sum(_retraining(quick, 3)["steps"])},
+        "test": _tasks(100 if quick else 600),
+    }
 
 
 def _naive(score: str, share: str, seed: int, quick: bool) -> Job:

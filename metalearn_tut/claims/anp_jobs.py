@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from metalearn_tut import cost, runs, saliency
-from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.paired import accuracies, counts
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import evaluate
 from metalearn_tut.maml import MAML
+from metalearn_tut.saliency.filters import best_filters, remove_filters
 from metalearn_tut.tasks import EpisodeSampler, TaskSampler
 from metalearn_tut.tasks.sampler import check_index
 from metalearn_tut.tasks.task import Task
@@ -118,6 +121,57 @@ def after_rounds(
         share: {**r["layers"], "": r["kept"]} for share, r in zip(removed, history, strict=True)
     }
     return {"kept": kept} | {n: found for r in history for n, found in r["retrained"].items()}
+
+
+# Whole filters
+
+
+def filters(config: Config, folder: Path) -> dict[str, Any]:
+    """Remove filters of a dense learner for good, by ANP's score, and train what is left.
+
+    Returns
+    -------
+    dict
+        By the share of filters kept: ``accuracy``, and ``macs``, ``bytes`` and ``latency`` of the
+        network adapted to a task, relative to the dense one's.
+    """
+    learner = dense_learner(config["dense"], folder)
+    data, seed = config["dense"]["data"], config["dense"]["seed"]
+    sampler = train_tasks(data, seed)
+    tasks = _Later(sampler, 10**8).tasks(range(config["n_tasks"]))
+    scores, _ = saliency.scores_of(learner, tasks.blind(), "anp")
+    values = {}
+    for keep in config["keep"]:
+        network = remove_filters(learner.model, best_filters(learner.model, scores, keep))
+        narrow = runs.ALGORITHMS["maml"](network, **_arguments(config["dense"]["algorithm"]))
+        for name, rate in learner.rates.items():
+            narrow.rates[name].data.copy_(rate)
+        options = {"out": folder / f"keep-{keep}", "resume": True, "progress": False}
+        meta_train(narrow, _Later(sampler, 10**6), **config["retrain"], **options)
+        correct = accuracies(_test(narrow, data, config["test"]), 5 * config["test"]["queries"])
+        values[str(keep)] = {
+            "accuracy": correct.mean().item(),
+            **_relative(narrow, learner, tasks[0]),
+        }
+    return values
+
+
+def _arguments(config: Config) -> Config:
+    return {n: value for n, value in config.items() if n != "name"}
+
+
+def _relative(narrow: MAML, dense: MAML, task: Task) -> dict[str, float]:
+    """What the one costs, adapted to a task and alone, relative to the other."""
+    shape = task.support_x.shape[1:]
+    pair = [each.adapt(task.support_x, task.support_y).deploy() for each in (narrow, dense)]
+    seconds = [[cost.latency(network, shape) for network in pair] for _ in range(5)]
+    ratios = {"latency": statistics.median(a / b for a, b in seconds)}
+    for name, measure in (
+        ("macs", partial(cost.macs, input_shape=shape)),
+        ("bytes", cost.size_bytes),
+    ):
+        ratios[name] = measure(pair[0]) / measure(pair[1])
+    return ratios
 
 
 # The naive way: an ordinary network, pruned, and then meta-trained

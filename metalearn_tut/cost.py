@@ -1,7 +1,9 @@
 """What a network costs, measured on the network itself: parameters, MACs, bytes, seconds.
 
 Measure the network that is deployed. Zeros in a weight change none of these numbers; a network
-rebuilt smaller does.
+rebuilt smaller does. With the masks of a pruned network the first three count what is kept: what
+there is to store and, for a device that can skip zeros, to compute. Seconds are never saved by
+masks here.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from metalearn_tut.bilevel.checks import check_masks
+from metalearn_tut.saliency.sparse import save_sparse
+
+Masks = Mapping[str, Tensor]
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -49,8 +55,11 @@ class Cost:
         )
 
 
-def measure(model: nn.Module, input_shape: Sequence[int]) -> Cost:
+def measure(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = None) -> Cost:
     """All four numbers, for one input of ``input_shape`` (without the batch dimension).
+
+    With ``masks`` the first three are those of what is kept; the latency is that of the network
+    as it is, which multiplies by zeros as by other numbers.
 
     Examples
     --------
@@ -58,22 +67,50 @@ def measure(model: nn.Module, input_shape: Sequence[int]) -> Cost:
     Cost(15 parameters, 12 MACs, ... bytes, ... ms)
     """
     return Cost(
-        parameters(model), macs(model, input_shape), size_bytes(model), latency(model, input_shape)
+        parameters(model, masks),
+        macs(model, input_shape, masks),
+        size_bytes(model, masks),
+        latency(model, input_shape),
     )
 
 
-def parameters(model: nn.Module) -> int:
+def parameters(model: nn.Module, masks: Masks | None = None) -> int:
     """Number of parameters; a tensor used in two places counts once.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    masks : mapping of parameter name to bool Tensor, optional
+        Count what they keep, and all of the parameters that have none. The share of this in
+        all parameters is what Gao et al. (2021) call CR.
+
+    Raises
+    ------
+    ValueError
+        If a mask has no parameter or not its shape.
 
     Examples
     --------
     >>> parameters(nn.Linear(4, 3))
     15
     """
-    return sum(p.numel() for p in model.parameters())
+    masks = _masks_of(model, masks)
+    return sum(_kept(p, masks) for p in model.parameters())
 
 
-def macs(model: nn.Module, input_shape: Sequence[int]) -> int:
+def _masks_of(model: nn.Module, masks: Masks | None) -> dict[Tensor, Tensor]:
+    """Each masked parameter's mask: layers know their tensors, but not the tensors' names."""
+    params = dict(model.named_parameters())
+    check_masks(masks or {}, params)
+    return {params[name]: mask for name, mask in (masks or {}).items()}
+
+
+def _kept(p: Tensor, masks: Mapping[Tensor, Tensor]) -> int:
+    return int(masks[p].count_nonzero()) if p in masks else p.numel()
+
+
+def macs(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = None) -> int:
     """Multiply-adds of the convolutions and linear layers for one input.
 
     A convolution costs ``C_in / groups · kernel`` for each number it puts out, a transposed
@@ -91,19 +128,34 @@ def macs(model: nn.Module, input_shape: Sequence[int]) -> int:
         Left as it was.
     input_shape : sequence of int
         Shape of one input, e.g. ``(1, 28, 28)``.
+    masks : mapping of parameter name to bool Tensor, optional
+        Count one multiply-add for each weight they keep and each position where it is used.
+
+    Raises
+    ------
+    ValueError
+        If a mask has no parameter or not its shape.
+
+    Notes
+    -----
+    Biases are not counted, masked or not. The code of Gao et al. (2021) counts for a convolution
+    with k weights and b biases kept, C outputs and P positions, ``2 k P + P (b - C)`` FLOPs: a
+    product for each weight, a sum for all but the first of each output, and one for each bias.
+    That is ``2 · macs`` less a sum for each output that has no bias.
 
     Examples
     --------
     >>> macs(nn.Conv2d(3, 16, 3, padding=1), (3, 32, 32)) == 32 * 32 * 16 * 3 * 9
     True
     """
-    total = 0
+    total, masks = 0, _masks_of(model, masks)
 
     def count(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        # [C_out, C_in / groups, ...] of a convolution, [C_in, C_out / groups, ...] if transposed.
-        per_number = layer.weight[0].numel()
-        total += per_number * (args[0] if isinstance(layer, _TRANSPOSED) else output).numel()
+        # Rows are output channels, or input channels if the convolution is transposed.
+        numbers = (args[0] if isinstance(layer, _TRANSPOSED) else output).numel()
+        positions = numbers // len(layer.weight)
+        total += positions * _kept(layer.weight, masks)
 
     layers = [m for m in model.modules() if isinstance(m, (*_CONVS, *_TRANSPOSED, nn.Linear))]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -116,13 +168,25 @@ def macs(model: nn.Module, input_shape: Sequence[int]) -> int:
     return total
 
 
-def size_bytes(model: nn.Module) -> int:
-    """Bytes of the safetensors file that holds the parameters and buffers."""
+def size_bytes(model: nn.Module, masks: Masks | None = None) -> int:
+    """Bytes of the safetensors file that holds the parameters and buffers.
+
+    With ``masks``, of the file that :func:`~metalearn_tut.saliency.sparse.save_sparse` writes:
+    what they keep, and a bit for each weight.
+
+    Raises
+    ------
+    ValueError
+        If a mask does not fit, or a weight that it prunes is not 0.
+    """
     from safetensors.torch import save_model
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_model(model, str(path))
+        if masks is None:
+            save_model(model, str(path))
+        else:
+            save_sparse(path, dict([*model.named_parameters(), *model.named_buffers()]), masks)
         return path.stat().st_size
 
 

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metalearn_tut import cost
 from metalearn_tut.models import CifarResNet, Conv4, ResNet12, deploy
+from metalearn_tut.saliency.sparse import save_sparse
 
 PLAIN, TRANSITION = 4_718_592, 3_538_944  # multiply-adds of a block
 
@@ -174,3 +175,117 @@ def test_latency_refuses_nothing_to_time(wrong):
 def test_cost_reads_in_one_line():
     text = repr(cost.Cost(parameters=28_357, macs=2_566_816, size_bytes=114_572, latency=0.00044))
     assert text == "Cost(28,357 parameters, 2,566,816 MACs, 114,572 bytes, 0.44 ms)"
+
+
+# Masks
+
+
+def random_masks(model, kept, seed=0):
+    """Masks of all convolutions and linear layers, biases included."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = {n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    names = [n for n, _ in model.named_parameters() if n.rpartition(".")[0] in layers]
+    return {n: torch.rand(model.get_parameter(n).shape, generator=generator) < kept for n in names}
+
+
+def pruned(model, masks):
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(name).masked_fill_(~mask, 0)
+    return model
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_kept_parameters_and_macs_of_conv4_written_out(norm):
+    model = Conv4(1, ways=5, width=8, norm=norm)
+    masks = random_masks(model, 0.3)
+    kept = [int(masks[f"blocks.{i}.conv.weight"].sum()) for i in range(4)]
+    head = int(masks["head.weight"].sum())
+    biases = sum(int(m.sum()) for n, m in masks.items() if n.endswith("bias"))
+    norms = 0 if norm == "none" else 4 * 2 * 8
+    assert cost.parameters(model, masks) == sum(kept) + head + biases + norms
+    products = sum(side * side * k for side, k in zip((28, 14, 7, 3), kept, strict=True)) + head
+    assert cost.macs(model, (1, 28, 28), masks) == products
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "positions"),
+    [
+        (nn.Conv2d(8, 16, 3, padding=1, groups=4), (8, 6, 6), 36),
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1), (4, 7, 7), 16),
+        (nn.Conv1d(4, 6, 5), (4, 10), 6),
+        (nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2), (8, 5, 5), 25),
+        (nn.Linear(7, 3), (4, 7), 4),
+    ],
+)
+def test_a_kept_weight_costs_one_multiply_add_per_position(layer, shape, positions):
+    mask = torch.zeros_like(layer.weight, dtype=torch.bool)
+    assert cost.macs(layer, shape, {"weight": mask}) == 0
+    for kept, i in enumerate(range(0, mask.numel(), 5), start=1):
+        mask.view(-1)[i] = True
+        assert cost.macs(layer, shape, {"weight": mask}) == kept * positions
+    assert cost.macs(layer, shape, {"weight": torch.ones_like(mask)}) == cost.macs(layer, shape)
+
+
+def test_macs_are_the_flops_of_the_authors_code_but_for_sums_and_biases():
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 3, stride=2))
+    masks = random_masks(model, 0.4)
+    flops = sums = 0
+    for name, positions in (("0", 9 * 9), ("2", 4 * 4)):
+        weights, biases = masks[f"{name}.weight"], masks[f"{name}.bias"]
+        # k products, k - 1 sums and a bias, if kept, for each of the outputs
+        outputs = zip(weights, biases, strict=True)
+        per_position = sum(2 * int(w.sum()) - 1 + int(b) for w, b in outputs)
+        flops += positions * per_position
+        sums += positions * (int(biases.sum()) - len(biases))
+    assert 2 * cost.macs(model, (3, 9, 9), masks) + sums == flops
+
+
+def test_a_mask_counts_wherever_its_layer_is_used_and_once_where_it_is_stored():
+    layer = nn.Linear(5, 5)
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    masks = {"0.weight": torch.eye(5).bool(), "0.bias": torch.zeros(5).bool()}
+    assert cost.macs(model, (5,), masks) == 10
+    assert cost.parameters(model, masks) == 5
+
+
+def test_size_with_masks_is_that_of_the_sparse_file(tmp_path):
+    model = CifarResNet(20)
+    masks = random_masks(model, 0.15)
+    pruned(model, masks)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    save_sparse(tmp_path / "file", tensors, masks)
+    size = (tmp_path / "file").stat().st_size
+    assert cost.size_bytes(model, masks) == size < 0.25 * cost.size_bytes(model)
+    assert tensors.keys() == model.state_dict().keys()
+
+
+def test_measure_with_masks_counts_what_is_kept_and_times_what_there_is(monkeypatch):
+    model = Conv4(1, 5, width=4)
+    masks = random_masks(model, 0.2)
+    pruned(model, masks)
+    seen = []
+    monkeypatch.setattr(
+        cost, "latency", lambda network, shape: seen.append((network, shape)) or 7.0
+    )
+    assert cost.measure(model, (1, 28, 28), masks) == cost.Cost(
+        cost.parameters(model, masks),
+        cost.macs(model, (1, 28, 28), masks),
+        cost.size_bytes(model, masks),
+        7.0,
+    )
+    assert seen == [(model, (1, 28, 28))]
+
+
+@pytest.mark.parametrize("count", [cost.parameters, cost.size_bytes, cost.macs])
+def test_masks_that_do_not_fit_are_refused(count):
+    shape = ((4,),) if count is cost.macs else ()
+    with pytest.raises(ValueError, match="masks names no parameter of the model: kernel"):
+        count(nn.Linear(4, 2), *shape, masks={"kernel": torch.ones(2, 4)})
+    with pytest.raises(ValueError, match=r"masks\['weight'\] must have shape \[2, 4\], got \[4\]"):
+        count(nn.Linear(4, 2), *shape, masks={"weight": torch.ones(4)})
+
+
+def test_the_size_of_a_network_that_is_not_pruned_as_masked_is_refused():
+    with pytest.raises(ValueError, match="weight is not 0 in 8 places that masks prune"):
+        cost.size_bytes(nn.Linear(4, 2), {"weight": torch.zeros(2, 4).bool()})

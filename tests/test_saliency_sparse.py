@@ -144,8 +144,7 @@ def test_a_pruned_weight_that_is_not_zero_is_refused(tmp_path):
     ("mask", "said"),
     [
         ({"v": torch.ones(3).bool()}, "masks names no parameter of the model: v; .* are w"),
-        ({"w": torch.ones(2).bool()}, r"masks\['w'\] must be boolean of shape \[3\], got .* \[2\]"),
-        ({"w": torch.ones(3)}, r"masks\['w'\] must be boolean of shape \[3\], got torch.float32"),
+        ({"w": torch.ones(2).bool()}, r"masks\['w'\] must have shape \[3\], got \[2\]"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(tmp_path, mask, said):

@@ -29,17 +29,22 @@ def check_inner(
         raise ValueError(f"pull must be finite and >= 0, got {pull}")
     stepped = list(params) if groups is None else [name for group in groups for name in group]
     check_known("groups", stepped, params)
-    check_known("masks", masks or {}, params)
-    for name, mask in (masks or {}).items():
+    check_masks(masks or {}, params)
+    if is_per_step(lr) and len(lr) < steps:
+        raise ValueError(f"inner_lr has {len(lr)} entries, fewer than inner_steps={steps}")
+    for rate in lr if is_per_step(lr) else [lr]:
+        _check_rate(rate, params, stepped)
+
+
+def check_masks(masks: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> None:
+    """Refuse masks that have no parameter, or not its shape."""
+    check_known("masks", masks, params)
+    for name, mask in masks.items():
         if mask.shape != params[name].shape:
             raise ValueError(
                 f"masks[{name!r}] must have shape {list(params[name].shape)}, "
                 f"got {list(mask.shape)}"
             )
-    if is_per_step(lr) and len(lr) < steps:
-        raise ValueError(f"inner_lr has {len(lr)} entries, fewer than inner_steps={steps}")
-    for rate in lr if is_per_step(lr) else [lr]:
-        _check_rate(rate, params, stepped)
 
 
 def check_known(what: str, names: Iterable[str], params: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.bilevel import Params
-from metalearn_tut.bilevel.checks import check_known
+from metalearn_tut.bilevel.checks import check_masks
 from metalearn_tut.tasks.tensor_file import copy_tensors, damaged, read_tensors, write_tensors
 
 _KIND = "sparse file"
@@ -59,7 +59,7 @@ def save_sparse(
         The file; it is replaced at once, or stays as it is if writing fails.
     params : mapping of name to Tensor
         ``learner.meta_parameters()`` or a network's ``state_dict()``, of any dtype.
-    masks : mapping of name to bool Tensor
+    masks : mapping of name to bool or 0/1 Tensor
         True where a weight is kept; tensors without a mask are kept whole. A learner with masks
         has them as ``learner.settings["masks"]``.
     config : mapping, optional
@@ -68,7 +68,7 @@ def save_sparse(
     Raises
     ------
     ValueError
-        If a mask has no tensor, another shape or is not boolean, or if a pruned number is not 0.
+        If a mask has no tensor or not its shape, or if a pruned number is not 0.
     OSError
         If the file cannot be written (full disk, no permission).
 
@@ -84,8 +84,9 @@ def save_sparse(
     >>> os.path.getsize(file) < 0.1 * weight.nbytes
     True
     """
-    _check(params, masks)
-    masks = {n: mask.cpu() for n, mask in masks.items()}
+    check_masks(masks, params)
+    masks = {n: mask.cpu().bool() for n, mask in masks.items()}
+    _check_zeros(params, masks)
     split = [n for n in masks if _smaller(params[n], masks[n])]
     tensors = {f"whole.{n}": t for n, t in params.items() if n not in split}
     tensors |= {f"kept.{n}": params[n].detach().cpu()[masks[n]] for n in split}
@@ -95,16 +96,9 @@ def save_sparse(
     write_tensors(path, tensors, {"sparse": layout, "config": dict(config or {})})
 
 
-def _check(params: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    check_known("masks", masks, params)
+def _check_zeros(params: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
-        shape = params[name].shape
-        if mask.dtype != torch.bool or mask.shape != shape:
-            raise ValueError(
-                f"masks[{name!r}] must be boolean of shape {list(shape)}, "
-                f"got {mask.dtype} of shape {list(mask.shape)}"
-            )
-        if wrong := int((params[name][~mask.to(params[name].device)] != 0).sum()):
+        if wrong := int((params[name].detach().cpu()[~mask] != 0).sum()):
             raise ValueError(
                 f"{name} is not 0 in {wrong} places that masks prune, and a file would lose "
                 "that: multiply it by its mask, or set the masks of the learner"

@@ -288,7 +288,8 @@ def test_each_layer_has_the_width_asked_for(norm):
     model = Conv4(2, 3, width=[4, 8, 12, 6], norm=norm, image_size=33, group_size=2)
     shapes = [tuple(b.conv.weight.shape[:2]) for b in model.blocks]
     assert shapes == [(4, 2), (8, 4), (12, 8), (6, 12)] and model.width == (4, 8, 12, 6)
-    assert model.embed(torch.rand(2, 2, 33, 33)).shape == (2, 6 * 4)
+    x = torch.rand(2, 2, 33, 33)
+    assert model.embed(x).shape == (2, 6 * 4) and model(x).shape == (2, 3)
     inner = ((4, 6), (2, 8), (1, 7), (16, 2)) if norm != "group" else ((4, 6), (2, 8)) * 2
     net = ResNet12(3, widths=(16, 8, 16, 8), in_channels=1, norm=norm, inner=inner)
     for block, (a, b), out in zip(net.blocks, inner, (16, 8, 16, 8), strict=True):

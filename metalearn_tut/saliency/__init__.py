@@ -8,6 +8,7 @@ full text; what is our reconstruction is called so.
 """
 
 from metalearn_tut.saliency.capture import layer_inputs, patches, prunable_layers
+from metalearn_tut.saliency.filters import best_filters, filter_scores, remove_filters
 from metalearn_tut.saliency.gradient_scores import (
     gradient_scores,
     magnitude_scores,
@@ -25,13 +26,17 @@ from metalearn_tut.saliency.masks import (
 from metalearn_tut.saliency.obs import obs_scores, prune_layer
 from metalearn_tut.saliency.round_files import Pruned, load_round
 from metalearn_tut.saliency.rounds import SCORES, anp_prune, scores_of
+from metalearn_tut.saliency.sparse import Sparse, load_sparse, read_sparse, save_sparse
 
 __all__ = [
     "SCORES",
     "LayerHessian",
     "Pruned",
+    "Sparse",
     "anp_prune",
+    "best_filters",
     "check_pruned",
+    "filter_scores",
     "full_masks",
     "gradient_scores",
     "kept_fraction",
@@ -39,6 +44,7 @@ __all__ = [
     "layer_hessians",
     "layer_inputs",
     "load_round",
+    "load_sparse",
     "magnitude_scores",
     "mask_optimizer",
     "obs_scores",
@@ -46,6 +52,9 @@ __all__ = [
     "prunable_layers",
     "prune_layer",
     "random_scores",
+    "read_sparse",
+    "remove_filters",
+    "save_sparse",
     "scores_of",
     "select",
 ]

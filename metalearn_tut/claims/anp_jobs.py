@@ -16,7 +16,7 @@ from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import evaluate
 from metalearn_tut.maml import MAML
 from metalearn_tut.saliency.filters import best_filters, remove_filters
-from metalearn_tut.tasks import EpisodeSampler, TaskSampler
+from metalearn_tut.tasks import ClassSource, EpisodeSampler, TaskSampler
 from metalearn_tut.tasks.sampler import check_index
 from metalearn_tut.tasks.task import Task
 from metalearn_tut.training import meta_train
@@ -42,7 +42,7 @@ def dense_learner(config: Config, folder: Path) -> MAML:
 
 def _trained(config: Config, folder: Path) -> MAML:
     torch.manual_seed(config["seed"])
-    learner = runs.build_learner(config)
+    learner = runs.build_learner(config, config.get("device", "cpu"))
     sampler = train_tasks(config["data"], config["seed"])
     options = {"out": folder, "resume": True, "progress": False}
     meta_train(learner, sampler, **config["training"], **options)
@@ -50,13 +50,16 @@ def _trained(config: Config, folder: Path) -> MAML:
 
 
 def train_tasks(data: Config, seed: int) -> EpisodeSampler:
-    """Training tasks of one seed."""
-    source = runs.build_source({"name": "glyphs"}, "train")
-    return source.sampler(5, data["shots"], data["queries"], seed)
+    """Training tasks of one seed, of glyphs unless ``data`` has another ``source``."""
+    return _source(data, "train").sampler(5, data["shots"], data["queries"], seed)
+
+
+def _source(data: Config, split: str) -> ClassSource:
+    return runs.build_source(data.get("source", {"name": "glyphs"}), split)
 
 
 def _test(learner: MAML, data: Config, wanted: Config) -> str:
-    source = runs.build_source({"name": "glyphs"}, wanted["split"])
+    source = _source(data, wanted["split"])
     sampler = source.sampler(5, data["shots"], wanted["queries"], wanted["seed"])
     return counts(evaluate(learner, sampler, wanted["tasks"]).values, 5 * wanted["queries"])
 
@@ -100,7 +103,7 @@ def after_rounds(
         network, masks = learner.model, learner.settings["masks"]
         found[f"cost {share}"] = {
             "parameters": cost.parameters(network, masks),
-            "macs": cost.macs(network, (1, 28, 28), masks),
+            "macs": cost.macs(network, sampler[0].support_x.shape[1:], masks),
             "bytes": cost.size_bytes(network, masks),
         }
         return found | test(learner, share, f"validation {share}")

@@ -2,7 +2,8 @@
 
     METALEARN_TUT_DATA=folder python tools/paper_scale/hetrom.py --device cuda
 
-Mean, ranked range and statistical guidance, two seeds each: 15,000 steps of 16 tasks (as many
+Mean, ranked range and statistical guidance (by the batch's own losses, and by those of clean
+validation tasks), two seeds each: 15,000 steps of 16 tasks (as many
 tasks as MAML's 60,000 steps of 4) of five inner steps, then 600 clean test tasks, the same for
 all. Each run ends as one JSON file in `runs/paper_scale/hetrom`; interrupted, the same command
 goes on. Accuracies and paired differences go to `results/paper_scale/hetrom_1shot.json` and
@@ -32,6 +33,7 @@ ARMS = {
     "mean": {"name": "mean"},
     "hetrom": {"name": "range", "m": 5, "k": N},
     "sg": {"name": "guided"},
+    "sg_clean": {"name": "guided", "z_low": None, "z_high": 2},  # by losses of validation tasks
 }
 
 
@@ -41,17 +43,22 @@ def config(arm: str, seed: int, shots: int, device: str, tiny: bool) -> dict[str
     model = {"name": "Conv4", "in_channels": 3, "ways": 5, "width": 4 if tiny else 32}
     algorithm = {"name": "maml", "inner_lr": 0.01, "inner_steps": 5, "rates": "step"}
     queries = 2 if tiny else QUERIES
+    data = {"name": "mini_imagenet", "size": size}
+    aggregate = ARMS[arm]
+    if arm == "sg_clean":
+        clean = {"data": data, "shots": shots, "queries": queries, "tasks": 16, "every": 25}
+        aggregate = {**aggregate, "clean": {**clean, "seed": 77}}
     return {
         "model": {**model, "norm": "support", "image_size": size},
         "algorithm": {**algorithm, "engine": "vectorised" if device == "cuda" else "functional"},
         "tasks": {
-            "data": {"name": "mini_imagenet", "size": size},
+            "data": data,
             "kind": "labels",
             "rate": RATE,
             "shots": shots,
             "queries": queries,
         },
-        "aggregate": ARMS[arm],
+        "aggregate": aggregate,
         "training": {"steps": 4 if tiny else 15_000, "tasks_per_step": N, "outer_lr": 1e-3},
         "test": {"test": {"tasks": 10 if tiny else 600, "queries": queries, "seed": 1}},
         "seed": seed,

@@ -53,22 +53,34 @@ def test_a_shipped_learner_of_other_data_can_be_loaded():
     assert (predict(task.query_x).argmax(-1) == task.query_y).float().mean() > 0.5  # chance 0.05
 
 
-def test_chapter_3_prints_what_the_study_found():
-    claims = json.loads((ROOT / "results" / "claims" / "hetrom.json").read_text())["values"][
+def claims_of(study):
+    return json.loads((ROOT / "results" / "claims" / f"{study}.json").read_text())["values"][
         "claims"
     ]
-    cells = nbformat.read(ROOT / "book" / "03_rank_losses.ipynb", as_version=4).cells
-    (text,) = (cell.source for cell in cells if cell.id == "help-recorded")
+
+
+def cell_of(chapter, name):
+    cells = nbformat.read(ROOT / "book" / f"{chapter}.ipynb", as_version=4).cells
+    (text,) = (cell.source for cell in cells if cell.id == name)
+    return text
+
+
+def said(gap):
+    return f"{gap['mean']:+.3f} ± {gap['over_tasks']:.3f}"
+
+
+def test_chapter_3_prints_what_the_study_found():
+    claims, text = claims_of("hetrom"), cell_of("03_rank_losses", "help-recorded")
+    text = text[: text.index("hetrom_second.json")]
     rows = [
         [c.strip() for c in row.split("|")[1:-1]] for row in re.findall(r"^\|.*±.*$", text, re.M)
     ]
     for kind, words in (("labels", "random labels"), ("outliers", "random patterns")):
         for rate in (0.3, 0.5):
             found = claims["1"]["values"][f"{kind}-{rate}"]
-            gap, accuracy = found["hetrom - mean"], found["accuracy"]
             row = [f"{100 * rate:.0f} %, {words}"]
-            row += [f"{accuracy[arm]:.3f}" for arm in ("mean", "hetrom", "oracle")]
-            assert [*row, f"{gap['mean']:+.3f} ± {gap['over_tasks']:.3f}"] == rows.pop(0)
+            row += [f"{found['accuracy'][arm]:.3f}" for arm in ("mean", "hetrom", "oracle")]
+            assert [*row, said(found["hetrom - mean"])] == rows.pop(0)
     assert not rows and [c["holds"] for c in claims.values()] == [False] * 4 + [True]
     assert f"cost {-claims['3']['values']['hetrom - mean']['mean']:.3f}" in text
     assert claims["2"]["values"]["hard"]["mean"] < 0
@@ -76,3 +88,19 @@ def test_chapter_3_prints_what_the_study_found():
     low, high = (guided[rate]["sg - best"] for rate in ("0.3", "0.5"))
     assert low["mean"] - low["over_tasks"] > 0 > high["mean"] + high["over_tasks"] + 0.1
     assert f"{claims['5']['values']['ratios']['hetrom']:.2f} of the mean's time" in text
+
+
+def test_chapter_3_prints_what_the_second_study_found():
+    claims, text = claims_of("hetrom_second"), cell_of("03_rank_losses", "help-recorded")
+    rows = re.findall(r"^\|.*±.*\|$", text[text.index("hetrom_second.json") :], re.M)
+    values = {number: claim["values"] for number, claim in claims.items()}
+    assert [claim["holds"] for claim in claims.values()] == [False, True, True, True]
+    assert "Three of four held" in text
+    outliers, hard, clean, guided = rows
+    assert f"50 %: {said(values['1']['bags-0.5']['hetrom - mean'])} |" in outliers
+    assert values["2"]["best"] == "easy-top-4"
+    easy = said(values["2"]["easy"])
+    assert f"hardest 4 − mean: {said(values['2']['hard'])}; on easy tasks {easy} |" in hard
+    assert f"guided − mean: {said(values['3']['sg - mean'])} |" in clean
+    low, high = (said(values["4"][rate]["sg - best"]) for rate in ("0.3", "0.5"))
+    assert f"{low} (30 %), {high} (50 %)" in guided

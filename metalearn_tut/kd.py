@@ -49,8 +49,7 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     >>> round(kd_loss(logits, torch.zeros(2, 2), temperature=1.0).item(), 3)
     0.277
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_temperature(temperature)
     shape = list(student_logits.shape)
     if len(shape) != 2 or not shape[0] or student_logits.shape != teacher_logits.shape:
         raise ValueError(
@@ -62,3 +61,15 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     )
     divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
     return temperature**2 * divergence
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse what no softmax can be softened by.
+
+    Raises
+    ------
+    ValueError
+        If ``temperature`` is not positive and finite.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive, got {temperature}")

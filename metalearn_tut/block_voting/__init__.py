@@ -1,0 +1,47 @@
+"""Floor 3: block pruning by gates and votes, after ABP.
+
+Gates mark how much each residual block matters to each image; images vote; the least wanted
+block goes; distillation heals; what is left is a shorter network (Si, Qi and Song,
+arXiv:2205.03602). We know the paper's abstract, the figure of its schedule and its main table,
+not its full text; what is our reconstruction is called so.
+"""
+
+from metalearn_tut.block_voting.epochs import train_epochs
+from metalearn_tut.block_voting.few_shot import task_marks, vote_by_tasks
+from metalearn_tut.block_voting.filters import remove_filters, soft_filter_prune, zero_filters
+from metalearn_tut.block_voting.images import accuracy
+from metalearn_tut.block_voting.objectives import cross_entropy, distillation, target_rate
+from metalearn_tut.block_voting.recipe import Recipe, crop_and_flip
+from metalearn_tut.block_voting.rounds import Round, vote_and_prune
+from metalearn_tut.block_voting.stages import Final, Pruned, abp_prune, finalise, train_gates
+from metalearn_tut.block_voting.surgery import block_budget, prunable_blocks, remove_blocks
+from metalearn_tut.block_voting.votes import Votes, collect_marks, collect_votes, count_votes
+
+__all__ = [
+    "Final",
+    "Pruned",
+    "Recipe",
+    "Round",
+    "Votes",
+    "abp_prune",
+    "accuracy",
+    "block_budget",
+    "collect_marks",
+    "collect_votes",
+    "count_votes",
+    "crop_and_flip",
+    "cross_entropy",
+    "distillation",
+    "finalise",
+    "prunable_blocks",
+    "remove_blocks",
+    "remove_filters",
+    "soft_filter_prune",
+    "target_rate",
+    "task_marks",
+    "train_epochs",
+    "train_gates",
+    "vote_and_prune",
+    "vote_by_tasks",
+    "zero_filters",
+]

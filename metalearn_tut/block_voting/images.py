@@ -1,0 +1,100 @@
+"""Labelled images on the way to a network: checked, on its device, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metalearn_tut.tasks.task import as_float
+
+Images = np.ndarray | Tensor
+Data = tuple[Any, ...]
+"""``LabelledImages``, or a pair of images ``[M, C, H, W]`` and labels ``[M]``."""
+
+
+def tensors(network: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
+    """Images as they are stored, and labels, on the network's device.
+
+    Raises
+    ------
+    ValueError
+        If there is no image, not one label per image, or a label that the network has no
+        output for (``network.classes``, if it says so).
+    """
+    images, labels = data[:2]
+    if not len(images) or len(images) != len(labels):
+        raise ValueError(
+            "data must be images and as many labels, at least one, "
+            f"got {len(images)} images and {len(labels)} labels"
+        )
+    device = like(network).device
+    x, y = _tensor(images).to(device), _tensor(labels).to(device, torch.int64)
+    classes = getattr(network, "classes", int(y.max()) + 1)
+    if y.min() < 0 or y.max() >= classes:
+        raise ValueError(
+            f"labels must be in 0..{classes - 1} (classes of the network), "
+            f"got {int(y.min())}..{int(y.max())}"
+        )
+    return x, y
+
+
+def batches(network: nn.Module, images: Images, size: int = 500) -> Iterator[Tensor]:
+    """The images in order, as the network reads them, at most ``size`` at a time."""
+    first = like(network)
+    for i in range(0, len(images), size):
+        yield as_float(_tensor(images[i : i + size]).to(first.device), first.dtype)
+
+
+def like(network: nn.Module) -> Tensor:
+    """The network's first parameter: its device and dtype are the network's."""
+    return next(network.parameters())
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards the mode is what it was."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)
+
+
+def accuracy(network: nn.Module, data: Data) -> float:
+    """Share of the images that the network classifies rightly, in evaluation mode.
+
+    Parameters
+    ----------
+    network : nn.Module
+        From images to logits ``[B, classes]``; left as it was.
+    data : LabelledImages or (images [M, C, H, W], labels [M])
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or labels do not fit.
+
+    Examples
+    --------
+    >>> images = torch.tensor([[0.0, 1.0], [1.0, 0.0], [3.0, 2.0]])
+    >>> network = nn.Linear(2, 2, bias=False)
+    >>> _ = nn.init.eye_(network.weight)
+    >>> accuracy(network, (images, [1, 0, 1]))  # doctest: +ELLIPSIS
+    0.66...
+    """
+    _, labels = tensors(network, data)
+    with evaluating(network):
+        answers = torch.cat([network(x).argmax(1) for x in batches(network, data[0])])
+    return (answers == labels).double().mean().item()
+
+
+def _tensor(values: Any) -> Tensor:
+    # a copy: an array that cannot be written to, as those read from a cache, makes PyTorch warn
+    return values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))

@@ -1,0 +1,106 @@
+"""How long and how fast a network is trained, and what becomes of its images meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_tut.tasks.sampler import check_choice
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "steps": lambda done: 0.1 ** ((done >= 1 / 2) + (done >= 3 / 4)),
+    "constant": lambda done: 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained: SGD with momentum on shuffled batches.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the images; 0 trains nothing.
+    lr : float, default 0.1
+        Rate at the start.
+    schedule : {"cosine", "steps", "constant"}
+        How the rate goes on from epoch to epoch: down along half a cosine; a tenth of it after
+        half of the epochs and a hundredth after three quarters; not at all.
+    batch : int, default 128
+        Images of a step, at most: an epoch is cut into steps of equal size.
+    momentum, weight_decay : float, default 0.9 and 1e-4
+        Of SGD, for all parameters.
+    augment : callable, optional
+        ``augment(x, generator)`` changes each batch of floating-point images, e.g.
+        :func:`crop_and_flip`.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range or the schedule unknown.
+
+    Examples
+    --------
+    >>> [Recipe(4, schedule="steps").rate(epoch) for epoch in range(4)]  # doctest: +ELLIPSIS
+    [0.1, 0.1, 0.01..., 0.001...]
+    """
+
+    epochs: int
+    lr: float = 0.1
+    schedule: str = "cosine"
+    batch: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("schedule", self.schedule, SCHEDULES)
+        for name, least in (("epochs", 0), ("batch", 1), ("weight_decay", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {self.momentum}")
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        return self.lr * SCHEDULES[self.schedule](epoch / self.epochs)
+
+    def settings(self) -> dict[str, Any]:
+        """The same as JSON, for files."""
+        name = getattr(self.augment, "__qualname__", type(self.augment).__name__)
+        return {**vars(self), "augment": self.augment and name}
+
+
+def crop_and_flip(
+    x: Tensor, generator: torch.Generator, padding: int = 4, flip: bool = True
+) -> Tensor:
+    """Shift each image by up to ``padding`` pixels (zeros come in), and mirror half of them.
+
+    Parameters
+    ----------
+    x : Tensor [B, C, H, W]
+    generator : torch.Generator
+        On the CPU.
+    padding : int, default 4
+    flip : bool, default True
+        False for characters, which are others in a mirror.
+    """
+    rows, _, height, width = x.shape
+    down, right = torch.randint(2 * padding + 1, (2, rows, 1), generator=generator)
+    mirrored = torch.rand(rows, 1, generator=generator) < (0.5 if flip else 0.0)
+    ys, xs = down + torch.arange(height), right + torch.arange(width)  # (B, H), (B, W)
+    xs = torch.where(mirrored, xs.flip(1), xs)
+    index = torch.arange(rows)[:, None, None], ys[:, :, None], xs[:, None, :]
+    padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
+    return padded[tuple(i.to(x.device) for i in index)].permute(0, 3, 1, 2)

@@ -1,0 +1,236 @@
+"""The three stages of ABP in one call, and its first and its last."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalearn_tut.block_voting.epochs import History, train_epochs
+from metalearn_tut.block_voting.images import Data, batches, evaluating, like, tensors
+from metalearn_tut.block_voting.objectives import Objective, cross_entropy
+from metalearn_tut.block_voting.recipe import Recipe
+from metalearn_tut.block_voting.rounds import (
+    Out,
+    Round,
+    file_in,
+    held_accuracy,
+    number_to_prune,
+    vote_and_prune,
+)
+from metalearn_tut.block_voting.surgery import remove_blocks
+from metalearn_tut.models.cifar_resnet import CifarResNet
+from metalearn_tut.models.gated_resnet import GatedResNet
+
+
+@dataclass(frozen=True)
+class Final:
+    """The outcome of stage 3.
+
+    Parameters
+    ----------
+    network : CifarResNet
+        Shorter, without gates, trained.
+    history : dict
+        Loss and accuracy of its epochs.
+    soft, ungated, tuned : float, optional
+        Accuracies on the held-out images: with soft masks as stage 2 left them, after the masks
+        jumped to 1, and after training.
+    """
+
+    network: CifarResNet
+    history: History
+    soft: float | None = None
+    ungated: float | None = None
+    tuned: float | None = None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What :func:`abp_prune` made: the network, and how each stage went."""
+
+    network: CifarResNet
+    gates: History
+    rounds: list[Round]
+    final: Final
+
+
+def train_gates(
+    gated: GatedResNet,
+    data: Data,
+    recipe: Recipe,
+    *,
+    objective: Objective = cross_entropy,
+    out: Out = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> History:
+    """Stage 1: train network and gates together, in place, by the task's loss alone.
+
+    Parameters
+    ----------
+    gated : GatedResNet
+    data : LabelledImages or (images, labels)
+        The training images.
+    recipe : Recipe
+    objective : callable, default cross-entropy
+        Another one, e.g. :func:`target_rate`, for comparisons.
+    out : path, optional
+        Folder of the run. What an interrupted call left there is gone on from.
+    seed, progress
+        See :func:`train_epochs`, whose result this returns.
+
+    Notes
+    -----
+    No loss but cross-entropy stands beside this stage in the paper's figure of its schedule.
+    """
+    name = getattr(objective, "__qualname__", "")
+    return train_epochs(
+        gated,
+        data,
+        recipe,
+        objective,
+        seed=seed,
+        title="gates",
+        file=file_in(out, "1-gates.safetensors"),
+        note={"objective": name, "masking": gated.masking, "mixing": gated.mixing},
+        progress=progress,
+    )
+
+
+def finalise(
+    gated: GatedResNet,
+    data: Data,
+    recipe: Recipe,
+    *,
+    held_out: Data | None = None,
+    out: Out = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Final:
+    """Stage 3: no gates, no skipped blocks, and training of what is left.
+
+    The pruned blocks are deleted, which is compared with masks of 0 and 1 on some images; then
+    the short network is trained by cross-entropy. Masks that were soft are 1 now, so accuracy
+    may dip before it recovers: all three accuracies are recorded.
+
+    Parameters
+    ----------
+    gated : GatedResNet
+        After :func:`vote_and_prune`; left as it is.
+    data, recipe, held_out, out, seed, progress
+        As for :func:`vote_and_prune`.
+
+    Raises
+    ------
+    RuntimeError
+        If the short network does not compute what the masked one does.
+    """
+    network = remove_blocks(gated, gated.pruned)
+    check_surgery(gated, network, data)
+    soft, ungated = held_accuracy(gated, held_out), held_accuracy(network, held_out)
+    history = train_epochs(
+        network,
+        data,
+        recipe,
+        seed=seed,
+        title="final",
+        file=file_in(out, "3-final.safetensors"),
+        note={"pruned": sorted(gated.pruned)},
+        progress=progress,
+    )
+    return Final(network, history, soft, ungated, held_accuracy(network, held_out))
+
+
+def abp_prune(
+    network: CifarResNet | GatedResNet,
+    data: Data,
+    *,
+    ratio: float | None = None,
+    n_prune: int | None = None,
+    recipes: tuple[Recipe, Recipe, Recipe] = (Recipe(160), Recipe(5, 0.01), Recipe(100, 0.01)),
+    held_out: Data | None = None,
+    out: Out = None,
+    resume: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    **voting: Any,
+) -> Pruned:
+    """Automatic block-wise pruning (ABP, arXiv:2205.03602), all three stages.
+
+    Parameters
+    ----------
+    network : CifarResNet or GatedResNet
+        Fresh or trained, left as it is; with gates if they are not to be the usual ones.
+    data : LabelledImages or (images [M, 3, H, W], labels [M])
+        The training images.
+    ratio, n_prune
+        How many blocks go, as for :func:`vote_and_prune`.
+    recipes : three of Recipe
+        Of the training of gates, of each round, and at the end. The defaults are our choice.
+    held_out : LabelledImages or (images, labels), optional
+        Images whose accuracy is recorded.
+    out : path, optional
+        Folder for a file per stage and round, written after every epoch.
+    resume : bool, default False
+        Go on from what is there. A run that was killed loses an epoch at most.
+    seed : int, default 0
+        Of new gates, and of the order of images.
+    progress : bool, default True
+        Show a bar for each stage and round.
+    **voting
+        ``rule``, ``tau``, ``per_round``, ``temperature``, ``kd_weight``: see
+        :func:`vote_and_prune`.
+
+    Raises
+    ------
+    FileExistsError
+        If ``out`` holds a run and ``resume`` is False.
+    ValueError
+        As the stages.
+
+    Examples
+    --------
+    >>> images, labels = torch.rand(12, 3, 8, 8), torch.arange(12) % 3
+    >>> short = Recipe(1, 0.01)
+    >>> pruned = abp_prune(CifarResNet(20, classes=3), (images, labels), ratio=0.25,
+    ...                    recipes=(short, short, short), progress=False)
+    >>> len(pruned.network.blocks), [len(r.removed) for r in pruned.rounds]
+    (7, [1, 1])
+    """
+    if out is not None and not resume and any(Path(out).expanduser().glob("*.safetensors")):
+        raise FileExistsError(f"{out} holds a run: go on with it (resume=True) or name another")
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        is_gated = isinstance(network, GatedResNet)
+        gated = copy.deepcopy(network) if is_gated else GatedResNet(network)
+    number_to_prune(gated, ratio, n_prune, **voting)  # refused now, and not hours later
+    if held_out is not None:
+        tensors(gated, held_out)
+    first, middle, last = recipes
+    shared = {"out": out, "seed": seed, "progress": progress}
+    history = train_gates(gated, data, first, **shared)
+    counts = {"ratio": ratio, "n_prune": n_prune, "held_out": held_out}
+    rounds = vote_and_prune(gated, data, middle, **counts, **voting, **shared)
+    final = finalise(gated, data, last, held_out=held_out, **shared)
+    return Pruned(final.network, history, rounds, final)
+
+
+def check_surgery(gated: GatedResNet, network: CifarResNet, data: Data) -> None:
+    """Compare a shortened network with masks of 0 and 1, on eight images.
+
+    Raises
+    ------
+    RuntimeError
+        If their logits differ by more than rounding.
+    """
+    kept = [0.0 if block in gated.pruned else 1.0 for block in gated.numbers]
+    x = next(batches(gated, data[0][:8]))
+    with evaluating(gated), evaluating(network):
+        masked, short = gated(x, torch.tensor(kept).to(like(gated))), network(x)
+    gap, size = (masked - short).abs().max().item(), masked.abs().max().item()
+    if not gap <= 1e-4 * (1 + size):
+        raise RuntimeError(f"removing blocks changed logits of size {size:.3g} by {gap:.3g}")

@@ -20,8 +20,10 @@ _HOMES = {
 }
 _MODULES = (
     "bilevel",
+    "block_voting",
     "cost",
     "evaluation",
+    "kd",
     "learner",
     "maml",
     "models",
@@ -30,6 +32,7 @@ _MODULES = (
     "pretrained",
     "protonet",
     "rank_losses",
+    "saliency",
     "tasks",
     "training",
 )

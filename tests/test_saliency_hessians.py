@@ -48,7 +48,8 @@ def close(found, expected, rtol=1e-10):
 def test_rows_times_weights_are_the_outputs_of_any_convolution(
     kernel, stride, padding, dilation, mode, bias, patch_stride
 ):
-    assume(padding != "same" or stride == (1, 1))
+    odd = kernel[0] % 2 == kernel[1] % 2 == 1  # PyTorch warns of a copy otherwise
+    assume(padding != "same" or (stride == (1, 1) and odd))
     torch.manual_seed(0)
     conv = nn.Conv2d(2, 3, kernel, stride, padding, dilation, bias=bias, padding_mode=mode)
     conv, x = conv.double(), torch.randn(2, 2, 9, 7, dtype=torch.float64)

@@ -56,7 +56,8 @@ def noisy(
     values: dict[str, Any] = {f"{arm} - mean": gap.to_dict() for arm, gap in gaps.items()}
     named = {"mean": f"{at}-mean", **named}
     values["accuracy"] = {arm: arms.mean(name) for arm, name in named.items()}
-    way = gaps["hetrom"].mean / gaps["oracle"].mean if "oracle" in gaps else None
+    oracle = gaps["oracle"].mean if "oracle" in gaps else 0.0
+    way = gaps["hetrom"].mean / oracle if oracle else None
     return gaps["hetrom"], {**values, "share of mean -> oracle": way}
 
 

@@ -25,12 +25,11 @@ MODELS: dict[str, Config] = {
     "resnet": {**_CONV4, "name": "ResNet12", "widths": [8, 16, 32, 64]},
 }
 _MAML = {"name": "maml", "inner_lr": 0.1, "inner_steps": 2, "rates": "step"}
-NETWORKS: dict[str, tuple[Config, Config, int]] = {  # model, algorithm, shots
-    "conv64": (MODELS["conv64"], _MAML, 1),
-    "conv32": (MODELS["conv32"], _MAML, 1),
-    "resnet": (MODELS["resnet"], _MAML, 1),
-    "anil64": (MODELS["conv64"], {**_MAML, "name": "anil"}, 1),
-    "shots5": (MODELS["conv32"], _MAML, 5),
+NETWORKS: dict[str, tuple[Config, Config]] = {
+    "conv64": (MODELS["conv64"], _MAML),
+    "conv32": (MODELS["conv32"], _MAML),
+    "resnet": (MODELS["resnet"], _MAML),
+    "anil64": (MODELS["conv64"], {**_MAML, "name": "anil"}),
 }
 SCORES = {"dense": None, "anp": "anp", **{score: score for score in OTHERS}}
 
@@ -50,19 +49,19 @@ def jobs(quick: bool) -> list[Job]:
 def _arms() -> list[tuple[str, str, str | None, bool]]:
     """Network, name, score, and whether first convolution and head are spared."""
     arms = [("conv32", name, score, True) for name, score in SCORES.items()]
-    for network in ("conv64", "resnet", "anil64", "shots5"):
+    for network in ("conv64", "resnet", "anil64"):
         arms += [(network, "dense", None, True), (network, "anp", "anp", True)]
     return arms + [(network, "uniform", "anp", False) for network in MODELS]
 
 
 def _base(network: str, seed: int, quick: bool) -> Config:
     """How a dense learner is trained; ``name`` is that of its job."""
-    model, algorithm, shots = NETWORKS[network]
+    model, algorithm = NETWORKS[network]
     return {
         "name": f"{network}-base-{seed}",
         "model": model,
         "algorithm": algorithm,
-        "data": {"shots": shots, "queries": 5},
+        "data": {"shots": 1, "queries": 5},
         "training": {"steps": 60 if quick else 400, "tasks_per_step": 4, "outer_lr": 0.003},
         "test": {"test": _tasks(100 if quick else 600)},
         "seed": seed,
@@ -72,7 +71,7 @@ def _base(network: str, seed: int, quick: bool) -> Config:
 def _arm(network: str, name: str, score: str | None, spare: bool, seed: int, quick: bool) -> Job:
     rounds = SCHEDULE if network == "conv32" else SCHEDULE[:3]
     test = {}
-    for share in SHARES[: len(rounds)]:
+    for share in SHARES if network == "conv32" else ("0.85",):
         n = 600 if share in DECIDING else 200
         test |= {f"before {share}": _tasks(50 if quick else 200), share: _tasks(50 if quick else n)}
     if network in MODELS and score == "anp":

@@ -155,7 +155,7 @@ def test_the_best_filters_are_kept_as_many_as_asked_for(filters, keep, norm, see
         assert values[chosen].min() >= values[~chosen].max()
 
 
-@pytest.mark.parametrize(("keep", "left"), [(0.7, 7), (0.3, 3), (0.1, 1), (1.0, 10)])
+@pytest.mark.parametrize(("keep", "left"), [(0.8, 8), (0.9, 9), (0.3, 3), (1.0, 10)])
 def test_shares_are_exact_where_their_floats_are_not(keep, left):
     network = Conv4(1, 2, width=10)
     kept = best_filters(network, random_scores(network), keep)

@@ -122,7 +122,7 @@ def best_filters(
             raise ValueError(f"keep must be a share in (0, 1], got {share} for {layer}")
         size = _group_size(model, layer)
         groups = found[layer].view(-1, size).sum(1)
-        # 0.7 · 10 filters stay 7, although 1 - 0.7 is more than 0.3
+        # 0.8 of 10 filters are 8, although 10 (1 - 0.8) is 1.9999999999999996
         gone = min(int((1 - share) * len(groups) + 1e-9), len(groups) - 1)
         best = torch.ones_like(groups, dtype=torch.bool)
         best[groups.argsort(stable=True)[:gone]] = False

@@ -34,7 +34,7 @@ def parity(results: Results) -> Verdict:
         values[network] |= {f"{way} - dense": gap.to_dict() for way, gap in gaps.items()}
         said.append(f"{_NAMES[network]}: sparing {gaps[ways[0]]}, all layers alike {gaps[ways[1]]}")
     values["curves"] = {
-        f"conv32-{arm}": _curve(arms, f"conv32-{arm}") for arm in (*SCORES, "uniform")
+        arm: _curve(arms, f"conv32-{arm}") for arm in (*SCORES, "uniform", "downdated")
     }
     decided = values.get("conv64", values["conv32"])
     holds = decided[f"{decided['best']} - dense"]["mean"] >= -0.01
@@ -76,6 +76,9 @@ def scores(results: Results) -> Verdict:
                 holds = all(gap.low > 0 for gap in gaps.values())
     early = arms.minus("conv32-anp", "conv32-lobs", "before 0.95")
     said.append(f"at 95 % before training: lobs {early}")
+    downdated = arms.minus("conv32-anp", "conv32-downdated", "0.85")
+    values["0.85"]["downdated"] = downdated.to_dict()
+    said.append(f"ANP with inverses that follow each removal: {downdated}")
     return Verdict(holds, f"ANP - other, 85 % removed: {'; '.join(said)}.", values)
 
 

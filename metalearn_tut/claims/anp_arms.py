@@ -46,12 +46,14 @@ def jobs(quick: bool) -> list[Job]:
     return [*bases, Job("filters", _filters(quick), filters), *arms, *naives]
 
 
-def _arms() -> list[tuple[str, str, str | None, bool]]:
-    """Network, name, score, and whether first convolution and head are spared."""
-    arms = [("conv32", name, score, True) for name, score in SCORES.items()]
+def _arms() -> list[tuple[str, str, str | None, Config]]:
+    """Network, name, score, and other options of pruning."""
+    spared = {n: {"spare": SPARED.get(n, SPARED["conv"])} for n in NETWORKS}
+    arms = [("conv32", name, score, spared["conv32"]) for name, score in SCORES.items()]
+    arms.append(("conv32", "downdated", "anp", {**spared["conv32"], "update_hinv": True}))
     for network in ("conv64", "resnet", "anil64"):
-        arms += [(network, "dense", None, True), (network, "anp", "anp", True)]
-    return arms + [(network, "uniform", "anp", False) for network in MODELS]
+        arms += [(network, name, SCORES[name], spared[network]) for name in ("dense", "anp")]
+    return arms + [(network, "uniform", "anp", {"spare": []}) for network in MODELS]
 
 
 def _base(network: str, seed: int, quick: bool) -> Config:
@@ -68,20 +70,21 @@ def _base(network: str, seed: int, quick: bool) -> Config:
     }
 
 
-def _arm(network: str, name: str, score: str | None, spare: bool, seed: int, quick: bool) -> Job:
+def _arm(
+    network: str, name: str, score: str | None, options: Config, seed: int, quick: bool
+) -> Job:
     rounds = SCHEDULE if network == "conv32" else SCHEDULE[:3]
     test = {}
     for share in SHARES if network == "conv32" else ("0.85",):
         n = 600 if share in DECIDING else 200
         test |= {f"before {share}": _tasks(50 if quick else 200), share: _tasks(50 if quick else n)}
-    if network in MODELS and score == "anp":
+    if network in MODELS and name in ("anp", "uniform"):
         test["validation 0.85"] = _tasks(50 if quick else 300, "validation")
-    spared = SPARED.get(network, SPARED["conv"])
     config = {
         "dense": _base(network, seed, quick),
         "score": score,
         "schedule": list(rounds),
-        "options": {"n_tasks": 20, "spare": spared if spare else []},
+        "options": {"n_tasks": 20, **options},
         "retrain": _retraining(quick, len(rounds)),
         "test": test,
     }

@@ -26,13 +26,14 @@ def parity(results: Results) -> Verdict:
     arms, said = _read(results), []
     values: dict[str, Any] = {}
     for network in [n for n in MODELS if arms.present([f"{n}-dense"])]:
-        ways = [f"{network}-anp", f"{network}-uniform"]
+        ways = arms.present([f"{network}-anp", f"{network}-uniform"])
         best, chosen = arms.best(ways, "validation 0.85")
         gaps = {way: arms.minus(way, f"{network}-dense", "0.85") for way in ways}
         accuracy = {arm: arms.mean(arm, "0.85") for arm in (*ways, f"{network}-dense")}
         values[network] = {"validation": chosen, "best": best, "accuracy": accuracy}
         values[network] |= {f"{way} - dense": gap.to_dict() for way, gap in gaps.items()}
-        said.append(f"{_NAMES[network]}: sparing {gaps[ways[0]]}, all layers alike {gaps[ways[1]]}")
+        words = zip(("sparing", "all layers alike"), gaps.values(), strict=False)
+        said.append(f"{_NAMES[network]}: " + ", ".join(f"{word} {gap}" for word, gap in words))
     values["curves"] = {
         arm: _curve(arms, f"conv32-{arm}") for arm in (*SCORES, "uniform", "downdated")
     }

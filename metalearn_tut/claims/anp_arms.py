@@ -53,7 +53,7 @@ def _arms() -> list[tuple[str, str, str | None, Config]]:
     arms.append(("conv32", "downdated", "anp", {**spared["conv32"], "update_hinv": True}))
     for network in ("conv64", "resnet", "anil64"):
         arms += [(network, name, SCORES[name], spared[network]) for name in ("dense", "anp")]
-    return arms + [(network, "uniform", "anp", {"spare": []}) for network in MODELS]
+    return arms + [(network, "uniform", "anp", {"spare": []}) for network in ("conv64", "conv32")]
 
 
 def _base(network: str, seed: int, quick: bool) -> Config:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metalearn_tut.bilevel import Params
 from metalearn_tut.tasks.cache import atomic_write
-from metalearn_tut.tasks.tensor_file import copy_tensors, read_tensors, write_tensors
+from metalearn_tut.tasks.tensor_file import copy_tensors, damaged, read_tensors, write_tensors
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.json"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps per tensor
@@ -99,7 +99,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
     ValueError
         If the file is damaged, or not a checkpoint.
     """
-    return read_tensors(path)
+    tensors, state = read_tensors(path)
+    if "step" not in state:
+        raise damaged(path, "checkpoint")
+    return tensors, state
 
 
 def load(path: str | os.PathLike[str], metas: Params) -> dict[str, Any]:

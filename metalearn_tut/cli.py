@@ -1,4 +1,4 @@
-"""The command line: ``metalearn-tut data | train | evaluate | export | reproduce``."""
+"""The command line: ``metalearn-tut data | train | evaluate | prune | export | reproduce``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ Rates = _choice("Rates", "fixed", "one", "layer", "step", "weight")
 Engine = _choice("Engine", "functional", "vectorised", "higher")
 Background = _choice("Background", "full", "small1", "small2")
 Schedule = _choice("Schedule", "cosine", "constant")
+Score = _choice("Score", "anp", "lobs", "magnitude", "random", "snip", "meta_snip", "meta_taylor")
+Allocation = _choice("Allocation", "uniform", "global", "lamp")
 Study = _choice("Study", "hetrom", "hetrom_second", "anp")
 
 
@@ -217,6 +219,49 @@ def evaluate(
       metalearn-tut evaluate pretrained:NAME --data omniglot_runs --root ~/all_runs.zip
     """
     return _command("evaluate", locals())
+
+
+@app.command(cls=Command)
+def prune(
+    context: typer.Context,
+    run: Run,
+    out: Annotated[Path, option("Folder for the rounds and the result.", show_default=False)],
+    root: Root = None,
+    keep: Annotated[float, option("Share of the weights to keep.")] = 0.15,
+    step: Annotated[float, option("Share to remove in a round.")] = 0.1,
+    score: Annotated[
+        Score, option("What a weight is worth; anp adapts to tasks first.")
+    ] = Score.anp,
+    allocation: Annotated[
+        Allocation, option("Who gives: every layer its share, or the layers with the least.")
+    ] = Allocation.uniform,
+    spare: Annotated[
+        list[str] | None, option("A layer that keeps its weights (repeatable).", show_default=False)
+    ] = None,
+    tasks: Annotated[int, option("Tasks to score by in each round.", min=1)] = 20,
+    steps: Annotated[int, option("Outer steps of training after each round.", min=0)] = 500,
+    tasks_per_step: Annotated[int, option("Tasks of an outer step.", min=1)] = 4,
+    outer_lr: Annotated[float, option("Adam's rate at the start of each round.")] = 1e-3,
+    seed: Annotated[int, option("Names the tasks.", min=0)] = 1,
+    resume: Annotated[bool, flag("--resume", "Go on with the run in --out.")] = False,
+    threads: Threads = None,
+    device: Device = "cpu",
+) -> int:
+    """Remove most weights of a trained learner, such that it still learns new tasks.
+
+    RUN is the folder of a run, a checkpoint file or pretrained:NAME. In rounds, weights are
+    scored on training tasks (anp: after adapting to them), those worth least are removed, the
+    others make up for them and are meta-trained further. The result is pruned.safetensors in
+    --out, which holds the weights that are left and can be evaluated. An interrupted run goes
+    on with the same command and --resume.
+
+    \b
+    Examples:
+      metalearn-tut prune runs/maml --out runs/pruned
+      metalearn-tut prune runs/maml --out runs/spared --spare blocks.0.conv --spare head
+      metalearn-tut evaluate runs/pruned/pruned.safetensors
+    """
+    return _command("prune", locals())
 
 
 @app.command(cls=Command)

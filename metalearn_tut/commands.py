@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from metalearn_tut import checkpoint, claims, pretrained, results, runs, tasks
+from metalearn_tut import checkpoint, claims, cost, pretrained, results, runs, saliency, tasks
 from metalearn_tut.claims.report import criteria
 from metalearn_tut.claims.report import reproduce as decide
 from metalearn_tut.evaluation import evaluate as measure
@@ -211,6 +211,45 @@ def _check_ways(learner: Learner, ways: int) -> None:
             f"tasks have {ways} ways, and the learner a head trained for {trained}: other ways "
             "need a learner trained with --zero-head, or protonet"
         )
+
+
+def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
+    """Prune a trained learner in rounds, train it after each, write what is left."""
+    _set_threads(o.threads)
+    path = _path_of(o.run)
+    config, learner = runs.load_config(path), runs.load_learner(path, _device(o.device))
+    if missing := sorted({"data", "tasks"} - config.keys()):
+        raise ValueError(f"{path} does not say what {missing[0]} it was trained with")
+    source = runs.build_source(config["data"], "train", o.root)
+    training = {n: getattr(o, n) for n in ("steps", "tasks_per_step", "outer_lr")}
+    pruning = {n: getattr(o, n) for n in ("score", "allocation", "seed")} | {"n_tasks": o.tasks}
+    now = saliency.kept_fraction(saliency.full_masks(learner))
+    pruning |= {"schedule": saliency.schedule_to(o.keep, o.step, now), "spare": o.spare or []}
+
+    def sampler(number: int) -> TaskSampler:
+        return source.sampler(**{**config["tasks"], "seed": o.seed + number})
+
+    def retrain(learner: Learner, number: int) -> None:
+        folder = o.out / f"trained_{number:02d}"
+        meta_train(learner, sampler(number), out=folder, resume=True, config=config, **training)
+
+    masks, _ = saliency.anp_prune(
+        learner,
+        sampler(0),
+        retrain=retrain if o.steps else None,
+        out=o.out / "rounds",
+        resume=o.resume,
+        **pruning,
+    )
+    file = o.out / "pruned.safetensors"
+    config = {**config, "pruning": {**pruning, "training": training}}
+    saliency.save_sparse(file, learner.meta_parameters(), masks, config)
+    model, shape = learner.model, source.images.shape[1:]
+    print(
+        f"{file}: {cost.parameters(model, masks):,} of {cost.parameters(model):,} parameters, "
+        f"{cost.macs(model, shape, masks):,} of {cost.macs(model, shape):,} multiply-adds, "
+        f"{file.stat().st_size:,} bytes"
+    )
 
 
 def export(o: SimpleNamespace, arguments: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ import torch
 from metalearn_tut import checkpoint, maml, models, tasks
 from metalearn_tut.learner import Learner
 from metalearn_tut.protonet import ProtoNet
+from metalearn_tut.saliency.sparse import load_sparse, read_sparse
 from metalearn_tut.tasks import ClassSource
 from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.tasks.tensor_file import read_tensors
 
 Config = Mapping[str, Any]
 
@@ -110,7 +113,8 @@ def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu"
     Parameters
     ----------
     run : path
-        The folder that was ``out`` in training, or a checkpoint file.
+        The folder that was ``out`` in training, or a checkpoint file, or a sparse file of a
+        pruned learner, which is then given its masks.
     device : str or torch.device, default "cpu"
         Where its parameters lie.
 
@@ -124,14 +128,22 @@ def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu"
     path = checkpoint.find(run)
     with torch.random.fork_rng([]):  # loading must not change what is drawn afterwards
         learner = build_learner(load_config(path), device)
-    checkpoint.load(path, learner.meta_parameters())
+    if _is_sparse(path):
+        learner.set_masks(load_sparse(path, learner.meta_parameters()).masks)
+    else:
+        checkpoint.load(path, learner.meta_parameters())
     return learner
+
+
+def _is_sparse(path: Path) -> bool:
+    return "sparse" in read_tensors(path)[1]
 
 
 def load_config(run: str | os.PathLike[str]) -> dict[str, Any]:
     """The configuration that a run was started with."""
     path = checkpoint.find(run)
-    config = checkpoint.read(path)[1]["run"].get("config")
+    sparse = _is_sparse(path)
+    config = read_sparse(path).config if sparse else checkpoint.read(path)[1]["run"].get("config")
     if not config:
         raise ValueError(
             f"{path} holds no configuration: build its learner as it was built for training, "

@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from metalearn_tut import checkpoint, cli, commands, runs, tasks
+from metalearn_tut import checkpoint, cli, commands, cost, runs, saliency, tasks
 from metalearn_tut.bilevel import ENGINES
 from metalearn_tut.evaluation import evaluate
 from metalearn_tut.maml import RATES
 from metalearn_tut.models import NORMS
-from metalearn_tut.training import SCHEDULES
+from metalearn_tut.saliency.masks import ALLOCATIONS
+from metalearn_tut.training import SCHEDULES, meta_train
 
 TINY = [
     *("train", "--width", "4", "--queries", "2", "--steps", "6", "--tasks-per-step", "2"),
@@ -51,13 +52,13 @@ def trained(tmp_path_factory):
 def test_help_teaches_and_does_not_wait_for_pytorch():
     code = (
         "import sys; from metalearn_tut import cli\n"
-        "for name in ([], ['data'], ['train'], ['evaluate'], ['export'], ['reproduce']):\n"
-        "    assert cli.run([*name, '--help']) == 0\n"
+        "for name in ' data train evaluate prune export reproduce'.split(' '):\n"
+        "    assert cli.run([*name.split(), '--help']) == 0\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("Examples:") == 4 and "metalearn-tut train --data glyphs" in run.stdout
+    assert run.stdout.count("Examples:") == 5 and "metalearn-tut train --data glyphs" in run.stdout
     assert "\\[" not in run.stdout
 
 
@@ -70,6 +71,8 @@ def test_the_choices_are_those_of_the_package():
     assert tuple(values(cli.Rates)) == RATES
     assert tuple(values(cli.Norm)) == NORMS
     assert values(cli.Schedule) == list(SCHEDULES)
+    assert tuple(values(cli.Score)) == saliency.SCORES
+    assert tuple(values(cli.Allocation)) == ALLOCATIONS
     assert set(values(cli.Engine)) <= set(ENGINES)
     assert all(hasattr(tasks, name) for name in (*values(cli.Data), *values(cli.EvaluationData)))
 
@@ -267,6 +270,115 @@ def test_omniglot_is_trained_on_and_validated(capsys, data_root, tmp_path):
     assert command(capsys, "evaluate", tmp_path, "--tasks", 2, *arguments)[0] == 0
 
 
+# Prune
+
+PRUNE = [
+    *("--keep", "0.4", "--step", "0.25", "--tasks", "2", "--seed", "5"),
+    *("--steps", "3", "--tasks-per-step", "2", "--spare", "head"),
+]
+
+
+@pytest.fixture(scope="module")
+def pruned(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "pruned"
+    assert cli.run(["prune", str(trained), "--out", str(folder), *PRUNE]) == 0
+    return folder
+
+
+def test_prune_does_what_the_package_does(trained, pruned):
+    """The rounds written out, with the package's own functions."""
+    learner = runs.load_learner(trained)
+    source = runs.build_source(runs.load_config(trained)["data"], "train")
+
+    def retrain(learner, number):
+        settings = {"steps": 3, "tasks_per_step": 2, "progress": False}
+        meta_train(learner, source.sampler(5, 1, 2, seed=5 + number), **settings)
+
+    masks, _ = saliency.anp_prune(
+        learner,
+        source.sampler(5, 1, 2, seed=5),
+        (0.25, 0.25, 0.1),
+        retrain,
+        n_tasks=2,
+        spare=["head"],
+        seed=5,
+        progress=False,
+    )
+    file = saliency.read_sparse(pruned / "pruned.safetensors")
+    assert (
+        all(torch.equal(file.masks[n], m) for n, m in masks.items())
+        and file.masks["head.bias"].all()
+    )
+    assert 0.4 <= saliency.kept_fraction(masks) < 0.42  # each layer gives whole weights
+    for name, p in learner.meta_parameters().items():
+        assert torch.equal(file.params[name], p), name
+
+
+def test_a_pruned_learner_is_evaluated_with_its_masks(capsys, pruned, tmp_path):
+    file, written = pruned / "pruned.safetensors", tmp_path / "result.json"
+    code, out, _ = command(capsys, "evaluate", file, "--tasks", 4, "--json", written)
+    learner = runs.load_learner(file)
+    expected = evaluate(learner, tasks.glyphs("test").sampler(5, 1, 15, seed=1), 4)
+    assert code == 0 and out.splitlines()[0] == str(expected)
+    task = tasks.glyphs("test").sampler(5, 1, 1)[0]
+    for name, p in learner.adapt(task.support_x, task.support_y).params.items():
+        mask = saliency.read_sparse(file).masks.get(name)
+        assert mask is None or not p[~mask].any(), name
+    trained_with = json.loads(written.read_text())["config"]["trained"]
+    assert trained_with["pruning"]["schedule"] == [0.25, 0.25, 0.1]
+    assert trained_with["pruning"]["training"]["steps"] == 3
+    assert trained_with["data"] == {"name": "glyphs", "rotations": True}
+
+
+def test_prune_says_what_is_left_and_can_go_on_from_there(capsys, pruned, tmp_path):
+    first = pruned / "pruned.safetensors"
+    arguments = ["prune", first, "--out", tmp_path / "more", "--keep", 0.2, "--steps", 0]
+    code, out, _ = command(capsys, *arguments, "--score", "magnitude", "--allocation", "lamp")
+    assert code == 0
+    file = tmp_path / "more" / "pruned.safetensors"
+    learner = runs.load_learner(file)
+    before, masks = (saliency.read_sparse(f).masks for f in (first, file))
+    model, shape = learner.model, (1, 28, 28)
+    counts = (
+        *(cost.parameters(model, masks), cost.parameters(model)),
+        *(cost.macs(model, shape, masks), cost.macs(model, shape)),
+    )
+    said = "{:,} of {:,} parameters, {:,} of {:,} multiply-adds".format(*counts)
+    assert out == f"{file}: {said}, {file.stat().st_size:,} bytes\n"
+    assert 0.2 <= saliency.kept_fraction(masks) < 0.21
+    assert not any((m & ~before[n]).any() for n, m in masks.items())
+
+
+def test_an_interrupted_pruning_goes_on_and_ends_as_if_it_had_not_been(
+    capsys, trained, pruned, tmp_path, monkeypatch
+):
+    def interrupt(self, step, history, improved, original=checkpoint.RunFolder.keep):
+        original(self, step, history, improved)
+        if self.path.name == "trained_02":
+            raise KeyboardInterrupt
+
+    arguments = ["prune", trained, "--out", tmp_path, *PRUNE]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.RunFolder, "keep", interrupt)
+        assert command(capsys, *arguments)[0] == 130
+    assert not (tmp_path / "pruned.safetensors").exists()
+    code, _, said = command(capsys, *arguments)
+    assert code == 2 and "holds a pruning run" in said[0]
+    assert command(capsys, *arguments, "--resume")[0] == 0
+    a, b = ((folder / "pruned.safetensors").read_bytes() for folder in (pruned, tmp_path))
+    assert a == b
+
+
+def test_what_is_pruned_needs_a_run_that_can_be_trained_further(capsys, trained, tmp_path):
+    learner, config = runs.load_learner(trained), runs.load_config(trained)
+    del config["data"]
+    checkpoint.save(tmp_path / "x.safetensors", learner.meta_parameters(), run={"config": config})
+    code, _, said = command(capsys, "prune", tmp_path / "x.safetensors", "--out", tmp_path / "new")
+    assert code == 2 and said[0].endswith(
+        "x.safetensors does not say what data it was trained with"
+    )
+
+
 # Mistakes
 
 
@@ -299,13 +411,21 @@ def test_omniglot_is_trained_on_and_validated(capsys, data_root, tmp_path):
         ("evaluate pretrained:unknown", "no pretrained learner is called 'unknown'; available: "),
         ("evaluate {run} --norm group", "'group' is not one of 'batch', 'support'"),
         ("evaluate {run} --tasks 1", "1 is not in the range x>=2"),
+        ("prune {run}", "Missing option '--out'"),
+        ("prune {run} --out {new} --keep 0", "keep must be between 0 and 1, what there is, and"),
+        ("prune {run} --out {new} --keep 0.5 --step 0", "step positive, got keep=0.5 and step=0"),
+        ("prune {run} --out {new} --spare tail", "spare must be one of"),
+        ("prune {run} --out {new} --score worth", "'worth' is not one of 'anp', 'lobs'"),
+        ("prune {file} --out {new}", "is damaged, or not a checkpoint of this package"),
+        ("export {sparse} {new}/x.safetensors", "is damaged, or not a checkpoint of this package"),
         ("export {run} {new}/file.bin", "path must end in .safetensors, got {new}/file.bin"),
         ("export {run} {file}/x.safetensors", "cannot write {file}/x.safetensors"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(capsys, tmp_path, trained, arguments, said):
     (tmp_path / "file").write_text("not a checkpoint")
-    places = {"new": tmp_path / "new", "file": tmp_path / "file", "run": trained}
+    places = {n: tmp_path / n for n in ("new", "file", "sparse")} | {"run": trained}
+    saliency.save_sparse(places["sparse"], {"w": torch.ones(2)}, {})
     filled = [word.format(**places) for word in arguments.split()]
     code = cli.run(filled)
     captured = capsys.readouterr()

@@ -16,6 +16,7 @@ from metalearn_tut.saliency import (
     kept_fraction,
     layer_fractions,
     mask_optimizer,
+    schedule_to,
     select,
 )
 from metalearn_tut.saliency.masks import ALLOCATIONS, check_schedule
@@ -299,3 +300,25 @@ def test_a_zero_head_has_no_masks():
     pruned(learner)
     task = images(queries=1)[0]
     assert learner.adapt(task.support_x, task.support_y).params["head.weight"].all()
+
+
+# Schedules
+
+
+@settings(max_examples=100, deadline=None)
+@given(now=st.floats(0.01, 1), share=st.floats(0.001, 0.999), step=st.floats(0.001, 1))
+def test_a_schedule_leads_where_it_should_in_equal_steps(now, share, step):
+    keep = share * now
+    steps = schedule_to(keep, step, now)
+    assert sum(steps) == pytest.approx(now - keep, abs=1e-6)
+    assert set(steps[:-1]) <= {step} and all(0 < s <= step + 1e-9 for s in steps)
+
+
+def test_the_authors_schedule_is_the_usual_one():
+    assert schedule_to(0.15) == [0.1] * 8 + [0.05]
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 0.0}, {"keep": 0.5}, {"keep": 0.1, "step": 0.0}])
+def test_schedules_that_lead_nowhere_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"keep must be between 0 and 0\.5, what there is, and"):
+        schedule_to(**wrong, now=0.5)

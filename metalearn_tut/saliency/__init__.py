@@ -21,6 +21,7 @@ from metalearn_tut.saliency.masks import (
     kept_fraction,
     layer_fractions,
     mask_optimizer,
+    schedule_to,
     select,
 )
 from metalearn_tut.saliency.obs import obs_scores, prune_layer
@@ -55,6 +56,7 @@ __all__ = [
     "read_sparse",
     "remove_filters",
     "save_sparse",
+    "schedule_to",
     "scores_of",
     "select",
 ]

@@ -126,6 +126,29 @@ def select(
     return chosen
 
 
+def schedule_to(keep: float, step: float = 0.1, now: float = 1.0) -> list[float]:
+    """Rounds of equal shares, and at last what remains, from ``now`` down to ``keep``.
+
+    Raises
+    ------
+    ValueError
+        If ``step`` is not positive, or ``keep`` not between 0 and ``now``.
+
+    Examples
+    --------
+    >>> schedule_to(0.65), schedule_to(0.5, 0.25)
+    ([0.1, 0.1, 0.1, 0.05], [0.25, 0.25])
+    """
+    if not (0 < keep < now and step > 0):
+        raise ValueError(
+            f"keep must be between 0 and {now:.3g}, what there is, and step positive, got "
+            f"keep={keep:g} and step={step:g}"
+        )
+    rounds = int((now - keep) / step + 1e-9)
+    rest = round(now - keep - rounds * step, 9)
+    return [step] * rounds + [rest] * (rest > 0)
+
+
 def check_step(name: str, step: float) -> None:
     """Refuse a share that is none."""
     if not 0 <= step < 1:

@@ -23,7 +23,7 @@ See = Callable[[str, Tensor], None]
 
 
 def prunable_layers(learner: MAML, layers: Sequence[str] | None = None) -> Layers:
-    """The convolutions and linear layers that can be pruned, by module name, in network order.
+    """The convolutions and linear layers that can be pruned, in the order of the modules.
 
     Norms never are (as in the authors' code), nor is a head that starts every task at zero:
     it is not learned, so it has no weight to remove.
@@ -86,7 +86,7 @@ def parameter_name(layer: str, leaf: str) -> str:
 
 
 def prunable_parameters(learner: MAML, layers: Sequence[str] | None = None) -> list[str]:
-    """Names of the weights and biases of :func:`prunable_layers`, in network order."""
+    """Names of the weights and biases of :func:`prunable_layers`, in its order."""
     names = (
         parameter_name(layer, leaf)
         for layer, module in prunable_layers(learner, layers).items()

@@ -108,7 +108,7 @@ def layer_hessians(
     Returns
     -------
     dict of layer name to LayerHessian
-        In network order.
+        In the order of the model's modules.
 
     Raises
     ------

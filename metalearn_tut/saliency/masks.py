@@ -144,7 +144,7 @@ def schedule_to(keep: float, step: float = 0.1, now: float = 1.0) -> list[float]
             f"keep must be between 0 and {now:.3g}, what there is, and step positive, got "
             f"keep={keep:g} and step={step:g}"
         )
-    rounds = int((now - keep) / step + 1e-9)
+    rounds = int((now - keep) / step)
     rest = round(now - keep - rounds * step, 9)
     return [step] * rounds + [rest] * (rest > 0)
 

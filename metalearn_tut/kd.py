@@ -1,9 +1,10 @@
-"""Knowledge distillation: a student learns from the soft labels of a teacher."""
+"""Knowledge distillation: a student learns from a teacher's soft labels, or from its geometry."""
 
 from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -61,6 +62,101 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     )
     divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
     return temperature**2 * divergence
+
+
+def rkd_loss(
+    student_features: Tensor,
+    teacher_features: Tensor,
+    distance_weight: float = 25.0,
+    angle_weight: float = 50.0,
+) -> Tensor:
+    """How far the geometry of a student's features is from that of its teacher's.
+
+    ``w_d · mean_ij h(d_ij^s - d_ij^t) + w_a · mean_ijk h(cos_ijk^s - cos_ijk^t)``
+
+    with h the smooth L1 function, ``d_ij`` the distance of examples i and j over the mean
+    distance of different examples, and ``cos_ijk`` the cosine of the angle at i between j and k.
+    Both means run over all B² pairs and B³ triples. Translation, rotation and scaling of either
+    side change nothing.
+
+    Parameters
+    ----------
+    student_features : Tensor [B, F]
+    teacher_features : Tensor [B, G]
+        Of the same examples; the widths may differ. The loss is differentiable in both. A
+        teacher that is not to be trained by it is detached by the caller.
+    distance_weight, angle_weight : float, default 25 and 50
+        ``w_d`` and ``w_a``, those of the authors of RepDistiller (Tian et al. 2020).
+
+    Returns
+    -------
+    Tensor
+        A scalar, >= 0; 0 for a batch of one. Examples that coincide have distance 0 and
+        cosine 0, and no gradient pulls them apart.
+
+    Raises
+    ------
+    ValueError
+        If a weight is negative, or the features are not ``[B, F]`` and ``[B, G]`` with the same
+        B of at least 1.
+
+    References
+    ----------
+    Park et al., *Relational Knowledge Distillation*, 2019.
+
+    Examples
+    --------
+    A triangle and the same triangle moved, turned and twice as large:
+
+    >>> import torch
+    >>> small = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+    >>> large = 1 + 2 * torch.stack([-small[:, 1], small[:, 0]], dim=1)
+    >>> rkd_loss(large, small).item() < 1e-6
+    True
+    """
+    for name, weight in (("distance_weight", distance_weight), ("angle_weight", angle_weight)):
+        check_weight(name, weight)
+    shapes = [list(f.shape) for f in (student_features, teacher_features)]
+    if [len(s) for s in shapes] != [2, 2] or not 1 <= shapes[0][0] == shapes[1][0]:
+        raise ValueError(
+            "student and teacher features must be [B, F] and [B, G] with one B >= 1, "
+            f"got shapes {shapes[0]} and {shapes[1]}"
+        )
+    student, teacher = _Geometry(student_features), _Geometry(teacher_features)
+    by_distance = F.smooth_l1_loss(student.distances, teacher.distances)
+    by_angle = F.smooth_l1_loss(student.cosines, teacher.cosines)
+    return distance_weight * by_distance + angle_weight * by_angle
+
+
+class _Geometry:
+    """Relative distances ``[B, B]`` and cosines ``[B, B, B]`` of features ``[B, F]``.
+
+    The square root has no derivative at 0, so that coinciding examples are replaced before it
+    and masked after it: a mask after it alone would let 0 · infinity through as NaN.
+    """
+
+    def __init__(self, features: Tensor) -> None:
+        offsets = features.unsqueeze(0) - features.unsqueeze(1)  # (B, B, F), from i to j
+        squares = offsets.square().sum(2)
+        apart = squares > 0
+        lengths = torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)  # (B, B)
+        pairs = max(len(features) * (len(features) - 1), 1)
+        mean = lengths.sum() / pairs
+        self.distances = lengths / torch.where(mean > 0, mean, 1.0)
+        directions = offsets / torch.where(apart, lengths, 1.0).unsqueeze(2)
+        self.cosines = directions @ directions.transpose(1, 2)
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Refuse weights of a loss that are negative or not finite.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument.
+    """
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"{name} must be finite and >= 0, got {weight}")
 
 
 def check_temperature(temperature: float) -> None:

@@ -22,6 +22,7 @@ _MODULES = (
     "bilevel",
     "block_voting",
     "cost",
+    "distillation",
     "evaluation",
     "kd",
     "learner",

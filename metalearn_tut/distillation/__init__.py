@@ -1,0 +1,12 @@
+"""Floor 3: a large teacher learns the task first, then teaches it to the small student.
+
+Task-specific meta distillation (TSMD; Wu et al., *Few-Shot Learning of Compact Models via
+Task-Specific Meta Distillation*, WACV 2023, arXiv:2210.09922). We know the paper's abstract and
+a summary of its equations, not its full text, and no public code; what is our reconstruction is
+called so.
+"""
+
+from metalearn_tut.distillation.coupling import ORDERS
+from metalearn_tut.distillation.distiller import MetaDistiller
+
+__all__ = ["ORDERS", "MetaDistiller"]

@@ -1,0 +1,157 @@
+"""The two inner loops of one task, and what the teacher says to the student in between."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metalearn_tut.bilevel import Params, functional, inner_loop, inner_path
+from metalearn_tut.bilevel.inner import is_per_step, masked
+from metalearn_tut.bilevel.objective import TaskLoss
+from metalearn_tut.kd import rkd_loss
+from metalearn_tut.maml import MAML
+from metalearn_tut.models.few_shot import FewShotNetwork
+
+ORDERS = ("sequential", "interleaved", "interleaved_after")
+
+
+class Said(NamedTuple):
+    """Logits ``[B, ways]`` and, where they are wanted, features ``[B, F]`` of a batch."""
+
+    logits: Tensor
+    features: Tensor | None
+
+
+class _Featured(nn.Module):
+    def __init__(self, network: FewShotNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network.embed(x)
+        return self.network.head(features), features
+
+
+def speaker(model: nn.Module, features: bool) -> Callable[[Params, Tensor], Said]:
+    """``speak(params, x)``: what the model says of a batch, computed once."""
+    if not features:
+        call = functional(model)
+        return lambda params, x: Said(call(params, x), None)
+    both = functional(_Featured(model))
+    return lambda params, x: Said(*both({f"network.{n}": p for n, p in params.items()}, x))
+
+
+def inner_loss(learner: MAML) -> TaskLoss:
+    """The learner's loss on the support set."""
+    return learner.settings.get("inner_loss") or learner.loss
+
+
+def _inner_settings(learner: MAML, steps: int) -> dict[str, Any]:
+    """Arguments of the inner loop, which are those of the learner on its own."""
+    own = {n: learner.settings[n] for n in ("first_order", "recompute") if n in learner.settings}
+    return own | learner.inner_settings(steps)
+
+
+def teach(
+    teacher: MAML,
+    psi: Params,
+    x: Tensor,
+    y: Tensor,
+    steps: int,
+    *,
+    ways: int | None = None,
+    every: bool = False,
+) -> Sequence[Params]:
+    """The teacher's parameters after its last step; or before its steps and after ``every`` one."""
+    params, lr = teacher.start(psi, ways, steps)
+    inner = _inner_settings(teacher, steps)
+    forward, loss = functional(teacher.model), inner_loss(teacher)
+    path = inner_path(lambda p: loss(forward(p, x), y), params, steps=steps, lr=lr, **inner)
+    begin = masked(params, inner.get("masks"))
+    return deque(chain([begin], path), maxlen=None if every else 1)
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """How the teacher's guidance enters the student's inner loop.
+
+    Parameters
+    ----------
+    kd, kd_weight, ce_weight, rkd_weight, order, through_teacher
+        As for :class:`MetaDistiller`, checked there.
+    """
+
+    kd: TaskLoss
+    kd_weight: float
+    ce_weight: float
+    rkd_weight: float
+    order: str
+    through_teacher: bool
+
+    @property
+    def guided(self) -> bool:
+        """Whether the student listens at all."""
+        return self.kd_weight > 0 or self.rkd_weight > 0
+
+    @property
+    def every(self) -> bool:
+        """Whether more than the teacher's last parameters are needed."""
+        return self.order != "sequential"
+
+    def guided_by(self, last: int, steps: int) -> list[int]:
+        """After how many of its own ``last`` steps the teacher guides each of the student's."""
+        if not self.every:
+            return [last] * steps
+        shift = 1 if self.order == "interleaved_after" else 0
+        return [min(k + shift, last) for k in range(steps)]
+
+    def guides(
+        self, model: nn.Module, reached: Sequence[Params], x: Tensor, steps: int
+    ) -> list[Said | None]:
+        """What the teacher says of the support set, for each step of the student."""
+        if not self.guided:
+            return [None] * steps
+        speak, at = speaker(model, self.rkd_weight > 0), self.guided_by(len(reached) - 1, steps)
+        with nullcontext() if self.through_teacher else torch.no_grad():
+            said = {k: speak(reached[k], x) for k in sorted(set(at))}
+        return [said[k] for k in at]
+
+    def learn(
+        self,
+        student: MAML,
+        theta: Params,
+        guides: Sequence[Said | None],
+        x: Tensor,
+        y: Tensor,
+        *,
+        ways: int | None = None,
+    ) -> Params:
+        """The student's parameters after one inner step for each guide."""
+        params, lr = student.start(theta, ways, len(guides))
+        inner = _inner_settings(student, len(guides))
+        if self.rkd_weight:  # features pull at a network behind a zero head, too
+            inner["groups"] = student.settings["groups"]
+        params = masked(params, inner.get("masks"))
+        speak, loss = speaker(student.model, self.rkd_weight > 0), inner_loss(student)
+
+        def support_loss(guide: Said | None, p: Params) -> Tensor:
+            said = speak(p, x)
+            total = self.ce_weight * loss(said.logits, y)
+            if self.kd_weight:
+                total = total + self.kd_weight * self.kd(said.logits, guide.logits)
+            if self.rkd_weight:
+                total = total + self.rkd_weight * rkd_loss(said.features, guide.features)
+            return total
+
+        for k, guide in enumerate(guides):
+            rate = lr[k : k + 1] if is_per_step(lr) else lr
+            params = inner_loop(partial(support_loss, guide), params, steps=1, lr=rate, **inner)
+        return params

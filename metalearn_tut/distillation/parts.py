@@ -1,0 +1,91 @@
+"""A teacher's own random numbers, and which two learners can be teacher and student."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metalearn_tut.bilevel import parameters_of
+from metalearn_tut.bilevel.checks import ways_of
+from metalearn_tut.maml import MAML
+from metalearn_tut.models.few_shot import FewShotNetwork
+
+
+class OwnStream:
+    """Random numbers for one network as if it drew alone: the other's stream stays untouched.
+
+    Two networks with dropout that share PyTorch's generator would each change what the other
+    draws, and neither would be the learner that it is without the other.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.gpus = [device] if device.type == "cuda" else []
+        self.states = self._states()
+
+    def _states(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.gpus)]
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Draw from this stream inside; afterwards the generator is as it was."""
+        with torch.random.fork_rng(self.gpus):
+            torch.set_rng_state(self.states[0])
+            for gpu, state in zip(self.gpus, self.states[1:], strict=True):
+                torch.cuda.set_rng_state(state, gpu)
+            yield
+            self.states = self._states()
+
+
+def check_pair(teacher: MAML, student: MAML, features: bool) -> None:
+    """Refuse two learners that cannot be teacher and student.
+
+    Raises
+    ------
+    TypeError
+        If one is not a :class:`MAML` (its relatives with another meta-gradient are not).
+    ValueError
+        Naming what does not fit.
+    """
+    for name, learner in (("teacher", teacher), ("student", student)):
+        if type(learner) is not MAML:
+            raise TypeError(f"{name} must be a MAML learner, got {type(learner).__name__}")
+        _check_settings(name, learner)
+        plain = type(learner.model).forward is FewShotNetwork.forward
+        if features and not plain:
+            raise ValueError(
+                "rkd_weight > 0 needs networks with embed() and a head on it, as Conv4 and "
+                f"ResNet12, but the {name} is a {type(learner.model).__name__}"
+            )
+    models = teacher.model, student.model
+    likes = [next(iter(parameters_of(m).values())) for m in models]
+    _same("number of classes", *(ways_of(m, parameters_of(m)) for m in models))
+    _same("in_channels", *(getattr(m, "in_channels", None) for m in models))
+    _same("image_size", *(getattr(m, "image_size", None) for m in models))
+    _same("norm", *(m.norm if isinstance(m, FewShotNetwork) else None for m in models))
+    _same("dtype", *(p.dtype for p in likes))
+    _same("device", *(p.device for p in likes))
+
+
+def _same(what: str, teachers: Any, students: Any) -> None:
+    """One of them may be unknown, which is no difference."""
+    if None not in (teachers, students) and teachers != students:
+        raise ValueError(
+            f"teacher and student must have the same {what}, "
+            f"got {teachers!r} (teacher) and {students!r} (student)"
+        )
+
+
+def _check_settings(name: str, learner: MAML) -> None:
+    found = {
+        "engine": (learner.engine, "functional"),
+        "deferred": (learner.deferred, False),
+        "step_losses": (learner.step_losses, 0),
+        "pull": (learner.settings.get("pull", 0), 0),
+    }
+    for setting, (value, allowed) in found.items():
+        if value != allowed:
+            raise ValueError(f"the {name} must have {setting}={allowed!r}, got {value!r}")

@@ -203,7 +203,7 @@ def scores_of(
     update_hinv: bool = False,
     **hessian: Any,
 ) -> tuple[Scores, dict[str, LayerHessian]]:
-    """The scores of one of :data:`SCORES`, and the Hessians that they come from, if any.
+    """The scores of one of ``SCORES``, and the Hessians that they come from, if any.
 
     Arguments are those of :func:`anp_prune`.
     """

@@ -172,6 +172,19 @@ def test_the_students_gradient_by_finite_differences():
     assert slope == pytest.approx((high - low) / (2 * step), rel=1e-6)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_outer_weight_adds_distillation_on_the_query_set(fixed):
+    batch, task = vectors(tasks=1), vectors(tasks=1)[0]
+    plain = pair(fixed_teacher=fixed)
+    student, teacher = (
+        learner.adapt(task.support_x, task.support_y)(task.query_x)
+        for learner in (plain, plain.teacher)
+    )
+    expected = plain.task_losses(batch).losses + 0.5 * kd_loss(student, teacher)
+    found = pair(fixed_teacher=fixed, outer_kd_weight=0.5).task_losses(batch).losses
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=0)
+
+
 def test_the_inner_loop_written_out():
     """Teacher first, then the student on both losses, its labels those of the adapted teacher."""
     distiller, task = pair(temperature=3.0, kd_weight=0.5, ce_weight=0.8), vectors()[0]

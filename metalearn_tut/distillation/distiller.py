@@ -206,7 +206,7 @@ class MetaDistiller:
         Parameters
         ----------
         support_x, support_y : Tensor
-            As for :meth:`MAML.adapt`.
+            As for :meth:`metalearn_tut.maml.MAML.adapt`.
         steps, teacher_steps : int, optional
             Inner steps of the student and of the teacher, those of training by default.
 

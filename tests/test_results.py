@@ -104,3 +104,30 @@ def test_chapter_3_prints_what_the_second_study_found():
     assert f"guided − mean: {said(values['3']['sg - mean'])} |" in clean
     low, high = (said(values["4"][rate]["sg - best"]) for rate in ("0.3", "0.5"))
     assert f"{low} (30 %), {high} (50 %)" in guided
+
+
+def test_chapter_4_prints_what_the_study_found():
+    claims, text = claims_of("anp"), cell_of("04_anp_saliency", "help-recorded")
+    one, two, three, _, five = (claim["values"] for claim in claims.values())
+    rows = [
+        [c.strip() for c in row.split("|")[1:-1]] for row in re.findall(r"^\|.*±.*$", text, re.M)
+    ]
+    for network in ("conv64", "conv32", "resnet"):
+        accuracy, row = one[network]["accuracy"], rows.pop(0)
+        spared, alike = f"{network}-anp", f"{network}-uniform"
+        printed = [f"{accuracy[arm]:.3f}" for arm in (f"{network}-dense", spared)]
+        assert row[1:] == [
+            printed[0],
+            f"{accuracy[alike]:.3f}" if alike in accuracy else "",
+            printed[1],
+            said(one[network][f"{spared} - dense"]),
+        ]
+    for other in ("lobs", "magnitude", "snip", "meta_snip", "random"):
+        assert rows.pop(0)[1:] == [said(three[share][other]) for share in ("0.85", "0.90")]
+    assert not rows and [c["holds"] for c in claims.values()] == [False, True, False, True, True]
+    naive = [f"{two[f'naive-{score}-0.85']['accuracy']:.3f}" for score in ("magnitude", "lobs")]
+    assert f"reached {' or '.join(naive)}" in text
+    filters = {name: f"{value:.2f}" for name, value in five["filters 0.5"].items()}
+    accuracy = f"{five['filters 0.5']['accuracy']:.3f}"
+    assert f"{filters['macs']} of the multiplications" in text
+    assert f"{filters['latency']} of the latency and an accuracy of {accuracy}" in text

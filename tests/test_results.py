@@ -130,4 +130,4 @@ def test_chapter_4_prints_what_the_study_found():
     filters = {name: f"{value:.2f}" for name, value in five["filters 0.5"].items()}
     accuracy = f"{five['filters 0.5']['accuracy']:.3f}"
     assert f"{filters['macs']} of the multiplications" in text
-    assert f"{filters['latency']} of the latency and an accuracy of {accuracy}" in text
+    assert f"{filters['latency']} of the {{term}}`latency` and an accuracy of {accuracy}" in text

@@ -90,6 +90,15 @@ def test_the_history_is_a_mean_over_images():
     assert not network.training
 
 
+def test_accuracy_is_that_of_evaluation_mode_and_the_mode_stays():
+    network, (x, y) = lively(resnet()), labelled()
+    logits = network(x.double() / 255)
+    network.train()
+    assert accuracy(network, (x, logits.argmax(1))) == 1.0 and network.training
+    assert accuracy(network, (x, logits.argmin(1))) == 0.0
+    assert accuracy(network, (x, y)) == (logits.argmax(1) == y).double().mean().item()
+
+
 def test_the_seed_decides_the_order():
     def trained(**settings):
         network = linear()
@@ -196,6 +205,7 @@ def test_a_stopped_training_goes_on_bitwise_as_if_it_had_not(tmp_path, masking, 
 
         with pytest.raises(Stopped):
             train(copy.deepcopy(model), data, recipe, objective, file=file)
+        torch.manual_seed(n)  # a new process would be in another state
         resumed = copy.deepcopy(model)
         assert train(resumed, data, recipe, file=file) == history
         assert same_state(resumed, whole)

@@ -21,7 +21,7 @@ def task_marks(learner: MAML, sampler: TaskSampler, n_tasks: int) -> Tensor:
     Parameters
     ----------
     learner : MAML
-        Its model is a :class:`~metalearn_tut.models.gated_resnet12.GatedResNet12`. It adapts to
+        Its model is a :class:`~metalearn_tut.models.GatedResNet12`. It adapts to
         a task's support set, gates included, and is deployed: with statistics of the support
         set, so that each query image is marked alone.
     sampler : TaskSampler
@@ -71,7 +71,7 @@ def vote_by_tasks(
     ----------
     learner : MAML
         Meta-trained, with fixed inner rates, on a
-        :class:`~metalearn_tut.models.gated_resnet12.GatedResNet12`.
+        :class:`~metalearn_tut.models.GatedResNet12`.
     sampler : TaskSampler
         Training tasks. The first ``n_tasks`` vote, the same in every round.
     n_prune : int

@@ -82,7 +82,8 @@ def vote_and_prune(
         Share of the blocks to prune in all: see :func:`block_budget`.
     n_prune : int, optional
         Their number, instead. One of the two is needed, but for the rule ``"threshold"``, which
-        stops by itself once no block is named by more than half of the ballots.
+        stops by itself once no block is named by more than half of the ballots. Both count the
+        blocks that are pruned already.
     rule, tau
         What a ballot names: see :func:`count_votes`. With ``"bottom_q"``, q is the number of
         blocks still to prune.

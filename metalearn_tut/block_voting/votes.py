@@ -27,7 +27,7 @@ class Votes:
     counts : tuple of int
         Ballots that name each candidate.
     mean_marks : tuple of float
-        Each candidate's mark, averaged over all images.
+        Each candidate's mark, averaged over the ballots.
     ballots : int
         Ballots cast. With the rule ``"argmin"`` the counts sum to it.
     rule : str
@@ -212,8 +212,9 @@ def collect_votes(
         raise ValueError("no block is left to vote on")
     columns = [gated.numbers.index(block) for block in gated.candidates]
     marks = marks[:, columns].double()
-    cast = torch.stack([group.mean(0) for group in marks.split(per_ballot)])
-    return votes_of(cast, gated.candidates, rule, q=q, tau=tau, seed=seed)
+    if per_ballot > 1:
+        marks = torch.stack([group.mean(0) for group in marks.split(per_ballot)])
+    return votes_of(marks, gated.candidates, rule, q=q, tau=tau, seed=seed)
 
 
 def votes_of(marks: Tensor, candidates: Sequence[int], rule: str, **settings: Any) -> Votes:

@@ -29,7 +29,7 @@ class GatedResNet(nn.Module):
     network : CifarResNet
         Fresh, trained, or shortened already; it is copied.
     gate : {"soft1", "soft2", "pooled", "alone"}
-        See :class:`~metalearn_tut.models.gates.BlockGate`.
+        See :class:`~metalearn_tut.models.BlockGate`.
     gates : nn.ModuleDict, optional
         Gates trained with such a network, to copy in place of new ones.
     masking : {"soft", "hard", "gumbel"}

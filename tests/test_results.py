@@ -35,6 +35,15 @@ def test_the_readme_prints_the_measured_speed():
     assert speed["values"]["gradient_difference"] < 1e-5
 
 
+def test_the_readme_prints_how_fast_the_inverse_is():
+    path = ROOT / "results" / "benchmarks" / "saliency.json"
+    values = json.loads(path.read_text())["values"]
+    ratios = sorted(round(each["ratio"]) for each in values.values())
+    said = "{} to {} times as fast as one update per row".format(*ratios)
+    assert said in (ROOT / "README.md").read_text()
+    assert all(each["inverse_difference"] < 1e-6 for each in values.values())
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("glyphs")])
 def test_a_shipped_learner_does_what_its_result_says(name):
     values = json.loads((ROOT / "results" / "pretrained" / f"{name}.json").read_text())["values"]

@@ -71,6 +71,16 @@ def test_the_naive_way_has_as_many_steps_of_meta_training_as_anp():
         assert config["options"] == arm["options"]
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_naive_way_is_tested_on_the_tasks_of_the_arm_it_is_compared_with(quick):
+    jobs = {job.name: job.config for job in anp_arms.jobs(quick)}
+    naive = [name for name in jobs if name.startswith("naive")]
+    assert len(naive) == (1 if quick else 12)
+    for name in naive:
+        share, seed = name.split("-")[2:]
+        assert jobs[name]["test"] == jobs[f"conv32-anp-{seed}"]["test"][share]
+
+
 # Jobs
 
 

@@ -120,7 +120,7 @@ def _naive(score: str, share: str, seed: int, quick: bool) -> Job:
         "options": {"n_tasks": 20, "spare": SPARED["conv"]},
         "ordinary": {"training": _ordinary(160), "retrain": _ordinary(80)},
         "training": {**base["training"], "steps": steps},
-        "test": _tasks(100 if quick else 600),
+        "test": _tasks(50 if quick else 600),
     }
     return Job(f"naive-{score}-{share}-{seed}", config, naive)
 

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from metalearn_tut.bilevel import Params
 from metalearn_tut.tasks.cache import atomic_write
-from metalearn_tut.tasks.tensor_file import copy_tensors, damaged, read_tensors, write_tensors
+from metalearn_tut.tasks.tensor_file import (
+    check_same_run,
+    copy_tensors,
+    damaged,
+    read_tensors,
+    write_tensors,
+)
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.json"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps per tensor
@@ -148,12 +154,7 @@ def restore(
         holds no optimizer state.
     """
     tensors, state = read(path)
-    before, now = _flat(state["run"]), _flat(json.loads(json.dumps(run)))
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise ValueError(
-                f"cannot resume {path}: {name} was {before.get(name)!r}, now {now.get(name)!r}"
-            )
+    check_same_run(path, state["run"], json.loads(json.dumps(run)))
     _fill(path, tensors, metas)
     if not any(name.startswith("adam.") for name in tensors):
         raise ValueError(f"cannot resume {path}: it holds no optimizer state")
@@ -165,14 +166,6 @@ def restore(
     history = {name: tensors[f"history.{name}"].tolist() for name in _SERIES}
     lists = {name: state.get(name, []) for name in _LISTS}
     return state["step"], {**history, **lists}, state.get("memory", {})
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    if not isinstance(value, Mapping) or not value:
-        return {name: value}
-    dotted = {f"{name}.{key}" if name else key: inner for key, inner in value.items()}
-    return {n: v for key, inner in dotted.items() for n, v in _flat(inner, key).items()}
 
 
 def find(run: str | os.PathLike[str]) -> Path:

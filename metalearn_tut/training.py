@@ -19,6 +19,7 @@ from metalearn_tut.evaluation import check_n_tasks, task_values
 from metalearn_tut.history import History
 from metalearn_tut.learner import Learner
 from metalearn_tut.processes import Processes
+from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.sampler import TaskSampler, check_choice
 
 Aggregate = Callable[[Tensor], Tensor]
@@ -154,7 +155,13 @@ def meta_train(
     first, before = folder.begin(resume)
     history = History(**before)
     processes.copy_from_first(list(metas.values()))
-    bar = _bar(steps, tasks_per_step, first, progress and processes.rank == 0)
+    bar = progress_bar(
+        steps * tasks_per_step,
+        initial=first * tasks_per_step,
+        unit="task",
+        desc="meta-train",
+        show=progress and processes.rank == 0,
+    )
     gpus = [like.device] if like.device.type == "cuda" else []
     with bar, torch.random.fork_rng(gpus), _explained(folder):
         for step in range(first, steps):
@@ -282,13 +289,3 @@ def _seed(device: torch.device, number: int) -> None:
     torch.default_generator.manual_seed(_SEED + number)
     if device.type == "cuda":
         torch.cuda.manual_seed(_SEED + number)
-
-
-def _bar(steps: int, tasks_per_step: int, first: int, show: bool) -> Any:
-    if show:
-        from tqdm.auto import tqdm
-    else:  # which in a notebook without ipywidgets would warn about a bar nobody asked for
-        from tqdm import tqdm
-
-    total, initial = steps * tasks_per_step, first * tasks_per_step
-    return tqdm(total=total, initial=initial, unit="task", desc="meta-train", disable=not show)

@@ -17,8 +17,14 @@ from torch import Tensor, nn
 from metalearn_tut.block_voting.images import Data, like, tensors
 from metalearn_tut.block_voting.objectives import Objective, cross_entropy
 from metalearn_tut.block_voting.recipe import Recipe
+from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.task import as_float
-from metalearn_tut.tasks.tensor_file import copy_tensors, read_tensors, write_tensors
+from metalearn_tut.tasks.tensor_file import (
+    check_same_run,
+    copy_tensors,
+    read_tensors,
+    write_tensors,
+)
 
 History = dict[str, list[float]]
 
@@ -92,7 +98,8 @@ def train_epochs(
     kept = _Kept(file, network, optimizer, {**settings, "note": note or {}})
     history = kept.read()
     first, steps = len(history["loss"]), math.ceil(len(x) / recipe.batch)
-    with _bar(title, steps, first, recipe.epochs, progress) as bar:
+    shown = {"initial": steps * first, "unit": "step", "desc": title, "show": progress}
+    with progress_bar(steps * recipe.epochs, **shown) as bar:
         for epoch in range(first, recipe.epochs):
             optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
             network.train()
@@ -146,7 +153,7 @@ class _Kept:
         if self.path is None or not self.path.exists():
             return {"loss": [], "accuracy": []}
         saved, state = read_tensors(self.path, "file of training")
-        check_same(self.path, state.get("settings"), self.settings)
+        check_same_run(self.path, state.get("settings"), self.settings)
         own = {**self.network.state_dict(), **self.momenta}
         copy_tensors(self.path, saved, own, "file of training")
         return state["history"]
@@ -157,21 +164,6 @@ class _Kept:
             write_tensors(self.path, {**self.network.state_dict(), **self.momenta}, state)
 
 
-def check_same(path: Path, before: Any, now: Any, name: str = "") -> None:
-    """Refuse to go on with another run, naming what differs.
-
-    Raises
-    ------
-    ValueError
-        If ``before``, from the file, is not ``now``.
-    """
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            check_same(path, before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif before != now:
-        raise ValueError(f"cannot resume {path}: {name} was {before!r}, now {now!r}")
-
-
 @contextmanager
 def _seeded(number: int, device: torch.device) -> Any:
     """A generator on the CPU; PyTorch's own are seeded, too, and restored in the end."""
@@ -180,13 +172,3 @@ def _seeded(number: int, device: torch.device) -> Any:
         if device.type == "cuda":
             torch.cuda.manual_seed(number)
         yield torch.Generator().manual_seed(number)
-
-
-def _bar(title: str, steps: int, first: int, epochs: int, show: bool) -> Any:
-    if show:
-        from tqdm.auto import tqdm
-    else:  # which in a notebook without ipywidgets would warn about a bar nobody asked for
-        from tqdm import tqdm
-
-    total, initial = steps * epochs, steps * first
-    return tqdm(total=total, initial=initial, unit="step", desc=title, disable=not show)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metalearn_tut.block_voting.epochs import History, check_same, train_epochs
+from metalearn_tut.block_voting.epochs import History, train_epochs
 from metalearn_tut.block_voting.images import Data, accuracy
 from metalearn_tut.block_voting.objectives import check_distillation, distillation
 from metalearn_tut.block_voting.recipe import Recipe
@@ -20,7 +20,7 @@ from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.gated_resnet import GatedResNet
 from metalearn_tut.tasks.cache import atomic_write
 from metalearn_tut.tasks.sampler import check_choice
-from metalearn_tut.tasks.tensor_file import read_tensors
+from metalearn_tut.tasks.tensor_file import check_same_run, read_tensors
 
 Out = str | os.PathLike[str] | None
 
@@ -197,7 +197,7 @@ def _votes_in(file: Path | None, options: dict[str, Any]) -> Votes | None:
     if file is None or not file.exists():
         return None
     note = read_tensors(file, "file of training")[1]["settings"]["note"]
-    check_same(file, note["options"], options, "options")
+    check_same_run(file, {"options": note["options"]}, {"options": options})
     return Votes.from_json(note["votes"])
 
 

@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 
 from metalearn_tut.maml import MAML
 from metalearn_tut.saliency.masks import Masks
-from metalearn_tut.tasks.tensor_file import copy_tensors, read_tensors, write_tensors
+from metalearn_tut.tasks.tensor_file import (
+    check_same_run,
+    copy_tensors,
+    read_tensors,
+    write_tensors,
+)
 
 _KIND = "pruning round"
 
@@ -88,13 +93,7 @@ class RoundFolder:
         while self.file(done + 1).exists():
             done += 1
         before = read_tensors(self.file(done), _KIND)[1]["config"]
-        now = self._config(done)
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                raise ValueError(
-                    f"cannot resume {self.file(done)}: {name} was {before.get(name)!r}, now "
-                    f"{now.get(name)!r}"
-                )
+        check_same_run(self.file(done), before, self._config(done))
         for left in self.path.glob(".round_*.safetensors"):  # half written by a killed process
             left.unlink(missing_ok=True)
         return done, load_round(self.file(done), self.learner).history

@@ -32,6 +32,7 @@ from metalearn_tut.saliency.masks import (
 )
 from metalearn_tut.saliency.obs import Scores, obs_scores, prune_layer
 from metalearn_tut.saliency.round_files import Pruned, RoundFolder
+from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.sampler import TaskSampler, check_choice, check_count
 from metalearn_tut.tasks.task import TaskBatch
 
@@ -161,7 +162,8 @@ def anp_prune(
         folder.keep(0, history)
     hessian = {"layers": layers, "data": data, "patch_stride": patch_stride, "ridge": ridge}
     surgery = {"guard": guard, "update_hinv": update_hinv}
-    with _bar(len(schedule), done, progress) as bar:
+    shown = {"initial": done, "unit": "round", "desc": "prune", "show": progress}
+    with progress_bar(len(schedule), **shown) as bar:
         for number in range(done + 1, len(schedule) + 1):
             start = first_task + (number - 1) * n_tasks
             tasks = sampler.tasks(range(start, start + n_tasks)).blind()
@@ -255,12 +257,3 @@ def _json(value: Any) -> Any:
         return json.loads(json.dumps(value))
     except TypeError:
         return re.sub(" at 0x[0-9a-fA-F]+", "", repr(value))
-
-
-def _bar(rounds: int, done: int, show: bool) -> Any:
-    if show:
-        from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm
-
-    return tqdm(total=rounds, initial=done, unit="round", desc="prune", disable=not show)

@@ -113,3 +113,27 @@ def copy_tensors(
     with torch.no_grad():
         for name, p in into.items():
             p.copy_(saved[name])
+
+
+def check_same_run(path: str | os.PathLike[str], before: Any, now: Any) -> None:
+    """Refuse to go on with another run, by what its file says of it and what it should.
+
+    Raises
+    ------
+    ValueError
+        If ``before``, from the file, is not ``now``: the message names what differs.
+    """
+    before, now = _flat(before), _flat(now)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"cannot resume {path}: {name} was {before.get(name)!r}, now {now.get(name)!r}"
+            )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    if not isinstance(value, Mapping) or not value:
+        return {name: value}
+    dotted = {f"{name}.{key}" if name else key: inner for key, inner in value.items()}
+    return {n: v for key, inner in dotted.items() for n, v in _flat(inner, key).items()}

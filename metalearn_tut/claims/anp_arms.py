@@ -24,12 +24,12 @@ MODELS: dict[str, Config] = {
     "conv32": {**_CONV4, "width": 32},
     "resnet": {**_CONV4, "name": "ResNet12", "widths": [8, 16, 32, 64]},
 }
-_MAML = {"name": "maml", "inner_lr": 0.1, "inner_steps": 2, "rates": "step"}
+LEARNER = {"name": "maml", "inner_lr": 0.1, "inner_steps": 2, "rates": "step"}
 NETWORKS: dict[str, tuple[Config, Config]] = {
-    "conv64": (MODELS["conv64"], _MAML),
-    "conv32": (MODELS["conv32"], _MAML),
-    "resnet": (MODELS["resnet"], _MAML),
-    "anil64": (MODELS["conv64"], {**_MAML, "name": "anil"}),
+    "conv64": (MODELS["conv64"], LEARNER),
+    "conv32": (MODELS["conv32"], LEARNER),
+    "resnet": (MODELS["resnet"], LEARNER),
+    "anil64": (MODELS["conv64"], {**LEARNER, "name": "anil"}),
 }
 SCORES = {"dense": None, "anp": "anp", **{score: score for score in OTHERS}}
 
@@ -57,15 +57,21 @@ def _arms() -> list[tuple[str, str, str | None, Config]]:
 
 
 def _base(network: str, seed: int, quick: bool) -> Config:
-    """How a dense learner is trained; ``name`` is that of its job."""
     model, algorithm = NETWORKS[network]
+    return base(f"{network}-base-{seed}", model, algorithm, seed, 1, 60 if quick else 400, quick)
+
+
+def base(
+    name: str, model: Config, algorithm: Config, seed: int, shots: int, steps: int, quick: bool
+) -> Config:
+    """How a dense learner is trained; ``name`` is that of its job."""
     return {
-        "name": f"{network}-base-{seed}",
+        "name": name,
         "model": model,
         "algorithm": algorithm,
-        "data": {"shots": 1, "queries": 5},
-        "training": {"steps": 60 if quick else 400, "tasks_per_step": 4, "outer_lr": 0.003},
-        "test": {"test": _tasks(100 if quick else 600)},
+        "data": {"shots": shots, "queries": 5},
+        "training": {"steps": steps, "tasks_per_step": 4, "outer_lr": 0.003},
+        "test": {"test": drawn(100 if quick else 600)},
         "seed": seed,
     }
 
@@ -77,21 +83,24 @@ def _arm(
     test = {}
     for share in SHARES if network == "conv32" else ("0.85",):
         n = 600 if share in DECIDING else 200
-        test |= {f"before {share}": _tasks(50 if quick else 200), share: _tasks(50 if quick else n)}
+        test |= {
+            f"before {share}": drawn(50 if quick else 200),
+            share: drawn(50 if quick else n),
+        }
     if network in MODELS and name in ("anp", "uniform"):
-        test["validation 0.85"] = _tasks(50 if quick else 300, "validation")
+        test["validation 0.85"] = drawn(50 if quick else 300, "validation")
     config = {
         "dense": _base(network, seed, quick),
         "score": score,
         "schedule": list(rounds),
         "options": {"n_tasks": 20, **options},
-        "retrain": _retraining(quick, len(rounds)),
+        "retrain": retraining(quick, len(rounds)),
         "test": test,
     }
     return Job(f"{network}-{name}-{seed}", config, pruned)
 
 
-def _retraining(quick: bool, rounds: int) -> Config:
+def retraining(quick: bool, rounds: int) -> Config:
     """Masked training after each round, of every arm: more after the third, down to 15 %."""
     steps = [10 if quick else 50] * rounds
     steps[2] *= 2
@@ -104,15 +113,15 @@ def _filters(quick: bool) -> Config:
         "dense": _base("conv32" if quick else "conv64", 0, quick),
         "n_tasks": 20,
         "keep": [0.5, 0.25],
-        "retrain": {**_retraining(quick, 3), "steps": sum(_retraining(quick, 3)["steps"])},
-        "test": _tasks(100 if quick else 600),
+        "retrain": {**retraining(quick, 3), "steps": sum(retraining(quick, 3)["steps"])},
+        "test": drawn(100 if quick else 600),
     }
 
 
 def _naive(score: str, share: str, seed: int, quick: bool) -> Job:
     """As many weights fewer as ANP's arm, and as many steps of meta-training in all."""
     base, rounds = _base("conv32", seed, quick), SHARES.index(share) + 1
-    steps = base["training"]["steps"] + sum(_retraining(quick, rounds)["steps"])
+    steps = base["training"]["steps"] + sum(retraining(quick, rounds)["steps"])
     config = {
         "dense": base,
         "score": score,
@@ -120,7 +129,7 @@ def _naive(score: str, share: str, seed: int, quick: bool) -> Job:
         "options": {"n_tasks": 20, "spare": SPARED["conv"]},
         "ordinary": {"training": _ordinary(160), "retrain": _ordinary(80)},
         "training": {**base["training"], "steps": steps},
-        "test": _tasks(50 if quick else 600),
+        "test": drawn(50 if quick else 600),
     }
     return Job(f"naive-{score}-{share}-{seed}", config, naive)
 
@@ -130,5 +139,6 @@ def _ordinary(steps: int) -> Config:
     return {"steps": steps, "tasks_per_step": 1, "outer_lr": 0.003}
 
 
-def _tasks(n: int, split: str = "test") -> Config:
+def drawn(n: int, split: str = "test") -> Config:
+    """Which tasks are drawn from a split: the same for every arm."""
     return {"split": split, "tasks": n, "queries": 10, "seed": 2 if split == "validation" else 1}

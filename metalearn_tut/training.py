@@ -6,18 +6,18 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metalearn_tut.bilevel import Params
 from metalearn_tut.checkpoint import Memory, RunFolder
 from metalearn_tut.evaluation import check_n_tasks, task_values
 from metalearn_tut.history import History
 from metalearn_tut.learner import Learner
+from metalearn_tut.outer_rates import SCHEDULES, parameter_groups
 from metalearn_tut.processes import Processes
 from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.sampler import TaskSampler, check_choice
@@ -34,30 +34,13 @@ class NonFiniteLoss(FloatingPointError):
     """A loss or its gradient became NaN or infinite; the message says where."""
 
 
-def cosine(step: int, steps: int) -> float:
-    """From 1 at step 0 down to 0 at the end along half a cosine.
-
-    Examples
-    --------
-    >>> [round(cosine(s, 4), 3) for s in range(4)]
-    [1.0, 0.854, 0.5, 0.146]
-    """
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-SCHEDULES: dict[str, Callable[[int, int], float]] = {
-    "cosine": cosine,
-    "constant": lambda step, steps: 1.0,
-}
-
-
 def meta_train(
     learner: Learner,
     sampler: TaskSampler,
     *,
     steps: int,
     tasks_per_step: int = 4,
-    outer_lr: float = 1e-3,
+    outer_lr: float | Mapping[str, float] = 1e-3,
     schedule: str = "cosine",
     aggregate: Aggregate = torch.mean,
     clip: float | None = None,
@@ -86,8 +69,9 @@ def meta_train(
         The tasks.
     steps, tasks_per_step : int
         Outer steps, and tasks T of each (all processes together).
-    outer_lr : float, default 1e-3
-        Adam's rate at the start.
+    outer_lr : float or mapping of name to float, default 1e-3
+        Adam's rate at the start; ``{"teacher": 1e-3, "student": 3e-3}`` gives the
+        meta-parameters ``teacher.*`` and ``student.*`` each an Adam of their own.
     schedule : {"cosine", "constant"}
         How the rate goes on.
     aggregate : callable, default mean
@@ -96,7 +80,7 @@ def meta_train(
         ``state_dict()``, JSON that goes into the checkpoints, and ``load_state_dict(state)``,
         which with ``{}`` begins anew, as every run does.
     clip : float, optional
-        Largest norm of the meta-gradient.
+        Largest norm of the meta-gradient; with several rates, of the part of each.
     validation : TaskSampler, optional
         Tasks evaluated every ``validate_every`` steps and at the end, the first
         ``validation_tasks`` of them. The best state is kept as ``best.safetensors``.
@@ -149,7 +133,7 @@ def meta_train(
     processes = Processes.joined(like.device)
     _check(settings, save_every, validation, processes.world)
     run = {"training": {**settings, "dtype": str(like.dtype)}, "config": _json(config or {})}
-    optimizer = torch.optim.Adam(metas.values(), lr=outer_lr)
+    optimizer = torch.optim.Adam(parameter_groups(metas, outer_lr))
     memory = _begun(aggregate)
     folder = RunFolder(out, metas, optimizer, run, writes=processes.rank == 0, memory=memory)
     first, before = folder.begin(resume)
@@ -173,9 +157,10 @@ def meta_train(
             _require_finite("loss", everyone, step, tasks)
             weights = _weights(everyone, aggregate)
             if weights.any():
-                norm = _set_gradients(metas, losses, weights, clip, processes)
+                norm = _set_gradients(optimizer, losses, weights, clip, processes)
                 _require_finite("meta-gradient", norm.expand(len(tasks)), step, tasks)
-                optimizer.param_groups[0]["lr"] = outer_lr * SCHEDULES[schedule](step, steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["outer_lr"] * SCHEDULES[schedule](step, steps)
                 optimizer.step()
             else:
                 history.skipped.append(step)
@@ -196,7 +181,7 @@ def meta_train(
 def _compared(arguments: dict[str, Any]) -> dict[str, Any]:
     """What two runs must have in common to be one, as JSON; addresses in memory left out."""
     named = {n: v for n, v in arguments.items() if n in _COMPARED}
-    plain = (int, float, str, type(None))
+    plain = (int, float, str, dict, type(None))
     texts = {n: re.sub(" at 0x[0-9a-fA-F]+", "", repr(v)) for n, v in named.items()}
     settings = {n: v if isinstance(v, plain) else texts[n] for n, v in named.items()}
     return {"learner": type(arguments["learner"]).__qualname__, **settings}
@@ -229,10 +214,8 @@ def _check(
             raise ValueError(f"{name} must be at least 1, got {settings[name]}")
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
-    for name in ("outer_lr", "clip"):
-        value = settings[name]
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive, got {value}")
+    if (clip := settings["clip"]) is not None and not 0 < clip < math.inf:
+        raise ValueError(f"clip must be positive, got {clip}")
     check_choice("schedule", settings["schedule"], SCHEDULES)
     if validation is not None:
         check_n_tasks(validation, settings["validation_tasks"], "validation_tasks")
@@ -248,17 +231,24 @@ def _weights(losses: Tensor, aggregate: Aggregate) -> Tensor:
 
 
 def _set_gradients(
-    metas: Params, losses: Tensor, weights: Tensor, clip: float | None, processes: Processes
+    optimizer: torch.optim.Adam,
+    losses: Tensor,
+    weights: Tensor,
+    clip: float | None,
+    processes: Processes,
 ) -> Tensor:
     """Set the gradient of the aggregated losses; returns its norm, before clipping.
 
     Every process knows the weights of all tasks; each adds its own tasks' share.
     """
-    for p in metas.values():
+    groups = [group["params"] for group in optimizer.param_groups]
+    metas = [p for group in groups for p in group]
+    for p in metas:
         p.grad = torch.zeros_like(p)
     torch.autograd.backward(losses, weights[processes.rank :: processes.world])
-    processes.sum_in_place([p.grad for p in metas.values()])
-    return torch.nn.utils.clip_grad_norm_(metas.values(), math.inf if clip is None else clip)
+    processes.sum_in_place([p.grad for p in metas])
+    largest = math.inf if clip is None else clip
+    return torch.stack([torch.nn.utils.clip_grad_norm_(g, largest) for g in groups]).norm()
 
 
 def _validate(learner: Learner, sampler: TaskSampler, n: int, processes: Processes) -> Tensor:

@@ -20,7 +20,8 @@ from training_runs import learner, resumable, sampler
 from metalearn_tut import MAML, Reptile, checkpoint, tasks
 from metalearn_tut.evaluation import evaluate
 from metalearn_tut.learner import TaskLosses
-from metalearn_tut.training import History, NonFiniteLoss, cosine, meta_train
+from metalearn_tut.outer_rates import cosine, parameter_groups
+from metalearn_tut.training import History, NonFiniteLoss, meta_train
 
 SCRIPT = Path(training_runs.__file__)
 
@@ -111,6 +112,39 @@ def test_the_cosine_schedule_by_hand():
     assert [cosine(s, 4) for s in range(5)] == pytest.approx(
         [1, (2 + 2**0.5) / 4, 0.5, 0.14644661, 0]
     )
+
+
+def test_parts_of_a_learner_have_rates_of_their_own():
+    """Against Adam of each part; a clipped gradient is clipped for each part, too."""
+    rates = {"0": 0.01, "2": 0.03, "rates": 0.002}
+    found, expected = learner(), learner()
+    train(found, outer_lr=rates, clip=0.02, schedule="constant")
+    metas = expected.meta_parameters()
+    parts = {g: [p for n, p in metas.items() if n.split(".")[0] == g] for g in rates}
+    adams = [torch.optim.Adam(parts[g], lr=rate) for g, rate in rates.items()]
+    for step in range(6):
+        losses, _ = expected.task_losses(sampler().batch(step, 3))
+        expected.model.zero_grad()
+        for adam in adams:
+            adam.zero_grad()
+        losses.mean().backward()
+        for g, adam in zip(rates, adams, strict=True):
+            norm = torch.nn.utils.clip_grad_norm_(parts[g], 0.02)
+            assert norm > 0.02 or g == "rates"
+            adam.step()
+    for name, p in found.meta_parameters().items():
+        assert torch.equal(p, metas[name]), name
+
+
+def test_a_part_has_the_dotted_names_that_begin_with_it_and_no_others():
+    metas = {name: torch.ones(1) for name in ("a.w", "a.b", "ab.w", "a")}
+    groups = parameter_groups(metas, {"ab": 0.1, "a": 0.2})
+    assert [[id(p) for p in g["params"]] for g in groups] == [
+        [id(metas["ab.w"])],
+        [id(metas[n]) for n in ("a.w", "a.b", "a")],
+    ]
+    with pytest.raises(ValueError, match=r"one rate for 'a\.w', got .*'ab'"):
+        parameter_groups(metas, {"a": 0.1, "a.w": 0.2, "ab": 0.1})
 
 
 def test_a_constant_schedule_keeps_the_rate():
@@ -251,6 +285,7 @@ def test_a_run_is_not_overwritten(tmp_path):
     [
         ({"steps": 9}, "training.steps was 6, now 9"),
         ({"outer_lr": 0.2}, "training.outer_lr was 0.1, now 0.2"),
+        ({"outer_lr": {"w": 0.1}}, "training.outer_lr was 0.1, now None"),
         ({"aggregate": training_runs.trimmed}, "training.aggregate was .*mean.*, now .*trimmed"),
         ({"tasks_from": sampler(5)}, "training.sampler was .*seed=0.*, now .*seed=5"),
         ({"clip": 1.0}, "training.clip was None, now 1.0"),
@@ -458,6 +493,10 @@ def test_two_processes_follow_one(tmp_path):
         ({"tasks_per_step": 0}, "tasks_per_step must be at least 1, got 0"),
         ({"outer_lr": 0.0}, "outer_lr must be positive, got 0.0"),
         ({"outer_lr": math.nan}, "outer_lr must be positive, got nan"),
+        ({"outer_lr": {"w": -1.0}}, r"outer_lr\['w'\] must be positive, got -1.0"),
+        ({"outer_lr": {}}, "outer_lr must have a rate for every meta-parameter, got {}"),
+        ({"outer_lr": {"v": 0.1}}, "outer_lr must have one rate for 'w', got {'v': 0.1}"),
+        ({"outer_lr": {"w": 0.1, "v": 0.1}}, "has a rate for 'v', which is no part"),
         ({"clip": -1.0}, "clip must be positive, got -1.0"),
         ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant', got 'linear'"),
         ({"save_every": 0}, "save_every must be at least 1, got 0"),

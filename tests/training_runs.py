@@ -2,6 +2,7 @@
 
 python training_runs.py kill FOLDER
 python training_runs.py remember FOLDER
+python training_runs.py distil FOLDER
 torchrun --nproc-per-node 2 training_runs.py share FOLDER
 """
 
@@ -11,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from metalearn_tut import MAML, tasks
+from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.learner import TaskLosses
 from metalearn_tut.rank_losses import LogNormalGuidance, ThresholdTracker, WorstMixture
 from metalearn_tut.training import meta_train
@@ -52,12 +55,18 @@ class Noisy:
         return TaskLosses(losses * (1 + 0.1 * torch.randn(len(losses))), accuracy)
 
 
-def resumable(out, dies_at=None, **changes):
+def distiller(seed=0, width=16):
+    torch.manual_seed(seed)
+    teacher = nn.Sequential(nn.Linear(6, width), nn.Dropout(0.2), nn.Tanh(), nn.Linear(width, 3))
+    return MetaDistiller(MAML(teacher, 0.3, 3), learner(seed), temperature=2.0)
+
+
+def resumable(out, dies_at=None, base=None, **changes):
     """The run that is killed and resumed; every checkpoint is in its ``out``."""
     settings = {"steps": STEPS, "tasks_per_step": 3, "clip": 0.5, "outer_lr": 0.01}
     settings |= {"validation": sampler(1), "validate_every": 4, "validation_tasks": 5}
     settings |= {"save_every": 3, "resume": True, "progress": False, **changes}
-    trained = Noisy(learner(), dies_at)
+    trained = Noisy(learner() if base is None else base, dies_at)
     return trained, meta_train(trained, sampler(), out=out, **settings)
 
 
@@ -171,6 +180,17 @@ def remember(folder):
             print(in_child(lambda o=out, d=dies_at, m=make: resumable(o, d, aggregate=m())))
 
 
+PARTS = {"teacher": 0.01, "student": 0.02}
+
+
+def distil(folder):
+    """A run that trains a teacher and a student, killed twice and resumed."""
+    ready_to_fork(folder)
+    for dies_at in (5, 11, None):
+        run = partial(resumable, folder / "run", dies_at, distiller(), outer_lr=PARTS)
+        print(in_child(run))
+
+
 def trimmed(losses):
     """Mean without the smallest and the largest."""
     return losses.sort().values[1:-1].mean()
@@ -181,6 +201,7 @@ SHARED = {
     "max": {"aggregate": torch.max},
     "trimmed": {"aggregate": trimmed},
     "clipped": {"clip": 0.05},
+    "parts": {"clip": 0.05, "outer_lr": {"0": 0.01, "2": 0.03, "rates": 0.002}},
     "sgda": {"aggregate": ThresholdTracker(1, 4, rate=0.3, burn_in=3)},
     "guided": {"aggregate": LogNormalGuidance(-1.0, 0.5)},
 }
@@ -191,7 +212,7 @@ def shared(case, out, seed=0):
     trained = learner(seed)
     settings = {"steps": 10, "tasks_per_step": 5, "outer_lr": 0.01, "validation": sampler(1)}
     settings |= {"validate_every": 3, "validation_tasks": 7, "progress": False}
-    meta_train(trained, sampler(), out=out, **settings, **SHARED[case])
+    meta_train(trained, sampler(), out=out, **settings | SHARED[case])
     return trained.meta_parameters()
 
 
@@ -206,4 +227,5 @@ def share(folder):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"kill": kill, "remember": remember, "share": share}[sys.argv[1]](Path(sys.argv[2]))
+    modes = {"kill": kill, "remember": remember, "distil": distil, "share": share}
+    modes[sys.argv[1]](Path(sys.argv[2]))

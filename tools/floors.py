@@ -26,6 +26,7 @@ FLOORS = (
     (
         "checkpoint",
         "history",
+        "outer_rates",
         "processes",
         "training",
         "evaluation",

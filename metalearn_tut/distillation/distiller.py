@@ -128,8 +128,21 @@ class MetaDistiller:
         adapts = fixed_teacher_inner_adapt or not fixed_teacher
         self.teacher_steps = teacher.inner_steps if adapts else 0
 
+    @property
+    def model(self) -> nn.Module:
+        """The student's network: of the two the one that answers."""
+        return self.student.model
+
+    @property
+    def inner_steps(self) -> int:
+        """The student's inner steps."""
+        return self.student.inner_steps
+
     def meta_parameters(self) -> Params:
-        """Those of both learners, as ``teacher.<name>`` (unless fixed) and ``student.<name>``."""
+        """Those of both learners, as ``teacher.<name>`` (unless fixed) and ``student.<name>``.
+
+        ``meta_train(..., outer_lr={"teacher": 1e-3, "student": 3e-3})`` trains them at two rates.
+        """
         learners = {"student": self.student}
         if not self.fixed_teacher:
             learners = {"teacher": self.teacher, **learners}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel.checks import check_masks
+from metalearn_tut.models.channel_gated import ChannelGated
 from metalearn_tut.saliency.sparse import save_sparse
 
 Masks = Mapping[str, Tensor]
@@ -148,14 +150,20 @@ def macs(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = Non
     >>> macs(nn.Conv2d(3, 16, 3, padding=1), (3, 32, 32)) == 32 * 32 * 16 * 3 * 9
     True
     """
-    total, masks = 0, _masks_of(model, masks)
+    return sum(_layer_macs(model, input_shape, _masks_of(model, masks)).values())
+
+
+def _layer_macs(
+    model: nn.Module, input_shape: Sequence[int], masks: Mapping[Tensor, Tensor]
+) -> Counter[nn.Module]:
+    """What each convolution and linear layer takes of :func:`macs`."""
+    counts: Counter[nn.Module] = Counter()
 
     def count(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
         # Rows are output channels, or input channels if the convolution is transposed.
         numbers = (args[0] if isinstance(layer, _TRANSPOSED) else output).numel()
         positions = numbers // len(layer.weight)
-        total += positions * _kept(layer.weight, masks)
+        counts[layer] += positions * _kept(layer.weight, masks)
 
     layers = [m for m in model.modules() if isinstance(m, (*_CONVS, *_TRANSPOSED, nn.Linear))]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -165,6 +173,47 @@ def macs(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = Non
     finally:
         for hook in hooks:
             hook.remove()
+    return counts
+
+
+def active_macs(
+    network: ChannelGated, masks: Sequence[Tensor], input_shape: Sequence[int]
+) -> Tensor:
+    """Multiply-adds for each image when closed filters are left out, gates included.
+
+    ``sum_l k_l² · (open inputs) · (open outputs) · H_l W_l``, and all that has no gate, and for
+    each gate ``C_in · hidden + hidden · C_out``. All open, that is :func:`macs` of the network:
+    those of the one without gates, and the gates'. :func:`~metalearn_tut.models.skip_each`
+    does so many multiply-adds (a layer closed altogether excepted: it still computes a filter).
+
+    Parameters
+    ----------
+    network : ChannelGatedConv4 or ChannelGatedResNet12
+    masks : sequence of Tensor [B, C_l]
+        ``network.masks(x)``; what is not 0 is open.
+    input_shape : sequence of int
+        Shape of one image.
+
+    Returns
+    -------
+    Tensor [B] of int64
+
+    Examples
+    --------
+    >>> from metalearn_tut.models import ChannelGatedConv4, Conv4
+    >>> network, x = ChannelGatedConv4(Conv4(1, ways=5, width=8)), torch.rand(3, 1, 28, 28)
+    >>> active = active_macs(network, network.masks(x, how="closed"), x.shape[1:])
+    >>> active.tolist(), macs(network, x.shape[1:])
+    ([928, 928, 928], 232512)
+    """
+    counts = _layer_macs(network, input_shape, {})
+    total = masks[0].new_full((len(masks[0]),), sum(counts.values()), dtype=torch.int64)
+    for name, gates in network.wires.items():
+        here = full = counts[network.get_submodule(name)]
+        for gate in gates:
+            if gate is not None:
+                here = here * masks[gate].count_nonzero(1) // network.sizes[gate]
+        total = total + here - full
     return total
 
 

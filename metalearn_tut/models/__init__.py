@@ -1,5 +1,8 @@
 """Floor 1: the networks, plain PyTorch modules usable without anything else of the package."""
 
+from metalearn_tut.models.channel_gated import ChannelGatedConv4, ChannelGatedResNet12
+from metalearn_tut.models.channel_gates import ChannelGate, channel_mask, open_share
+from metalearn_tut.models.channel_skipping import skip, skip_each
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.conv4 import Conv4
 from metalearn_tut.models.deploy import deploy
@@ -12,13 +15,20 @@ from metalearn_tut.models.resnet12 import ResNet12
 __all__ = [
     "NORMS",
     "BlockGate",
+    "ChannelGate",
+    "ChannelGatedConv4",
+    "ChannelGatedResNet12",
     "CifarResNet",
     "Conv4",
     "GatedResNet",
     "GatedResNet12",
     "ResNet12",
     "TaskBatchNorm2d",
+    "channel_mask",
     "deploy",
     "gumbel_mask",
     "hard_mask",
+    "open_share",
+    "skip",
+    "skip_each",
 ]

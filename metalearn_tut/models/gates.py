@@ -112,7 +112,7 @@ def hard_mask(marks: Tensor) -> Tensor:
     >>> hard_mask(marks).tolist(), marks.grad.tolist()
     ([0.0, 0.0, 1.0], [1.0, 1.0, 1.0])
     """
-    return _straight_through(marks)
+    return straight_through(marks > 0.5, marks)
 
 
 def gumbel_mask(marks: Tensor) -> Tensor:
@@ -129,14 +129,30 @@ def gumbel_mask(marks: Tensor) -> Tensor:
     >>> gumbel_mask(torch.full((10_000,), 0.8)).mean().item()  # doctest: +ELLIPSIS
     0.80...
     """
-    uniform = torch.rand_like(marks)
-    noise = uniform.log() - (-uniform).log1p()
-    return _straight_through((torch.logit(marks, eps=1e-6) + noise).sigmoid())
+    soft = (torch.logit(marks, eps=1e-6) + logistic_noise(marks)).sigmoid()
+    return straight_through(soft > 0.5, soft)
 
 
-def _straight_through(soft: Tensor) -> Tensor:
-    hard = (soft > 0.5).to(soft)
-    return hard + (soft - soft.detach())  # the parentheses: exactly 0 is added
+def logistic_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """``log U - log(1 - U)``, U uniform: the difference of two independent Gumbel variables.
+
+    One Gumbel variable alone would open a gate of logit u with probability ``1 - exp(-e^u)``
+    (0.632 at u = 0) instead of ``s(u)``.
+
+    Parameters
+    ----------
+    like : Tensor
+        Shape, dtype and device of the result.
+    generator : torch.Generator, optional
+        PyTorch's global one by default.
+    """
+    uniform = torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+    return uniform.log() - (-uniform).log1p()
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """The value of ``hard``, exactly, with the gradient (of any order) of ``soft``."""
+    return hard.to(soft) + (soft - soft.detach())  # the parentheses: exactly 0 is added
 
 
 MASKINGS = ("soft", "hard", "gumbel")

@@ -50,7 +50,7 @@ def pins(name: str, python: str) -> list[str]:
 
 
 def test_the_extras_are_those_the_readme_and_makefile_speak_of():
-    assert set(EXTRAS) == {"book", "test", "federated", "bench"}
+    assert set(EXTRAS) == {"book", "test", "federated", "bench", "deploy"}
     assert PROJECT["requires-python"] == ">=3.10"
 
 
@@ -89,7 +89,7 @@ def test_the_conda_environment_installs_the_same_pins():
     python, pip, section = environment["dependencies"]
     assert python in {f"python={minor}" for minor in PYTHONS}
     assert pip == "pip"
-    assert section == {"pip": ["-c constraints.txt", "-e .[book,test]"]}
+    assert section == {"pip": ["-c constraints.txt", "-e .[book,test,deploy]"]}
 
 
 def test_the_readme_shows_the_versions_that_are_pinned_and_required():

@@ -33,6 +33,7 @@ FLOORS = (
         "runs",
         "pretrained",
         "cost",
+        "deployment",
         "results",
         "plots",
         "nb",

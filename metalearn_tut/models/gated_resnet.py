@@ -148,7 +148,7 @@ class GatedResNet(nn.Module):
         x = self.network.stem(inputs.prefer_channels_last(x))
         marks = []
         for i, (name, block) in enumerate(self.network.blocks.named_children()):
-            mark = x.new_ones(len(x), 1, 1, 1)
+            mark = x.new_ones(x.shape[0], 1, 1, 1)  # len(x) would be fixed in an exported graph
             if masks is not None:
                 mark = mark * masks[..., i].reshape(-1, 1, 1, 1)
                 x = mix(block, x, mark, self.mixing)

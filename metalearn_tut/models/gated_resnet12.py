@@ -90,7 +90,8 @@ class GatedResNet12(ResNet12):
                 mark = self.gates[str(i)](x)
                 x = block(x, n_support, mark)
             else:
-                mark = x.new_full((len(x), 1, 1, 1), not isinstance(block, ShortcutBlock))
+                # len(x) would fix the batch size of an exported graph
+                mark = x.new_full((x.shape[0], 1, 1, 1), not isinstance(block, ShortcutBlock))
                 x = block(x, n_support)
             marks.append(mark)
         return x.mean((2, 3)), torch.cat(marks, 1).flatten(1)

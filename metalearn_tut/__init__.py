@@ -24,6 +24,7 @@ _MODULES = (
     "cost",
     "distillation",
     "evaluation",
+    "federated",
     "kd",
     "learner",
     "maml",

@@ -28,7 +28,7 @@ Data = _choice("Data", "glyphs", "omniglot", "mini_imagenet", "cifar10")
 TrainData = _choice("TrainData", "glyphs", "omniglot", "mini_imagenet")
 EvaluationData = _choice("EvaluationData", "glyphs", "omniglot", "mini_imagenet", "omniglot_runs")
 Split = _choice("Split", "train", "validation", "test")
-Algorithm = _choice("Algorithm", "maml", "fomaml", "anil", "reptile", "metasgd", "protonet")
+Algorithm = _choice("Algorithm", "maml", "fomaml", "anil", "reptile", "metasgd", "protonet", "tsmd")
 Norm = _choice("Norm", "batch", "support", "group", "none")
 EvaluationNorm = _choice("EvaluationNorm", "batch", "support")
 Rates = _choice("Rates", "fixed", "one", "layer", "step", "weight")
@@ -37,7 +37,7 @@ Background = _choice("Background", "full", "small1", "small2")
 Schedule = _choice("Schedule", "cosine", "constant")
 Score = _choice("Score", "anp", "lobs", "magnitude", "random", "snip", "meta_snip", "meta_taylor")
 Allocation = _choice("Allocation", "uniform", "global", "lamp")
-Study = _choice("Study", "hetrom", "hetrom_second", "anp", "anp_second")
+Study = _choice("Study", "hetrom", "hetrom_second", "anp", "anp_second", "abp")
 
 
 def option(help: str, **settings: Any) -> Any:
@@ -141,6 +141,19 @@ def train(
         float, option("Share of training with losses after every inner step.", min=0, max=1)
     ] = 0.0,
     engine: Annotated[Engine, option("How meta-gradients are computed.")] = Engine.functional,
+    teacher: Annotated[
+        str | None, option("Trained run that teaches (tsmd).", show_default=False)
+    ] = None,
+    fixed_teacher: Annotated[bool, flag("--fixed-teacher", "Do not train it further.")] = False,
+    kd_weight: Annotated[
+        float | None, option("Weight of its labels.  [default: 1]", show_default=False)
+    ] = None,
+    temperature: Annotated[
+        float | None, option("What softens its labels.  [default: 4]", show_default=False)
+    ] = None,
+    teacher_outer_lr: Annotated[
+        float | None, option("Adam's rate for it.  [default: --outer-lr]", show_default=False)
+    ] = None,
     steps: Annotated[int, option("Outer steps.", min=1)] = 2000,
     tasks_per_step: Annotated[int, option("Tasks of an outer step.", min=1)] = 4,
     outer_lr: Annotated[float, option("Adam's rate at the start.")] = 1e-3,
@@ -167,6 +180,7 @@ def train(
       metalearn-tut train --data glyphs --algorithm maml --ways 5 --shots 1 --out runs/maml
       metalearn-tut train --out runs/deployable --norm support --inner-steps 2 --zero-head
       metalearn-tut train --data omniglot --algorithm protonet --out runs/proto --processes 2
+      metalearn-tut train --algorithm tsmd --teacher runs/maml --width 8 --out runs/student
     """
     return _command("train", locals())
 
@@ -269,16 +283,31 @@ def export(
     context: typer.Context,
     run: Run,
     file: Annotated[Path, typer.Argument()],
+    data: Annotated[
+        TrainData | None, option("Where the task comes from.  [default: as in training]")
+    ] = None,
+    root: Root = None,
+    split: Annotated[Split, option("Which classes.")] = Split.test,
+    ways: Annotated[int | None, option("Its classes.  [default: as in training]", min=2)] = None,
+    shots: Annotated[
+        int | None, option("Support images of each.  [default: as in training]", min=1)
+    ] = None,
+    seed: Annotated[int, option("Names the tasks.", min=0)] = 1,
+    task: Annotated[int, option("Number of the task.", min=0)] = 0,
 ) -> int:
     """Keep of a run what is needed to use it.
 
-    Writes the weights and the configuration of RUN (a folder or a checkpoint) to FILE, a
-    .safetensors file, without what only training needs.
+    RUN is the folder of a run, a checkpoint file or pretrained:NAME. If FILE ends in
+    .safetensors, it gets weights and configuration, without what only training needs. If it
+    ends in .onnx, the learner adapts to one task, which the options name, and FILE gets the
+    adapted network: it runs in onnxruntime, where it is checked and timed (this needs the
+    extra deploy). Of a tsmd run that is the student alone.
 
     \b
-    Example:
+    Examples:
       metalearn-tut export runs/maml my_learner.safetensors
       metalearn-tut evaluate my_learner.safetensors
+      metalearn-tut export runs/maml task_7.onnx --task 7
     """
     return _command("export", locals())
 
@@ -353,7 +382,7 @@ def _explained(error: Exception) -> tuple[int, str]:
     """Exit code and message of an error."""
     if isinstance(error, Stopped):
         return 130, str(error)
-    if isinstance(error, (ValueError, OSError, FloatingPointError)):
+    if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
         return 2, re.sub(r"^\[Errno \d+\] ", "", str(error))
     if hasattr(error, "format_message"):  # the parser's
         return 2, error.format_message()

@@ -14,6 +14,7 @@ import torch
 from metalearn_tut import checkpoint, claims, cost, pretrained, results, runs, saliency, tasks
 from metalearn_tut.claims.report import criteria
 from metalearn_tut.claims.report import reproduce as decide
+from metalearn_tut.deployment import export_onnx
 from metalearn_tut.evaluation import evaluate as measure
 from metalearn_tut.launch import MEMORY, launch
 from metalearn_tut.learner import Learner
@@ -33,7 +34,9 @@ _WITHOUT_USE = {
     "protonet": tuple(_OF_INNER_LOOP),
     "reptile": ("rates", "step_losses", "engine"),
     "metasgd": ("rates",),
+    "tsmd": ("step_losses", "engine"),
 }
+_OF_TEACHER = ("teacher", "fixed_teacher", "kd_weight", "temperature", "teacher_outer_lr")
 
 
 def data(o: SimpleNamespace, arguments: Sequence[str]) -> None:
@@ -91,7 +94,7 @@ def train(o: SimpleNamespace, arguments: Sequence[str]) -> int:
         validation=_validation(o, config) if o.validate else None,
         out=o.out,
         config=config,
-        **{name: getattr(o, name) for name in _OF_TRAINING},
+        **{name: getattr(o, name) for name in _OF_TRAINING} | {"outer_lr": _outer_lr(o)},
     )
     if first_process:
         print(_outcome(o.out, history))
@@ -101,7 +104,6 @@ def train(o: SimpleNamespace, arguments: Sequence[str]) -> int:
 _OF_TRAINING = (
     "steps",
     "tasks_per_step",
-    "outer_lr",
     "schedule",
     "clip",
     "validate_every",
@@ -142,7 +144,30 @@ def _algorithm_config(o: SimpleNamespace) -> dict[str, Any]:
     usual = {"inner_lr": 0.1 if o.algorithm == "metasgd" else 0.4, "inner_steps": 1}
     given = {name: getattr(o, name) for name in _OF_INNER_LOOP if name not in useless}
     settings = {n: usual.get(n, "fixed") if v is None else v for n, v in given.items()}
+    if o.algorithm == "tsmd":
+        return {"name": "tsmd", "student": settings, **_distillation_config(o)}
+    if name := next((n for n in _OF_TEACHER if getattr(o, n) not in (None, False)), None):
+        raise ValueError(f"--{name.replace('_', '-')}: {o.algorithm} has no use for it")
     return {"name": o.algorithm, **settings}
+
+
+def _distillation_config(o: SimpleNamespace) -> dict[str, Any]:
+    """The teacher, and how it teaches as far as that is not as usual."""
+    if o.teacher is None:
+        raise ValueError("--algorithm tsmd needs --teacher: a run that was trained before")
+    if o.fixed_teacher and o.teacher_outer_lr is not None:
+        raise ValueError("--teacher-outer-lr: a fixed teacher has no use for it")
+    path = _path_of(o.teacher).resolve()
+    known = {n: v for n, v in runs.load_config(path).items() if n in ("model", "algorithm")}
+    given = {n: getattr(o, n) for n in ("kd_weight", "temperature", "fixed_teacher")}
+    settings = {n: v for n, v in given.items() if v not in (None, False)}
+    return {"teacher": {**known, "run": str(path)}, **settings}
+
+
+def _outer_lr(o: SimpleNamespace) -> float | dict[str, float]:
+    if o.teacher_outer_lr is None:
+        return o.outer_lr
+    return {"teacher": o.teacher_outer_lr, "student": o.outer_lr}
 
 
 def _validation(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
@@ -206,7 +231,9 @@ def _runs(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
 
 def _check_ways(learner: Learner, ways: int) -> None:
     trained = learner.model.ways
-    if ways != trained and hasattr(learner, "inner_steps") and not learner.zero_head:
+    parts = [getattr(learner, name, learner) for name in ("teacher", "student")]
+    fixed = any(hasattr(part, "inner_steps") and not part.zero_head for part in parts)
+    if ways != trained and fixed:
         raise ValueError(
             f"tasks have {ways} ways, and the learner a head trained for {trained}: other ways "
             "need a learner trained with --zero-head, or protonet"
@@ -253,9 +280,23 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
 
 
 def export(o: SimpleNamespace, arguments: Sequence[str]) -> None:
-    """Write a run's weights and configuration."""
-    checkpoint.export(_path_of(o.run), o.file)
-    print(f"{o.file}: {o.file.stat().st_size:,} bytes")
+    """Write a run's weights and configuration, or the network adapted to one task."""
+    path = _path_of(o.run)
+    if o.file.suffix != ".onnx":
+        checkpoint.export(path, o.file)
+        print(f"{o.file}: {o.file.stat().st_size:,} bytes")
+        return
+    learner = runs.load_learner(path)
+    usual = {"queries": 1, "rotations": False, "within_group": False}
+    sampler = _sampler(SimpleNamespace(**vars(o), **usual), runs.load_config(path))
+    task = sampler[o.task]
+    _check_ways(learner, task.ways)
+    predict = learner.adapt(task.support_x, task.support_y)
+    if not hasattr(predict, "deploy"):
+        raise ValueError(f"{path} is a {type(learner).__name__}, which makes no network of a task")
+    network = predict.deploy()
+    exported = export_onnx(network, o.file, task.support_x.shape[1:])
+    print(f"{exported!r}\ntask {o.task} of {sampler!r}")
 
 
 def reproduce(o: SimpleNamespace, arguments: Sequence[str]) -> int:

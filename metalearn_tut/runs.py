@@ -8,6 +8,15 @@ A configuration is plain JSON and is kept in the run's checkpoints::
         "model": {"name": "Conv4", "in_channels": 1, "ways": 5, "width": 32, "norm": "support"},
         "algorithm": {"name": "maml", "inner_lr": 0.4, "inner_steps": 1}
     }
+
+Of meta distillation, ``model`` is the student, and the algorithm holds the rest::
+
+    {
+        "name": "tsmd",
+        "student": {"inner_lr": 0.4, "inner_steps": 3},
+        "teacher": {"model": {...}, "algorithm": {...}, "run": "runs/teacher"},
+        "kd_weight": 0.1
+    }
 """
 
 from __future__ import annotations
@@ -21,6 +30,7 @@ from typing import Any
 import torch
 
 from metalearn_tut import checkpoint, maml, models, tasks
+from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.learner import Learner
 from metalearn_tut.protonet import ProtoNet
 from metalearn_tut.saliency.sparse import load_sparse, read_sparse
@@ -39,6 +49,22 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "Conv4": models.Conv4,
     "ResNet12": models.ResNet12,
 }
+
+
+def _distiller(
+    model: torch.nn.Module, *, teacher: Config, student: Config | None = None, **options: Any
+) -> MetaDistiller:
+    """A student on this model, and its teacher: that of a run, or an untrained one."""
+    device = next(model.parameters()).device
+    if options.get("fixed_teacher") and "run" not in teacher:
+        raise ValueError("a fixed teacher must be a trained one: its configuration needs a run")
+    if "run" in teacher:
+        known = load_learner(teacher["run"], device)
+    else:
+        known = build_learner(teacher, device)
+    return MetaDistiller(known, maml.MAML(model, **student or {}), **options)
+
+
 ALGORITHMS: dict[str, Callable[..., Learner]] = {
     "maml": maml.MAML,
     "fomaml": maml.fomaml,
@@ -46,6 +72,7 @@ ALGORITHMS: dict[str, Callable[..., Learner]] = {
     "reptile": maml.Reptile,
     "metasgd": maml.meta_sgd,
     "protonet": ProtoNet,
+    "tsmd": _distiller,
 }
 
 
@@ -84,7 +111,9 @@ def build_learner(config: Config, device: str | torch.device = "cpu") -> Learner
     ----------
     config : mapping
         ``model``: a ``name`` among ``MODELS`` and its arguments; ``algorithm``: a ``name``
-        among ``ALGORITHMS`` and its arguments.
+        among ``ALGORITHMS`` and its arguments. For ``"tsmd"`` these are ``student``, the
+        arguments of its MAML; ``teacher``, a configuration of its own that may name a trained
+        ``run`` to begin with; and those of :class:`~metalearn_tut.distillation.MetaDistiller`.
     device : str or torch.device, default "cpu"
         Where its parameters lie.
 
@@ -114,7 +143,7 @@ def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu"
     ----------
     run : path
         The folder that was ``out`` in training, or a checkpoint file, or a sparse file of a
-        pruned learner, which is then given its masks.
+        pruned learner, which is then given its masks. A fixed teacher is read from its own run.
     device : str or torch.device, default "cpu"
         Where its parameters lie.
 
@@ -126,8 +155,12 @@ def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu"
         If the checkpoint is damaged, or holds no configuration to build the learner from.
     """
     path = checkpoint.find(run)
+    config = load_config(path)
+    algorithm = config.get("algorithm", {})
+    if not algorithm.get("fixed_teacher"):  # what became of its teacher is in the checkpoint
+        algorithm.get("teacher", {}).pop("run", None)
     with torch.random.fork_rng([]):  # loading must not change what is drawn afterwards
-        learner = build_learner(load_config(path), device)
+        learner = build_learner(config, device)
     if _is_sparse(path):
         learner.set_masks(load_sparse(path, learner.meta_parameters()).masks)
     else:

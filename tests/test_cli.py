@@ -2,10 +2,12 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 import background
 import numpy as np
@@ -58,7 +60,7 @@ def test_help_teaches_and_does_not_wait_for_pytorch():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("Examples:") == 5 and "metalearn-tut train --data glyphs" in run.stdout
+    assert run.stdout.count("Examples:") == 6 and "metalearn-tut train --data glyphs" in run.stdout
     assert "\\[" not in run.stdout
 
 
@@ -173,8 +175,9 @@ def test_evaluate_measures_the_best_state_on_new_classes(capsys, trained, tmp_pa
 
 
 @pytest.mark.parametrize("algorithm", list(runs.ALGORITHMS))
-def test_every_algorithm_is_trained_and_rebuilt(capsys, tmp_path, algorithm):
+def test_every_algorithm_is_trained_and_rebuilt(capsys, tmp_path, trained, algorithm):
     fast = ["--steps", 2, "--no-validate", "--seed", 4, "--algorithm", algorithm]
+    fast += ["--teacher", trained] if algorithm == "tsmd" else []
     code, out, _ = command(capsys, *TINY, *fast, "--out", tmp_path)
     assert code == 0 and out.splitlines()[-1] == f"{tmp_path}/last.safetensors: 2 steps"
     torch.manual_seed(4)
@@ -251,6 +254,104 @@ def test_an_exported_run_is_the_same_learner_without_the_optimizer(capsys, train
     assert command(capsys, "evaluate", file, "--tasks", 2)[0] == 0
     assert command(capsys, "export", trained, tmp_path / "again.safetensors")[0] == 0
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_a_teacher_is_trained_further_with_its_student(capsys, tmp_path, trained):
+    teacher = shutil.copytree(trained, tmp_path / "teacher")
+    options = "--algorithm tsmd --width 3 --inner-steps 2 --kd-weight 0.5 --teacher-outer-lr 0.002"
+    options = [*options.split(), "--teacher", teacher, "--out", tmp_path / "student"]
+    code, out, said = command(capsys, *TINY, *options)
+    assert code == 0 and out.startswith("tsmd with "), said
+    config = runs.load_config(tmp_path / "student")
+    known = runs.load_config(trained)
+    assert config["model"]["width"] == 3 and config["algorithm"] == {
+        "name": "tsmd",
+        "student": {"inner_lr": 0.4, "inner_steps": 2, "rates": "fixed", "zero_head": False},
+        "teacher": {n: known[n] for n in ("model", "algorithm")}
+        | {"run": str((teacher / "best.safetensors").resolve())},
+        "kd_weight": 0.5,
+    }
+    state = checkpoint.read(tmp_path / "student" / "last.safetensors")[1]
+    assert state["run"]["training"]["outer_lr"] == {"teacher": 0.002, "student": 0.001}
+    begin, before = runs.build_learner(config), parameters(trained)
+    assert begin.coupling.kd_weight == 0.5 and begin.student.inner_steps == 2
+    for name, p in begin.teacher.meta_parameters().items():
+        assert torch.equal(p, before[name])
+    shutil.rmtree(teacher)  # all of it is in the student's checkpoint now
+    code, out, said = command(capsys, "evaluate", tmp_path / "student", "--tasks", 3)
+    assert code == 0 and "2 inner steps" in out, said
+    for name, p in runs.load_learner(tmp_path / "student").teacher.meta_parameters().items():
+        assert not torch.equal(p, before[name])
+    code, _, said = command(capsys, "evaluate", tmp_path / "student", "--ways", 6)
+    assert code == 2 and "the learner a head trained for 5" in said[0]
+
+
+def test_a_fixed_teacher_stays_in_its_own_run(capsys, tmp_path, trained):
+    options = ["--algorithm", "tsmd", "--width", 3, "--teacher", trained, "--fixed-teacher"]
+    assert command(capsys, *TINY, *options, "--out", tmp_path, "--temperature", 2)[0] == 0
+    learner = runs.load_learner(tmp_path)
+    assert learner.fixed_teacher and learner.coupling.kd.keywords == {"temperature": 2.0}
+    for name, p in learner.teacher.meta_parameters().items():
+        assert torch.equal(p, parameters(trained)[name])
+    config = runs.load_config(tmp_path)
+    config["algorithm"]["teacher"]["run"] = str(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match=r"no run at .*gone"):
+        runs.build_learner(config)
+    del config["algorithm"]["teacher"]["run"]
+    with pytest.raises(ValueError, match="a fixed teacher must be a trained one"):
+        runs.build_learner(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--algorithm tsmd", "--algorithm tsmd needs --teacher"),
+        ("--teacher x", "--teacher: maml has no use for it"),
+        ("--fixed-teacher", "--fixed-teacher: maml has no use for it"),
+        ("--algorithm tsmd --engine higher", "--engine: tsmd has no use for it"),
+        ("--algorithm tsmd --teacher absent", "no run at absent"),
+        (
+            "--algorithm tsmd --teacher x --fixed-teacher --teacher-outer-lr 1",
+            "--teacher-outer-lr: a fixed teacher has no use for it",
+        ),
+        (
+            "--algorithm tsmd --teacher pretrained:glyphs_5way_1shot",
+            "teacher and student must have the same norm, got 'support' (teacher) and 'batch'",
+        ),
+    ],
+)
+def test_teachers_that_cannot_be_are_refused(capsys, tmp_path, options, said):
+    code, _, found = command(capsys, *TINY, "--out", tmp_path / "run", *options.split())
+    assert code == 2 and len(found) == 1 and said in found[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="the extra deploy is not installed",
+)
+def test_an_onnx_file_is_the_network_of_one_task(capsys, trained, tmp_path):
+    import onnxruntime
+
+    file = tmp_path / "task.onnx"
+    task = tasks.glyphs("validation").sampler(5, 2, 1, seed=3)[4]
+    options = ["--split", "validation", "--shots", 2, "--seed", 3, "--task", 4]
+    code, out, said = command(capsys, "export", trained, file, *options)
+    assert code == 0, said
+    assert f"{file.stat().st_size:,} bytes" in out and "task 4 of EpisodeSampler" in out
+    learner = runs.load_learner(trained)
+    learner.model.norm = "support"
+    expected = learner.adapt(task.support_x, task.support_y)(task.query_x)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": tasks.as_float(task.query_x).numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_learner_without_a_network_for_a_task_has_no_onnx_file(capsys, tmp_path):
+    options = ["--algorithm", "protonet", "--steps", 1, "--no-validate", "--out", tmp_path]
+    assert command(capsys, *TINY, *options)[0] == 0
+    code, _, said = command(capsys, "export", tmp_path, tmp_path / "a.onnx")
+    assert code == 2 and "is a ProtoNet, which makes no network of a task" in said[0]
 
 
 def test_an_export_cannot_be_resumed_from(capsys, trained, tmp_path):

@@ -25,11 +25,14 @@ class Arms:
         All that an arm may have been run with; it must have been with the first.
     queries : int
         Query images of a test task.
+    of : str, default "tasks"
+        What was counted in, in words.
     """
 
     results: Results
     seeds: Sequence[int]
     queries: int
+    of: str = "tasks"
 
     def values(self, arm: str) -> list[dict[str, Any]]:
         """The values of an arm, for each seed there is.
@@ -59,7 +62,7 @@ class Arms:
 
         ``of_b`` is what ``b`` calls the split, if it has another name for it.
         """
-        return difference(self.accuracy(a, split), self.accuracy(b, of_b or split))
+        return difference(self.accuracy(a, split), self.accuracy(b, of_b or split), self.of)
 
     def best(self, arms: Sequence[str], split: str = "validation") -> tuple[str, dict[str, float]]:
         """The arm with the highest accuracy on validation tasks, and all accuracies there."""

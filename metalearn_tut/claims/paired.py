@@ -57,6 +57,7 @@ class Difference:
     over_seeds: float | None
     seeds: list[float]
     n_tasks: int
+    of: str = "tasks"
 
     @property
     def low(self) -> float:
@@ -70,20 +71,22 @@ class Difference:
 
     def __str__(self) -> str:
         seeds = "" if self.over_seeds is None else f"; ± {self.over_seeds:.4f} over seeds"
-        return f"{self.mean:+.4f} ± {self.over_tasks:.4f} over {self.n_tasks} tasks{seeds}"
+        return f"{self.mean:+.4f} ± {self.over_tasks:.4f} over {self.n_tasks} {self.of}{seeds}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
 
 
-def difference(a: Tensor, b: Tensor) -> Difference:
+def difference(a: Tensor, b: Tensor, of: str = "tasks") -> Difference:
     """The :class:`Difference` ``a - b`` of two arms.
 
     Parameters
     ----------
     a, b : Tensor [S, n]
         Accuracies on the same n tasks after training with each of the same S seeds.
+    of : str, default "tasks"
+        What they are of, if not of tasks.
 
     Examples
     --------
@@ -100,7 +103,7 @@ def difference(a: Tensor, b: Tensor) -> Difference:
     mean, over_tasks = interval(paired.mean(0))
     seeds = paired.mean(1).tolist()
     over_seeds = seeds_interval(seeds)[1] if len(seeds) > 1 else None
-    return Difference(mean, over_tasks, over_seeds, seeds, len(paired[0]))
+    return Difference(mean, over_tasks, over_seeds, seeds, len(paired[0]), of)
 
 
 def counts(accuracy: Tensor, queries: int) -> str:

@@ -122,8 +122,9 @@ def stacked(results: Results) -> Verdict:
 _EQUAL = (
     " Every arm of a seed starts from the same weights and trains for as many epochs in all: 14 "
     "(with gates, if it has them), 3 with distillation for each block that ABP prunes at this "
-    "ratio, and the rest without, 37 in all. Intervals are of paired differences over the 800 test images "
-    "(each image's difference being its mean over 3 seeds; 95 %); those over seeds are given too."
+    "ratio, and the rest without, 37 in all. Intervals are of paired differences over the 800 "
+    "test images (each image's difference being its mean over 3 seeds; 95 %); those over seeds "
+    "are given too."
 )
 CLAIMS = (
     Claim(

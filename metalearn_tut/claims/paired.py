@@ -50,6 +50,8 @@ class Difference:
         The mean of each seed.
     n_tasks : int
         Number of tasks.
+    of : str, default "tasks"
+        What they are, if not tasks.
     """
 
     mean: float
@@ -74,8 +76,8 @@ class Difference:
         return f"{self.mean:+.4f} ± {self.over_tasks:.4f} over {self.n_tasks} {self.of}{seeds}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
+        """The numbers, as JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "of"}
 
 
 def difference(a: Tensor, b: Tensor, of: str = "tasks") -> Difference:

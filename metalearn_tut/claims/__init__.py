@@ -14,7 +14,7 @@ from metalearn_tut.tasks.sampler import check_choice
 
 __all__ = ["STUDIES", "Claim", "Job", "Results", "Study", "Verdict", "load"]
 
-STUDIES = ("hetrom", "hetrom_second", "anp", "anp_second", "abp")
+STUDIES = ("hetrom", "hetrom_second", "anp", "anp_second", "abp", "abp_cifar")
 
 
 def load(name: str) -> Study:

@@ -42,7 +42,7 @@ def characters(quick: bool) -> list[Job]:
     """All arms with every seed; quick: fewer characters and epochs, and one seed."""
     seeds = SEEDS[:1] if quick else SEEDS
     setup = _quick(CHARACTERS) if quick else CHARACTERS
-    first = [Job(f"gates-{s}", _gates(setup, s), abp_jobs.gates) for s in seeds]
+    first = [Job(f"gates-{s}", gates(setup, s), abp_jobs.gates) for s in seeds]
     arms = [job for s in seeds for job in (*comparisons(setup, s), *_filters(setup, s, quick))]
     return [*first, *arms, Job("latency", _latency(quick), abp_jobs.latency)]
 
@@ -67,7 +67,7 @@ def _quick(setup: Config) -> Config:
     return {**setup, "data": data, "classes": 20, "recipes": recipes}
 
 
-def _gates(setup: Config, seed: int) -> Config:
+def gates(setup: Config, seed: int) -> Config:
     """Stage 1; ``name`` is that of its job."""
     return {**setup, "name": f"gates-{seed}", "seed": seed}
 
@@ -78,7 +78,7 @@ def _arm(setup: Config, variant: str, ratio: str, seed: int) -> Config:
     voting = {"n_prune": rounds, **VARIANTS[variant]}
     at_once = voting.get("per_round", 1)
     return {
-        "gates": _gates(setup, seed),
+        "gates": gates(setup, seed),
         "voting": voting,
         "epochs": each * at_once,
         "final": setup["recipes"]["final"]["epochs"] + each * (ROUNDS - rounds),

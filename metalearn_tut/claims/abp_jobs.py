@@ -18,7 +18,7 @@ from metalearn_tut.block_voting.images import batches, evaluating
 from metalearn_tut.claims.runner import record_of
 from metalearn_tut.claims.study import Job
 from metalearn_tut.models import CifarResNet, GatedResNet
-from metalearn_tut.tasks import LabelledImages, cifar10, glyphs
+from metalearn_tut.tasks import cifar10, glyphs
 
 Config = dict[str, Any]
 SHAPE = (3, 32, 32)
@@ -52,25 +52,16 @@ def characters(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _cifar(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """As many of the first images as are asked for; validation images follow those of training."""
-    train, test = cifar10("train"), cifar10("test")
-    n, more = config["train"], config["validation"]
-    return {
-        "train": _some(train, 0, n),
-        "validation": _some(train, n, n + more),
-        "test": _some(test, 0, config["test"]),
-    }
-
-
-def _some(data: LabelledImages, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    return data.images[first:end], data.labels[first:end]
+    """As many of the first images of each split as are asked for."""
+    found = {split: cifar10(split) for split in ("train", "validation", "test")}
+    return {n: (data.images[: config[n]], data.labels[: config[n]]) for n, data in found.items()}
 
 
 def right(network: nn.Module, data: tuple[np.ndarray, np.ndarray]) -> str:
     """Which images are classified rightly, as ``1 0 1 ...``."""
     with evaluating(network):
         answers = torch.cat([network(x).argmax(1) for x in batches(network, data[0])])
-    return " ".join(str(int(r)) for r in answers.numpy() == data[1])
+    return " ".join(str(int(r)) for r in answers.cpu().numpy() == data[1])
 
 
 # Networks
@@ -99,6 +90,7 @@ def gated_network(config: Config, folder: Path, train: Any) -> GatedResNet:
     """A network trained with its gates; taken from ``folder`` where that is done already."""
     torch.manual_seed(config["seed"])
     gated = GatedResNet(CifarResNet(config["depth"], config["classes"]), config["gate"])
+    gated.to(config.get("device", "cpu"))
     options = {"out": folder, "seed": config["seed"], "progress": False}
     abp.train_gates(gated, train, recipe(config, "gates"), **options)
     return gated
@@ -165,7 +157,7 @@ def unpruned_network(config: Config, folder: Path, train: Any) -> CifarResNet:
     """Stage 1 without gates, rounds without a prune, and the last training."""
     setup = config["gates"]
     torch.manual_seed(setup["seed"])
-    network = CifarResNet(setup["depth"], setup["classes"])
+    network = CifarResNet(setup["depth"], setup["classes"]).to(setup.get("device", "cpu"))
     options = {"seed": setup["seed"], "progress": False}
     first, last = recipe(setup, "gates"), recipe(setup, "final", config["final"])
     each = recipe(setup, "round", config["epochs"])
@@ -192,7 +184,7 @@ def scratch(config: Config, folder: Path) -> dict[str, Any]:
     gated = gated_network(setup, beside(setup["name"], setup, gates, folder), data["train"])
     done, _ = pruned_network(arm, beside(config["of"], arm, pruned, folder), data["train"])
     torch.manual_seed(setup["seed"])
-    whole = CifarResNet(setup["depth"], setup["classes"])
+    whole = CifarResNet(setup["depth"], setup["classes"]).to(setup.get("device", "cpu"))
     network = abp.remove_blocks(whole, [block for each in done for block in each.removed])
     taught = len(done) * arm["epochs"]
     stages = (

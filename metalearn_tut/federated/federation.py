@@ -1,0 +1,156 @@
+"""A federated run as a value: who takes part, and what each does in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+import torch
+
+from metalearn_tut.federated.aggregation import Reply, State, load_state, state_of
+from metalearn_tut.federated.nodes import Node, NodeSampler
+from metalearn_tut.learner import Learner
+from metalearn_tut.tasks.sampler import check_count, check_seed, distinct, raw_draws
+
+_CLIENTS, _NOISE = 2**32, 2**33  # streams of random numbers, one a purpose
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Everything that decides a federated run, the same for every process that takes part.
+
+    In a round the server sends its state to a random share of the nodes. Each takes
+    ``local_steps`` steps ``p <- p - outer_lr · grad F_i`` on its own tasks and sends its state
+    back; the server averages them, weighted by the nodes' numbers of images.
+
+    Parameters
+    ----------
+    learner : Learner
+        Its meta-parameters at the start are the server's; a process that trains changes them.
+    nodes : sequence of Node
+        Those that train.
+    rounds : int
+    support, query : int
+        Images in each set of a task.
+    fraction : float, default 1
+        Share of the nodes that are asked in a round, in (0, 1]; one node at least.
+    local_steps : int, default 1
+        T_0, steps of a client between two averages.
+    tasks_per_step : int, default 1
+        Tasks that a client draws for a step.
+    outer_lr : float, default 0.01
+        Step size of the local steps (plain gradient descent).
+    gate_outer_lr : float, optional
+        That of parameters called ``gates.*``, if it differs.
+    equal_weights : bool, default False
+        Average with equal weights.
+    seed : int, default 0
+        Who is asked, what tasks are drawn, what noise the learner draws.
+
+    Raises
+    ------
+    ValueError
+        For a number out of range, or a node with fewer images than a task needs, naming it.
+
+    Examples
+    --------
+    >>> from metalearn_tut import tasks
+    >>> from metalearn_tut.federated import by_classes, per_fed_avg
+    >>> source = tasks.from_arrays(torch.randn(120, 4), torch.arange(120) % 6)
+    >>> nodes = by_classes(source, nodes=5, classes_per_node=2).train
+    >>> learner = per_fed_avg(torch.nn.Linear(4, 6))
+    >>> federation = Federation(learner, nodes, rounds=3, support=4, query=6, fraction=0.5)
+    >>> federation.clients(0)
+    [1, 3]
+    """
+
+    learner: Learner
+    nodes: Sequence[Node]
+    rounds: int
+    support: int
+    query: int
+    fraction: float = 1.0
+    local_steps: int = 1
+    tasks_per_step: int = 1
+    outer_lr: float = 0.01
+    gate_outer_lr: float | None = None
+    equal_weights: bool = False
+    seed: int = 0
+    samplers: list[NodeSampler] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_count(
+            rounds=self.rounds, local_steps=self.local_steps, tasks_per_step=self.tasks_per_step
+        )
+        check_seed(self.seed)
+        if not self.nodes:
+            raise ValueError("nodes must not be empty")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
+        for name in ("outer_lr", "gate_outer_lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < inf:
+                raise ValueError(f"{name} must be finite and >= 0, got {value}")
+        samplers = [node.sampler(self.support, self.query, self.seed) for node in self.nodes]
+        object.__setattr__(self, "samplers", samplers)
+
+    def clients(self, round: int) -> list[int]:
+        """Which nodes, by their place in ``nodes``, are asked in this round."""
+        n = len(self.nodes)
+        asked = max(1, int(self.fraction * n + 0.5))
+        return sorted(distinct(raw_draws(self.seed, round, asked, _CLIENTS), n))
+
+    def train(self, client: int, state: State, round: int) -> Reply:
+        """What a client does in a round, from the server's state; changes the learner.
+
+        Raises
+        ------
+        FloatingPointError
+            If a loss is not finite.
+        """
+        load_state(self.learner, state)
+        metas = self.learner.meta_parameters()
+        like = next(iter(metas.values()))
+        losses, accuracies = [], []
+        for step in range(round * self.local_steps, (round + 1) * self.local_steps):
+            batch = self.samplers[client].batch(step, self.tasks_per_step)
+            with torch.random.fork_rng([like.device] if like.is_cuda else []):
+                self._seed_noise(client, step, like.device)
+                found = self.learner.task_losses(batch.blind().to(like.device), round / self.rounds)
+            value = found.losses.mean()
+            if not torch.isfinite(value):
+                raise FloatingPointError(f"the loss is {value.item()} in step {step}")
+            gradients = torch.autograd.grad(value, list(metas.values()))
+            with torch.no_grad():
+                for (name, p), gradient in zip(metas.items(), gradients, strict=True):
+                    p -= self._rate(name) * gradient
+            losses.append(value.item())
+            if found.accuracy is not None:
+                accuracies.append(found.accuracy.mean().item())
+        accuracy = sum(accuracies) / len(accuracies) if accuracies else None
+        mean = sum(losses) / len(losses)
+        return Reply(state_of(self.learner), self.nodes[client].size, mean, accuracy)
+
+    def weight(self, reply: Reply) -> float:
+        """What a reply counts in the average."""
+        return 1.0 if self.equal_weights else float(reply.count)
+
+    def describe(self) -> dict[str, Any]:
+        """What two runs must have in common to be one, as JSON."""
+        names = ("rounds", "support", "query", "fraction", "local_steps", "tasks_per_step")
+        names += ("outer_lr", "gate_outer_lr", "equal_weights", "seed")
+        nodes = [[node.number, node.size, list(node.classes)] for node in self.nodes]
+        kind = type(self.learner).__qualname__
+        return {"learner": kind, "nodes": nodes, **{name: getattr(self, name) for name in names}}
+
+    def _rate(self, name: str) -> float:
+        own = self.gate_outer_lr if name.startswith("gates.") else None
+        return self.outer_lr if own is None else own
+
+    def _seed_noise(self, client: int, step: int, device: torch.device) -> None:
+        number = raw_draws(self.seed, step, 1, _NOISE + client)[0] >> 1
+        torch.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(number)

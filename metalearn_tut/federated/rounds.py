@@ -1,0 +1,235 @@
+"""The server: rounds that go on whatever clients do, and after it has been killed itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy, deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalearn_tut.bilevel import Params
+from metalearn_tut.federated.aggregation import (
+    Reply,
+    State,
+    bytes_of,
+    load_state,
+    problem_of,
+    state_of,
+    weighted_average,
+)
+from metalearn_tut.federated.federation import Federation
+from metalearn_tut.tasks.tensor_file import (
+    check_same_run,
+    copy_tensors,
+    damaged,
+    read_tensors,
+    write_tensors,
+)
+
+Ask = Callable[[Sequence[int], State, int], Mapping[int, Any]]
+"""(clients, the server's state, round) -> what came back of each: a Reply, or what went wrong."""
+Record = dict[str, Any]
+SERVER = "server.safetensors"
+log = logging.getLogger(__name__)
+
+
+def run_rounds(
+    federation: Federation,
+    ask: Ask | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    save_every: int = 1,
+    watch: Callable[[int], Mapping[str, Any]] | None = None,
+) -> list[Record]:
+    """Train the federation's learner in place, round by round.
+
+    A client that fails, is late, or sends back something else than finite tensors of the right
+    names and shapes with a positive number of images, is left out of the average, the log names
+    it, and the round goes on. If nobody is left, the model stays as it was.
+
+    Parameters
+    ----------
+    federation : Federation
+    ask : callable, optional
+        How clients are reached; by default :func:`in_process`, one after another.
+    out : path, optional
+        Folder of the checkpoint ``server.safetensors``, written after every ``save_every``
+        rounds and the last.
+    resume : bool, default False
+        Go on from the checkpoint if there is one: the result is bitwise that of a run without
+        the interruption.
+    save_every : int, default 1
+    watch : callable, optional
+        Called with the number of each round when it is done and the learner is at the server's
+        state; what it returns, as JSON, joins the round's record.
+
+    Returns
+    -------
+    list of dict
+        For each round: ``round``; ``clients`` that were asked, ``left_out`` (name -> reason);
+        ``loss`` and ``accuracy``, averaged as the model is, before the local steps (None if
+        nobody answered); ``moved``, the distance that the model moved; ``bytes_down`` and
+        ``bytes_up``, sent to and received from the clients.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is damaged, or of another run.
+    FileExistsError
+        If ``out`` holds a run and ``resume`` is False.
+    OSError
+        If it cannot be written.
+
+    Examples
+    --------
+    >>> from metalearn_tut import tasks
+    >>> from metalearn_tut.federated import by_classes, per_fed_avg
+    >>> source = tasks.from_arrays(torch.randn(120, 4), torch.arange(120) % 6)
+    >>> nodes = by_classes(source, nodes=5, classes_per_node=2).train
+    >>> learner = per_fed_avg(torch.nn.Linear(4, 6))
+    >>> records = run_rounds(Federation(learner, nodes, rounds=3, support=4, query=6))
+    >>> records[0]["clients"], records[0]["left_out"], records[0]["bytes_up"]
+    (['node 0', 'node 1', 'node 3', 'node 4'], {}, 480)
+    """
+    if save_every < 1:
+        raise ValueError(f"save_every must be at least 1, got {save_every}")
+    ask = in_process(federation) if ask is None else ask
+    state, records = state_of(federation.learner), []
+    path = None if out is None else Path(out).expanduser() / SERVER
+    if path is not None and path.exists():
+        if not resume:
+            raise FileExistsError(f"{path.parent} holds a run: resume=True goes on with it")
+        records = _restore(path, state, federation.describe())
+    for number in range(len(records), federation.rounds):
+        chosen = federation.clients(number)
+        replies = ask(chosen, {n: t.clone() for n, t in state.items()}, number)
+        state, record = _server_step(federation, chosen, replies, state, number)
+        load_state(federation.learner, state)
+        records.append(record if watch is None else {**record, **watch(number)})
+        done = number + 1
+        if path is not None and (done % save_every == 0 or done == federation.rounds):
+            rest = {"records": records, "run": federation.describe()}
+            write_tensors(path, state, rest)
+    load_state(federation.learner, state)
+    return records
+
+
+def _restore(path: Path, state: Params, run: dict[str, Any]) -> list[Record]:
+    """The rounds done, and their model in ``state``."""
+    tensors, rest = read_tensors(path, "server's checkpoint")
+    if not {"records", "run"} <= rest.keys():
+        raise damaged(path, "server's checkpoint")
+    check_same_run(path, rest["run"], run)
+    copy_tensors(path, tensors, state, "server's checkpoint")
+    return rest["records"]
+
+
+def _server_step(
+    federation: Federation,
+    chosen: Sequence[int],
+    replies: Mapping[int, Any],
+    state: Params,
+    number: int,
+) -> tuple[Params, Record]:
+    """The average of what is fit to be averaged, and what is to be remembered of the round."""
+    good: list[Reply] = []
+    left_out, received = {}, 0
+    for client in chosen:
+        reply, name = replies.get(client, "no answer"), federation.nodes[client].name
+        reason = problem_of(reply, state)
+        if reason is None:
+            good.append(reply)
+            received += bytes_of(reply.state)
+        else:
+            left_out[name] = reason
+            log.warning("round %d goes on without %s: %s", number, name, reason)
+    if not good:
+        log.warning("round %d changes nothing: nobody answered", number)
+    weights = [federation.weight(reply) for reply in good]
+    new = weighted_average([reply.state for reply in good], weights, state)
+    accuracies = [reply.accuracy for reply in good]
+    return new, {
+        "round": number,
+        "clients": [federation.nodes[client].name for client in chosen],
+        "left_out": left_out,
+        "loss": _mean([reply.loss for reply in good], weights),
+        "accuracy": None if None in accuracies else _mean(accuracies, weights),
+        "moved": _distance(new, state),
+        "bytes_down": len(chosen) * bytes_of(state),
+        "bytes_up": received,
+    }
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float | None:
+    if not values:
+        return None
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _distance(a: State, b: State) -> float:
+    moved = [(a[n] - b[n]).double().square().sum() for n in a if a[n].is_floating_point()]
+    return torch.stack(moved).sum().sqrt().item()
+
+
+def in_process(
+    federation: Federation,
+    train: Callable[[int, State, int], Reply] | None = None,
+    *,
+    timeout: float | None = None,
+) -> Ask:
+    """Clients in this process, one after another.
+
+    Parameters
+    ----------
+    federation : Federation
+    train : callable, optional
+        (client, state, round) -> Reply, ``federation.train`` by default.
+    timeout : float, optional
+        Seconds that a client may take. A thread cannot be stopped: a late client goes on, on a
+        copy of the learner, and its reply is thrown away; random numbers that it draws
+        meanwhile are those of nobody else only if it has a generator of its own.
+
+    Raises
+    ------
+    ValueError
+        If ``timeout`` is not positive.
+    """
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be positive, got {timeout}")
+
+    def one(client: int, state: State, number: int) -> Any:
+        act = federation.train if train is None else train
+        if timeout is not None and train is None:
+            act = _with_own_learner(federation).train
+        try:
+            return act(client, state, number)
+        except Exception as error:  # whatever a client does wrong, the round goes on
+            return error
+
+    def ask(chosen: Sequence[int], state: State, number: int) -> dict[int, Any]:
+        if timeout is None:
+            return {client: one(client, state, number) for client in chosen}
+        return {c: _in_time(lambda c=c: one(c, state, number), timeout) for c in chosen}
+
+    return ask
+
+
+def _with_own_learner(federation: Federation) -> Federation:
+    own = copy(federation)
+    object.__setattr__(own, "learner", deepcopy(federation.learner))
+    return own
+
+
+def _in_time(call: Callable[[], Any], timeout: float) -> Any:
+    """The result of a call, or a sentence if it takes too long."""
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(call()), daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return result[0] if result else f"no answer within {timeout:g} s"

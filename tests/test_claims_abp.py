@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metalearn_tut import block_voting, tasks
-from metalearn_tut.claims import Results, abp, abp_arms, abp_cifar, abp_jobs
+from metalearn_tut.claims import Results, abp, abp_arms, abp_cifar, abp_jobs, abp_second
 from metalearn_tut.claims.study import Job
 from metalearn_tut.models import CifarResNet
 
@@ -53,7 +53,8 @@ def test_every_arm_has_as_many_epochs_and_as_many_of_distillation(study, quick):
 
 def test_what_another_job_made_is_named_by_its_own_configuration():
     jobs = {job.name: job.config for job in abp_arms.characters(False)}
-    for name, config in jobs.items():
+    more = {job.name: job.config for job in abp_second.jobs(False)}
+    for name, config in [*jobs.items(), *more.items()]:
         if "of" in config:
             assert config["arm"] == jobs[config["of"]], name
 
@@ -164,6 +165,35 @@ def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
     )
 
 
+def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, monkeypatch):
+    folder, _, jobs = done
+    arm, study = jobs["abp-0.4-0"], folder.parent / "abp"
+    study.exists() or study.symlink_to(folder)
+    monkeypatch.setattr(
+        abp_jobs, "record_of", lambda job, where: (where / job.key).exists() or None
+    )
+    work = folder.parent / "abp_second" / "soft"
+    where = abp_jobs.beside(arm.name, arm.config, abp_jobs.pruned, work)
+    assert where == study / arm.key
+    unknown = {**arm.config, "epochs": 7}
+    assert abp_jobs.beside(arm.name, unknown, abp_jobs.pruned, work) == work / arm.name
+
+
+def test_filters_are_pruned_by_the_recipes_of_their_own_study(done, monkeypatch):
+    folder, _, jobs = done
+    arm, seen = jobs["abp-0.4-0"], []
+    monkeypatch.setattr(abp_jobs, "record_of", lambda job, where: {"there": job.name})
+    monkeypatch.setattr(
+        block_voting,
+        "soft_filter_prune",
+        lambda network, data, kept, recipe, **_: seen.append(recipe) or network,
+    )
+    recipes = {stage: {"epochs": 0, "lr": rate} for stage, rate in (("filters", 3), ("narrow", 4))}
+    config = {"of": arm.name, "arm": arm.config, "kept": 0.5, "recipes": recipes}
+    abp_jobs.filters(config, folder / "other")
+    assert [(r.epochs, r.lr) for r in seen] == [(0, 3)]
+
+
 def test_latency_counts_blocks_and_compares_in_turns():
     asked = {"depths": [20], "ratios": [0.6], "batches": [2], "turns": 1}
     found = abp_jobs.latency(asked, None)["20 0.6"]
@@ -226,6 +256,21 @@ def test_time_must_fall_with_the_multiply_adds(at_64, holds):
 def test_the_shorter_network_must_be_the_better_start():
     assert FIVE.verdict(study(filters_abp_05=0.85)).holds is True
     assert FIVE.verdict(study()).holds is False
+
+
+@pytest.mark.parametrize(("claim", "title"), [(0, "soft"), (1, "once")])
+def test_so_it_must_in_the_second_study(claim, title):
+    jobs, claim = abp_second.jobs(False), abp_second.CLAIMS[claim]
+    assert claim.verdict(study(jobs, **{f"{title}_abp_05": 0.85})).holds is True
+    assert claim.verdict(study(jobs)).holds is False
+    assert set(claim.verdict(study(jobs)).values["curve"]) == {
+        job.name.rpartition("-")[0] for job in jobs if job.name.startswith(title)
+    }
+
+
+def test_both_ways_of_the_second_study_have_as_many_epochs():
+    ways = (abp_second.SOFT, abp_second.ONCE)
+    assert [sum(how["epochs"] for how in way.values()) for way in ways] == [30, 30]
 
 
 def test_half_of_the_filters_of_the_short_network_cost_no_more():

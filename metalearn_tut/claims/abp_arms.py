@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metalearn_tut.claims import abp_jobs
@@ -41,9 +42,10 @@ VARIANTS: dict[str, Config] = {
 def characters(quick: bool) -> list[Job]:
     """All arms with every seed; quick: fewer characters and epochs, and one seed."""
     seeds = SEEDS[:1] if quick else SEEDS
-    setup = _quick(CHARACTERS) if quick else CHARACTERS
+    setup = fewer(CHARACTERS) if quick else CHARACTERS
     first = [Job(f"gates-{s}", gates(setup, s), abp_jobs.gates) for s in seeds]
-    arms = [job for s in seeds for job in (*comparisons(setup, s), *_filters(setup, s, quick))]
+    kept = {way: shares[1:2] for way, shares in KEPT.items()} if quick else KEPT
+    arms = [job for s in seeds for job in (*comparisons(setup, s), *filters(setup, s, kept))]
     return [*first, *arms, Job("latency", _latency(quick), abp_jobs.latency)]
 
 
@@ -61,7 +63,8 @@ def comparisons(setup: Config, seed: int) -> list[Job]:
     return jobs
 
 
-def _quick(setup: Config) -> Config:
+def fewer(setup: Config) -> Config:
+    """For a quick run."""
     recipes = {n: {**how, "epochs": _FEW[n]} for n, how in setup["recipes"].items()}
     data = {**setup["data"], "classes": 20}
     return {**setup, "data": data, "classes": 20, "recipes": recipes}
@@ -91,16 +94,24 @@ def _unpruned(setup: Config, ratio: str, seed: int) -> Config:
     return {n: arm[n] for n in ("gates", "epochs", "final")} | {"rounds": PRUNED[ratio]}
 
 
-def _filters(setup: Config, seed: int, quick: bool) -> list[Job]:
-    """Filters of ABP's shorter network, and of the unpruned one."""
+def filters(
+    setup: Config,
+    seed: int,
+    kept: Mapping[str, Sequence[float]],
+    title: str = "filters",
+    **recipes: Config,
+) -> list[Job]:
+    """Filters of ABP's shorter network and of the unpruned one; ``recipes`` replace its own."""
     arms = {
         "abp": (f"abp-0.6-{seed}", _arm(setup, "abp", "0.6", seed)),
         "alone": (f"unpruned-0.6-{seed}", _unpruned(setup, "0.6", seed)),
     }
+    more = {"recipes": recipes} if recipes else {}
     return [
-        Job(f"filters-{way}-{kept}-{seed}", {"of": of, "arm": arm, "kept": kept}, abp_jobs.filters)
+        Job(f"{title}-{way}-{share}-{seed}", config, abp_jobs.filters)
         for way, (of, arm) in arms.items()
-        for kept in (KEPT[way][1:2] if quick else KEPT[way])
+        for share in kept[way]
+        for config in ({"of": of, "arm": arm, "kept": share, **more},)
     ]
 
 

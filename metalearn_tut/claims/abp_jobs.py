@@ -105,9 +105,15 @@ def recipe(config: Config, stage: str, epochs: int | None = None) -> abp.Recipe:
 
 
 def beside(name: str, config: Config, run: Any, folder: Path) -> Path:
-    """Where another job's files are, if it is done; else a folder of this job's for them."""
+    """Where another job's files are, if it is done, here or in the study ``abp``.
+
+    Else a folder of this job's for them.
+    """
     job = Job(name, config, run)
-    return folder.parent / job.key if record_of(job, folder.parent) else folder / name
+    for study in (folder.parent, folder.parents[1] / "abp"):
+        if record_of(job, study):
+            return study / job.key
+    return folder / name
 
 
 def pruned(config: Config, folder: Path) -> dict[str, Any]:
@@ -212,7 +218,8 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
     else:
         source = beside(config["of"], arm, pruned, folder)
         network = pruned_network(arm, source, data["train"])[1].network
-    soft, after = (recipe(setup, stage) for stage in ("filters", "narrow"))
+    how = {**setup, "recipes": config.get("recipes", setup["recipes"])}
+    soft, after = (recipe(how, stage) for stage in ("filters", "narrow"))
     file = folder / "filters.safetensors"
     train = data["train"]
     narrow = abp.soft_filter_prune(network, train, config["kept"], soft, file=file, **options)

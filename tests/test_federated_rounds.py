@@ -355,15 +355,29 @@ def test_if_nobody_answers_the_model_is_unchanged(caplog):
 
 
 def test_a_client_cannot_change_the_servers_state_behind_its_back():
-    federation = maml_federation(rounds=1)
+    federation, without = maml_federation(rounds=2), maml_federation(rounds=2)
 
-    def vandal(reply):
-        for tensor in reply.state.values():
-            tensor.fill_(1e9)
-        raise RuntimeError("caught")
+    def train(client, state, round):
+        if client == 1:
+            for tensor in state.values():
+                tensor.fill_(1e9)
+            raise RuntimeError("caught")
+        return federation.train(client, state, round)
 
-    run_rounds(federation, hostile(federation, vandal))
-    assert all(t.abs().max() < 10 for t in state_of(federation.learner).values())
+    run_rounds(federation, in_process(federation, train))
+    honest = in_process(without)
+    run_rounds(without, lambda chosen, s, r: honest([c for c in chosen if c != 1], s, r))
+    assert_same(state_of(federation.learner), state_of(without.learner), rtol=0)
+
+
+def test_every_step_of_every_round_has_tasks_of_its_own():
+    federation = maml_federation(2, rounds=2, local_steps=2, tasks_per_step=3)
+    drawn = {0: [], 1: []}
+    for client, sampler in enumerate(federation.samplers):
+        real = sampler.tasks
+        sampler.tasks = lambda i, own=drawn[client], real=real: (own.extend(i), real(i))[1]
+    run_rounds(federation)
+    assert drawn == {0: list(range(12)), 1: list(range(12))}
 
 
 def test_problem_of_finds_nothing_wrong_with_an_honest_reply():

@@ -108,7 +108,7 @@ def run_rounds(
         records = _restore(path, state, federation.describe())
     for number in range(len(records), federation.rounds):
         chosen = federation.clients(number)
-        replies = ask(chosen, {n: t.clone() for n, t in state.items()}, number)
+        replies = ask(chosen, state, number)
         state, record = _server_step(federation, chosen, replies, state, number)
         load_state(federation.learner, state)
         records.append(record if watch is None else {**record, **watch(number)})
@@ -208,7 +208,7 @@ def in_process(
         if timeout is not None and train is None:
             act = _with_own_learner(federation).train
         try:
-            return act(client, state, number)
+            return act(client, {n: t.clone() for n, t in state.items()}, number)
         except Exception as error:  # whatever a client does wrong, the round goes on
             return error
 

@@ -1,0 +1,160 @@
+"""The same rounds on Flower (``flwr``): clients in other processes, or on other machines.
+
+``server_app`` and ``client_app`` are made when they are asked for, so that this module can be
+imported without ``flwr``. What they do is in the run's configuration::
+
+    [tool.flwr.app.components]
+    serverapp = "metalearn_tut.federated.flower_app:server_app"
+    clientapp = "metalearn_tut.federated.flower_app:client_app"
+
+    [tool.flwr.app.config]
+    experiment = "my_module:my_federation"   # a function that returns a Federation
+    arguments = '{"rounds": 5}'              # its arguments, as JSON
+    timeout = 600.0                          # seconds that a round may take
+    wait = 60.0                              # seconds to wait for nodes at the start
+    out = "/where/the/server/keeps/its/checkpoint"
+
+Every process makes the federation by itself; what travels is the state. A node is told which
+client it is by ``--node-config "partition-id=0 num-partitions=8"``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from metalearn_tut.federated.federation import Federation
+from metalearn_tut.federated.flower_clients import FlowerClients, client_of, on_cpu, state_in
+from metalearn_tut.federated.rounds import run_rounds
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid, ServerApp
+
+__all__ = ["apps", "client_app", "make_federation", "server_app"]  # noqa: F822
+
+DEFAULTS = {"experiment": "", "arguments": "{}", "timeout": 600.0, "wait": 60.0, "out": ""}
+
+
+def __getattr__(name: str) -> Any:
+    """``server_app`` and ``client_app``, which Flower looks for."""
+    if name not in ("server_app", "client_app"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["server_app"], globals()["client_app"] = apps()
+    return globals()[name]
+
+
+def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
+    """Flower's two halves of a federated run.
+
+    Parameters
+    ----------
+    **config
+        ``experiment``, ``arguments``, ``timeout``, ``wait`` and ``out`` as in a run's
+        configuration, for runs that have none: a simulation from Python.
+
+    Returns
+    -------
+    tuple of ServerApp and ClientApp
+
+    Raises
+    ------
+    ImportError
+        If ``flwr`` is not installed.
+    ValueError
+        If a setting is unknown.
+
+    Notes
+    -----
+    The server goes on from a checkpoint in ``out``, if there is one: a killed server is started
+    again with the same configuration.
+    """
+    try:
+        from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+        from flwr.clientapp import ClientApp
+        from flwr.serverapp import ServerApp
+    except ImportError as error:
+        raise ImportError(
+            "Flower is not installed: pip install 'metalearn-tut[federated]'"
+        ) from error
+    if unknown := sorted(set(config) - set(DEFAULTS)):
+        raise ValueError(f"unknown setting {unknown[0]!r}; there are {', '.join(DEFAULTS)}")
+    server, client = ServerApp(), ClientApp()
+
+    def settings(context: Context) -> dict[str, Any]:
+        own = {n: v for n, v in context.run_config.items() if n in DEFAULTS}
+        return {**DEFAULTS, **config, **own}
+
+    @client.query()
+    def who(message: Message, context: Context) -> Message:
+        content = RecordDict({"who": MetricRecord({"client": client_of(context)})})
+        return Message(content, reply_to=message)
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        given = settings(context)
+        federation = _own_federation(given["experiment"], given["arguments"])
+        state = state_in(message.content, federation)
+        number = int(message.content["told"]["round"])
+        reply = federation.train(client_of(context, len(federation.nodes)), state, number)
+        told = {"count": reply.count, "loss": reply.loss}
+        told |= {} if reply.accuracy is None else {"accuracy": reply.accuracy}
+        arrays = ArrayRecord(torch_state_dict=on_cpu(reply.state))
+        content = RecordDict({"state": arrays, "told": MetricRecord(told)})
+        return Message(content, reply_to=message)
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        given = settings(context)
+        federation = make_federation(given["experiment"], given["arguments"])
+        ask = FlowerClients(grid, federation, timeout=given["timeout"], wait=given["wait"])
+        out = given["out"] or None
+        run_rounds(federation, ask, out=out, resume=out is not None)
+
+    return server, client
+
+
+def make_federation(experiment: str, arguments: str = "{}") -> Federation:
+    """Call the function that a configuration names.
+
+    Parameters
+    ----------
+    experiment : str
+        ``"package.module:function"``.
+    arguments : str, default "{}"
+        Its keyword arguments, as JSON.
+
+    Raises
+    ------
+    ValueError
+        If there is no such function, the arguments are no JSON object, or what it returns is
+        no :class:`Federation`.
+
+    Examples
+    --------
+    >>> make_federation("no_such_module:function")
+    Traceback (most recent call last):
+    ...
+    ValueError: experiment must be 'module:function', and importable: got 'no_such_module:function'
+    """
+    module, _, name = experiment.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"experiment must be 'module:function', and importable: got {experiment!r}"
+        ) from error
+    try:
+        given = dict(json.loads(arguments))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"arguments must be a JSON object, got {arguments!r}") from error
+    federation = function(**given)
+    if not isinstance(federation, Federation):
+        raise ValueError(f"{experiment} returned {type(federation).__name__}, not a Federation")
+    return federation
+
+
+_own_federation = lru_cache(maxsize=1)(make_federation)

@@ -1,0 +1,264 @@
+"""Flower's deployment engine on one machine: a SuperLink, SuperNodes, loopback, time limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_HOST = "127.0.0.1"
+_APP = """\
+[project]
+name = "metalearn-tut-federation"
+version = "1.0.0"
+license = "MIT"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "metalearn-tut"
+
+[tool.flwr.app.components]
+serverapp = "metalearn_tut.federated.flower_app:server_app"
+clientapp = "metalearn_tut.federated.flower_app:client_app"
+
+[tool.flwr.app.config]
+"""
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+
+
+class LocalFlower:
+    """A federation of processes on this machine; a context manager.
+
+    It starts one ``flower-superlink`` and a ``flower-supernode`` for each client, without
+    encryption, on 127.0.0.1 only, and ends them on leaving. Nothing outside is contacted.
+
+    Parameters
+    ----------
+    folder : path
+        For the app, Flower's state, and a log file of each process.
+    clients : int
+        Number of SuperNodes.
+    config : mapping
+        Of :mod:`metalearn_tut.federated.flower_app`: ``experiment`` at least.
+    port : int, optional
+        Of the SuperLink; a free one by default.
+    start_limit : float, default 60
+        Seconds that the SuperLink may take to start.
+
+    Raises
+    ------
+    OSError
+        If ``port`` is in use.
+    FileNotFoundError
+        If Flower is not installed.
+    TimeoutError
+        If the SuperLink does not answer in time.
+
+    Notes
+    -----
+    Every message is handled in a process of its own, which imports PyTorch anew: on one machine
+    this takes seconds a round, and :func:`~metalearn_tut.federated.in_process` is faster.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        clients: int,
+        config: Mapping[str, str | float],
+        *,
+        port: int | None = None,
+        start_limit: float = 60,
+    ) -> None:
+        if clients < 1:
+            raise ValueError(f"clients must be at least 1, got {clients}")
+        self.folder, self.clients = Path(folder).expanduser().absolute(), clients
+        self.config, self.start_limit = dict(config), start_limit
+        self.port = free_port() if port is None else check_port(port)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        programs = Path(sys.executable).parent
+        path = os.pathsep.join([str(programs), os.environ.get("PATH", "")])
+        self.env = {**os.environ, **_QUIET, "FLWR_HOME": str(self.folder / "home"), "PATH": path}
+        self.programs = programs
+
+    def __enter__(self) -> LocalFlower:
+        self._write()
+        try:
+            link = ("--insecure", "--host", _HOST, "--port", str(self.port))
+            self._start("superlink", "flower-superlink", *link)
+            self._until(self._healthy, self.start_limit, "the SuperLink has not started")
+            for client in range(self.clients):
+                self.start_node(client)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start_node(self, client: int) -> None:
+        """Start the SuperNode of a client."""
+        config = f"partition-id={client} num-partitions={self.clients}"
+        self._start(
+            f"node-{client}",
+            *("flower-supernode", "--insecure", "--superlink", f"{_HOST}:{self.port}"),
+            *("--host", _HOST, "--port", str(free_port()), "--max-retries", "5"),
+            *("--node-config", config),
+        )
+
+    def stop_node(self, client: int, hard: bool = False) -> None:
+        """End the SuperNode of a client; ``hard`` gives it no chance to say goodbye."""
+        _end(self.processes.pop(f"node-{client}"), hard)
+
+    def run(self, limit: float = 600) -> None:
+        """Train: submit the app, and wait until it has ended.
+
+        Parameters
+        ----------
+        limit : float, default 600
+            Seconds.
+
+        Raises
+        ------
+        RuntimeError
+            If the run fails; the message has the end of the SuperLink's log.
+        TimeoutError
+            If it has not ended in time.
+        """
+        deadline = time.monotonic() + limit
+        self.wait(self.submit(limit), deadline - time.monotonic())
+
+    def submit(self, limit: float = 60) -> str:
+        """Start a run; returns its number."""
+        answer = self._flwr("run", str(self.folder / "app"), "local", limit=limit)
+        if not answer.get("success"):
+            raise RuntimeError(f"Flower did not start the run: {answer}")
+        return str(answer["run-id"])
+
+    def wait(self, run: str, limit: float = 600) -> None:
+        """Wait until a run has ended; raises as :meth:`run`."""
+        command = [str(self.programs / "flwr"), "log", run, "local", "--stream"]
+        try:  # it ends with the run, and costs less than asking again and again
+            subprocess.run(command, **self._quiet(limit), check=False)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the run has not ended in time\n{self.log('superlink')}") from None
+        answer = self._flwr("list", "local", "--run-id", run, limit=60)
+        if (status := answer["runs"][0]["status"]) != "finished:completed":
+            raise RuntimeError(f"the run ended with {status}\n{self.log('superlink')}")
+
+    def log(self, process: str, characters: int = 3000) -> str:
+        """The end of what a process has written: ``"superlink"`` or ``"node-0"``, ..."""
+        return (self.folder / f"{process}.log").read_text("utf-8", "replace")[-characters:]
+
+    def close(self) -> None:
+        """End all processes: politely, and after five seconds not."""
+        for process in reversed(list(self.processes.values())):
+            _end(process)
+        self.processes.clear()
+
+    def _write(self) -> None:
+        """The app and Flower's configuration."""
+        app, home = self.folder / "app", self.folder / "home"
+        app.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
+        # a JSON string or number is one of TOML, too
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in self.config.items()]
+        (app / "pyproject.toml").write_text(_APP + "".join(lines), "utf-8")
+        (home / "config.toml").write_text(
+            '[superlink]\ndefault = "local"\n\n[superlink.local]\n'
+            f'address = "{_HOST}:{self.port}"\ninsecure = true\n',
+            "utf-8",
+        )
+
+    def _start(self, name: str, program: str, *arguments: str) -> None:
+        """A process in a group of its own, so that those it starts can be ended with it."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [str(self.programs / program), *arguments],
+                env=self.env,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{_HOST}:{self.port}/health", timeout=2) as reply:
+                return reply.status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _until(self, done: Callable[[], bool], limit: float, otherwise: str) -> None:
+        deadline = time.monotonic() + limit
+        while not done():
+            if self.processes["superlink"].poll() is not None:
+                raise RuntimeError(f"the SuperLink has ended\n{self.log('superlink')}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{otherwise}\n{self.log('superlink')}")
+            time.sleep(0.5)
+
+    def _quiet(self, limit: float) -> dict[str, Any]:
+        rest = {"capture_output": True, "text": True, "timeout": max(limit, 0.1)}
+        return {"env": self.env, "cwd": self.folder, **rest}
+
+    def _flwr(self, *arguments: str, limit: float) -> dict[str, Any]:
+        """What a command of ``flwr`` answers."""
+        command = [str(self.programs / "flwr"), *arguments, "--format", "json"]
+        done = subprocess.run(command, **self._quiet(limit), check=False)
+        start = done.stdout.find("{")
+        if start < 0:
+            raise RuntimeError(f"flwr {arguments[0]} failed: {done.stdout}{done.stderr}")
+        return json.loads(done.stdout[start:])
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind((_HOST, 0))
+        return taken.getsockname()[1]
+
+
+def check_port(port: int) -> int:
+    """Refuse a port that is in use."""
+    if not 0 < port < 2**16:
+        raise ValueError(f"port must be in 1..65535, got {port}")
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((_HOST, port))
+        except OSError as error:
+            raise OSError(error.errno, f"port {port} is in use: name another one") from error
+    return port
+
+
+def _end(process: subprocess.Popen[bytes], hard: bool = False) -> None:
+    """End a process and those it has started."""
+    for sign in (signal.SIGKILL,) if hard else (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+            if sign == signal.SIGTERM:
+                continue  # what it has started may not have listened

@@ -1,0 +1,299 @@
+"""The rounds on Flower: in this process, in a simulation, and as processes on loopback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from bilevel_cases import assert_same
+from federated_cases import gater_federation, maml_federation
+
+from metalearn_tut.federated import in_process, run_rounds, state_of
+from metalearn_tut.federated.flower_app import apps, make_federation
+from metalearn_tut.federated.flower_local import LocalFlower, check_port, free_port
+from metalearn_tut.tasks.tensor_file import read_tensors
+
+for name, value in (
+    ("FLWR_TELEMETRY_ENABLED", "0"),
+    ("RAY_USAGE_STATS_ENABLED", "0"),
+    ("FLWR_DISABLE_UPDATE_CHECK", "1"),
+):
+    os.environ[name] = value
+
+GATER = {"experiment": "federated_cases:gater_federation", "arguments": '{"rounds": 2}'}
+MAML = {"experiment": "federated_cases:maml_federation", "arguments": '{"n": 3, "rounds": 4}'}
+slow = pytest.mark.skipif(
+    os.environ.get("METALEARN_TUT_SLOW") != "1",
+    reason="starts some dozens of processes: set METALEARN_TUT_SLOW=1",
+)
+
+
+def saved(folder):
+    """The server's state and records."""
+    tensors, rest = read_tensors(folder / "server.safetensors")
+    return tensors, rest["records"]
+
+
+# What needs no Flower
+
+
+def test_experiments_that_cannot_be_made_are_named():
+    federation = make_federation("federated_cases:maml_federation", '{"rounds": 7}')
+    assert federation.rounds == 7
+    for experiment in ("nothing:at_all", "federated_cases:nothing", "federated_cases", ""):
+        with pytest.raises(ValueError, match="experiment must be 'module:function', and import"):
+            make_federation(experiment)
+    with pytest.raises(ValueError, match=r"arguments must be a JSON object, got '\[1\]'"):
+        make_federation("federated_cases:maml_federation", "[1]")
+    with pytest.raises(ValueError, match="federated_cases:vectors returned ClassSource, not a"):
+        make_federation("federated_cases:vectors")
+
+
+def test_without_flower_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flwr", None)
+    monkeypatch.setitem(sys.modules, "flwr.app", None)
+    with pytest.raises(ImportError, match=r"pip install 'metalearn-tut\[federated\]'"):
+        apps()
+
+
+def test_a_port_in_use_is_named(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port} is in use: name another one"):
+            LocalFlower(tmp_path, 2, GATER, port=port)
+    assert check_port(free_port()) > 0
+    with pytest.raises(ValueError, match=r"port must be in 1..65535, got 0"):
+        LocalFlower(tmp_path, 2, GATER, port=0)
+    with pytest.raises(ValueError, match="clients must be at least 1, got 0"):
+        LocalFlower(tmp_path, 0, GATER)
+
+
+# Flower's messages in one process
+
+
+class FakeGrid:
+    """Nodes that answer at once, in this process; some of them badly."""
+
+    def __init__(self, client_app, clients, behave=None):
+        self.app, self.behave = client_app, behave or {}
+        self.nodes = {1000 + client: client for client in range(clients)}
+        self.replies, self.pushed = {}, []
+
+    def get_node_ids(self):
+        return [node for node in self.nodes if self.behave.get(self.nodes[node]) != "gone"]
+
+    def push_messages(self, messages):
+        from flwr.app import Error, Message, RecordDict
+
+        ids = []
+        for message in messages:
+            client = self.nodes[message.metadata.dst_node_id]
+            kind = message.metadata.message_type
+            self.pushed.append((kind, client))
+            ids.append(f"message {len(self.pushed)}")
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            how = self.behave.get(client) if kind == "train" else None
+            if how == "late":
+                continue
+            if how == "unsent":
+                ids[-1] = None
+                continue
+            if how == "empty":
+                self.replies[ids[-1]] = Message(RecordDict(), reply_to=message)
+                continue
+            try:
+                if how == "raises":
+                    raise RuntimeError("out of memory")
+                self.replies[ids[-1]] = self.app(message, self.context(client))
+            except Exception as error:
+                self.replies[ids[-1]] = Message(Error(0, str(error)), reply_to=message)
+        return ids
+
+    def pull_messages(self, ids):
+        return [self.replies.pop(i) for i in ids if i in self.replies]
+
+    def context(self, client, **run_config):
+        from flwr.app import Context, RecordDict
+
+        config = {"partition-id": client, "num-partitions": len(self.nodes)}
+        return Context(1, 1000 + client, config, RecordDict(), run_config)
+
+
+@pytest.fixture
+def flower(monkeypatch):
+    pytest.importorskip("flwr")
+    identity = pytest.importorskip("flwr.supercore.task_identity").TaskIdentity
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(identity, name, 1)
+
+    def run(behave=None, clients=None, run_config=None, **config):
+        server_app, client_app = apps(**config)
+        n = clients or len(make_federation(config["experiment"], config["arguments"]).nodes)
+        grid = FakeGrid(client_app, n, behave)
+        server_app(grid, grid.context(0, **(run_config or {})))
+        return grid
+
+    return run
+
+
+def test_flower_and_in_process_runs_are_the_same(flower, tmp_path):
+    grid = flower(**GATER, out=str(tmp_path))
+    federation = gater_federation(rounds=2)
+    records = run_rounds(federation)
+    state, found = saved(tmp_path)
+    assert found == records
+    assert_same(state, state_of(federation.learner), rtol=1e-6)
+    clients = range(len(federation.nodes))
+    assert grid.pushed == [(kind, c) for kind in ("query", "train", "train") for c in clients]
+
+
+def test_the_runs_own_configuration_comes_first(flower, tmp_path):
+    config = {**MAML, "out": str(tmp_path / "a")}
+    flower(run_config={"arguments": '{"n": 3, "rounds": 1}', "timeout": 9.0}, **config)
+    assert len(saved(tmp_path / "a")[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("raises", "error 0: out of memory"),
+        ("late", "no answer within 0.5 s"),
+        ("unsent", "no answer within 0.5 s"),
+        ("gone", "not connected"),
+        ("empty", "KeyError: 'told'"),
+    ],
+)
+def test_a_bad_node_is_left_out_and_the_round_goes_on(flower, tmp_path, how, reason):
+    config = {**MAML, "arguments": '{"n": 3, "rounds": 2}', "timeout": 0.5, "wait": 0.6}
+    flower({1: how}, **config, out=str(tmp_path))
+    state, records = saved(tmp_path)
+    assert [list(r["left_out"].values()) for r in records] == [[reason]] * 2
+    without = maml_federation(n=3, rounds=2)
+    honest = in_process(without)
+    run_rounds(without, lambda chosen, s, r: honest([c for c in chosen if c != 1], s, r))
+    assert_same(state, state_of(without.learner), rtol=1e-12)
+
+
+def test_a_node_that_is_no_client_is_asked_nothing(flower, tmp_path):
+    grid = flower(**{**MAML, "arguments": '{"n": 3, "rounds": 1}'}, clients=5, out=str(tmp_path))
+    assert saved(tmp_path)[1][0]["left_out"] == {}
+    assert ("train", 3) not in grid.pushed
+
+
+def test_without_any_node_the_server_gives_up_in_time(flower):
+    started = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"no node has connected within 0.3 s"):
+        flower(dict.fromkeys(range(3), "gone"), **MAML, wait=0.3)
+    assert time.monotonic() - started < 5
+
+
+def test_a_killed_server_goes_on_from_its_checkpoint(flower, tmp_path):
+    federation = maml_federation(n=3, rounds=4)
+
+    def until(chosen, state, number):
+        if number == 2:
+            raise KeyboardInterrupt
+        return in_process(federation)(chosen, state, number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(federation, until, out=tmp_path)
+    grid = flower(**MAML, out=str(tmp_path))
+    assert grid.pushed.count(("train", 0)) == 2
+    whole = maml_federation(n=3, rounds=4)
+    assert saved(tmp_path)[1] == run_rounds(whole)
+    assert_same(saved(tmp_path)[0], state_of(whole.learner), rtol=1e-12)
+
+
+def test_bad_settings_of_a_run_are_named(flower):
+    with pytest.raises(ValueError, match="unknown setting 'rounds'; there are experiment, argum"):
+        apps(rounds=3)
+    with pytest.raises(ValueError, match="timeout must be positive, got 0"):
+        flower(**MAML, timeout=0.0)
+    with pytest.raises(ValueError, match="wait must be positive, got -1"):
+        flower(**MAML, wait=-1.0)
+    _, client_app = apps(**MAML)
+    grid = FakeGrid(client_app, 3)
+    context = grid.context(0)
+    context.node_config = {}
+    from flwr.app import Message, RecordDict
+
+    with pytest.raises(ValueError, match="partition-id of a node must be an integer >= 0, got No"):
+        client_app(Message(RecordDict(), 1000, "query"), context)
+
+
+# Flower's engines
+
+
+SIMULATION = """
+import json, sys
+from flwr.simulation import run_simulation
+from metalearn_tut.federated.flower_app import apps
+server_app, client_app = apps(**json.loads(sys.argv[1]))
+resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+run_simulation(server_app, client_app, num_supernodes=3, backend_config=resources)
+"""
+
+
+def importable(monkeypatch):
+    """For the processes to come: the tests' own modules, and one thread each."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@slow
+def test_a_simulation_gives_the_same_parameters(tmp_path, monkeypatch):
+    pytest.importorskip("flwr")
+    pytest.importorskip("ray")
+    importable(monkeypatch)
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
+    config = json.dumps({**GATER, "out": str(tmp_path), "timeout": 300.0})
+    command = [sys.executable, "-c", SIMULATION, config]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    federation = gater_federation(rounds=2)
+    records = run_rounds(federation)
+    state, found = saved(tmp_path)
+    assert [r["left_out"] for r in found] == [{}] * 2 == [r["left_out"] for r in records]
+    assert_same(state, state_of(federation.learner), rtol=1e-6)
+
+
+@slow
+def test_processes_on_loopback_survive_a_node_that_is_killed(tmp_path, monkeypatch):
+    pytest.importorskip("flwr")
+    importable(monkeypatch)
+    limit = 200.0
+    config = {**MAML, "out": str(tmp_path / "out"), "timeout": 60.0, "wait": limit}
+    with LocalFlower(tmp_path, 3, config, start_limit=limit) as flower:
+        groups = [process.pid for process in flower.processes.values()]
+        run = flower.submit(limit)
+        deadline = time.monotonic() + limit
+        while not (tmp_path / "out" / "server.safetensors").exists():
+            assert time.monotonic() < deadline, flower.log("superlink")
+            time.sleep(0.5)
+        flower.stop_node(2, hard=True)
+        flower.wait(run, 3 * limit)
+    for group in groups:
+        with pytest.raises(ProcessLookupError):
+            os.killpg(group, 0)
+    state, records = saved(tmp_path / "out")
+    missing = [sorted(r["left_out"]) for r in records]
+    assert missing[0] == [] and missing[-1] == ["node 2"] and len(records) == 4
+    federation = maml_federation(n=3, rounds=4)  # the same, with the same node missing
+    present = in_process(federation)
+
+    def ask(chosen, s, r):
+        return present([c for c in chosen if f"node {c}" not in missing[r]], s, r)
+
+    run_rounds(federation, ask)
+    assert_same(state, state_of(federation.learner), rtol=1e-6)
+    assert threading.active_count() < 20 and torch.isfinite(state["0.weight"]).all()

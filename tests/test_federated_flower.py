@@ -14,9 +14,9 @@ import torch
 from bilevel_cases import assert_same
 from federated_cases import gater_federation, maml_federation
 
-from metalearn_tut.federated import in_process, run_rounds, state_of
+from metalearn_tut.federated import flower_local, in_process, run_rounds, state_of
 from metalearn_tut.federated.flower_app import apps, make_federation
-from metalearn_tut.federated.flower_local import LocalFlower, check_port, free_port
+from metalearn_tut.federated.flower_local import LocalFlower
 from metalearn_tut.tasks.tensor_file import read_tensors
 
 for name, value in (
@@ -62,18 +62,25 @@ def test_without_flower_the_error_says_what_to_install(monkeypatch):
         apps()
 
 
-def test_a_port_in_use_is_named(tmp_path):
+def test_a_port_in_use_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower_local, "version", lambda name: "1.41.0")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"port {port} is in use: name another one"):
             LocalFlower(tmp_path, 2, GATER, port=port)
-    assert check_port(free_port()) > 0
+    assert flower_local.check_port(flower_local.free_port()) > 0
     with pytest.raises(ValueError, match=r"port must be in 1..65535, got 0"):
         LocalFlower(tmp_path, 2, GATER, port=0)
     with pytest.raises(ValueError, match="clients must be at least 1, got 0"):
         LocalFlower(tmp_path, 0, GATER)
+
+
+def test_an_old_flower_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower_local, "version", lambda name: "1.30.0")
+    with pytest.raises(ImportError, match=r"needs flwr 1.41 or newer .*, found 1.30.0"):
+        LocalFlower(tmp_path, 2, GATER)
 
 
 # Flower's messages in one process

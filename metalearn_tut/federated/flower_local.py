@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,8 +65,8 @@ class LocalFlower:
     ------
     OSError
         If ``port`` is in use.
-    FileNotFoundError
-        If Flower is not installed.
+    ImportError
+        If Flower is not installed, or older than 1.41, whose programs took other arguments.
     TimeoutError
         If the SuperLink does not answer in time.
 
@@ -86,6 +87,7 @@ class LocalFlower:
     ) -> None:
         if clients < 1:
             raise ValueError(f"clients must be at least 1, got {clients}")
+        _check_flower()
         self.folder, self.clients = Path(folder).expanduser().absolute(), clients
         self.config, self.start_limit = dict(config), start_limit
         self.port = free_port() if port is None else check_port(port)
@@ -233,6 +235,18 @@ class LocalFlower:
         return json.loads(done.stdout[start:])
 
 
+def _check_flower() -> None:
+    """Refuse a Flower that is missing, or started in another way."""
+    try:
+        found = version("flwr")
+    except PackageNotFoundError as error:
+        raise ImportError(
+            "Flower is not installed: pip install 'metalearn-tut[federated]'"
+        ) from error
+    if tuple(map(int, found.split(".")[:2])) < (1, 41):
+        raise ImportError(f"LocalFlower needs flwr 1.41 or newer (Python 3.11), found {found}")
+
+
 def free_port() -> int:
     """A TCP port of this machine that nobody listens on."""
     with socket.socket() as taken:
@@ -254,11 +268,9 @@ def check_port(port: int) -> int:
 
 
 def _end(process: subprocess.Popen[bytes], hard: bool = False) -> None:
-    """End a process and those it has started."""
+    """End a process and those it has started: after a while also those that do not listen."""
     for sign in (signal.SIGKILL,) if hard else (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, sign)
         with suppress(subprocess.TimeoutExpired):
             process.wait(5)
-            if sign == signal.SIGTERM:
-                continue  # what it has started may not have listened

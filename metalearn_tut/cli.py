@@ -37,7 +37,9 @@ Background = _choice("Background", "full", "small1", "small2")
 Schedule = _choice("Schedule", "cosine", "constant")
 Score = _choice("Score", "anp", "lobs", "magnitude", "random", "snip", "meta_snip", "meta_taylor")
 Allocation = _choice("Allocation", "uniform", "global", "lamp")
-Study = _choice("Study", "hetrom", "hetrom_second", "anp", "anp_second", "abp", "abp_second", "abp_cifar")
+Study = _choice(
+    "Study", "hetrom", "hetrom_second", "anp", "anp_second", "abp", "abp_second", "abp_cifar"
+)
 
 
 def option(help: str, **settings: Any) -> Any:

@@ -157,3 +157,30 @@ def test_chapter_4_prints_what_the_second_study_found():
     assert f"ANP − L-OBS is {said(after['lobs'])} and ANP − size {said(after['magnitude'])}" in text
     assert f"({said(before['magnitude'])} before the last retraining)" in text
     assert f"down-dated: {said(three['anp - dense'])}." in text
+
+
+def test_chapter_5_prints_what_the_study_found():
+    claims, text = claims_of("abp"), cell_of("05_abp_block_voting", "help-recorded")
+    _, two, three, four, five = (claim["values"] for claim in claims.values())
+    rows = [
+        [c.strip() for c in row.split("|")[1:-1]] for row in re.findall(r"^\|.*±.*$", text, re.M)
+    ]
+    for ratio in ("0.4", "0.6"):
+        arms = (f"unpruned-{ratio}", f"abp-{ratio}")
+        accuracy = [f"{two[ratio]['accuracy'][arm]:.3f}" for arm in arms]
+        assert rows.pop(0)[1:] == [*accuracy, said(two[ratio]["abp - unpruned"])]
+    for other in ("random", "mean", "oneshot", "undistilled", "scratch"):
+        found = three[other]
+        assert rows.pop(0)[1:] == [f"{found['accuracy']:.3f}", said(found["abp - other"])]
+    assert not rows
+    assert [claim["holds"] for claim in claims.values()] == [True, False, False, False, True]
+    seeds = [mean > 0 for mean in three["random"]["abp - other"]["seeds"]]
+    assert (sum(seeds), len(seeds)) == (1, 3) and "in one of three seeds" in text
+    mean = three["mean"]["abp - other"]
+    assert mean["mean"] < mean["over_tasks"]  # "did not beat the mean mark"
+    shares = [share for row in four["shares"].values() for share in row.values()]
+    enough = sum(share >= 0.85 for share in shares)
+    assert f"in {enough} of {len(shares)} cases" in text
+    assert f"the worst was {min(shares):.2f}" in text
+    best = max(point["accuracy"] for point in five["curve"].values())
+    assert f"left no network with more than {best:.2f}" in text

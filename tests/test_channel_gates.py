@@ -123,6 +123,16 @@ def test_G1_open_gates_change_no_bit_of_logits_and_no_gradient(kind, norm, train
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
+def test_G1_also_in_float32_where_rounding_shows(kind):
+    network, bare = gated(kind, "batch").float(), plain(kind, "batch").float()
+    x = images(40).float()
+    for gate in network.gates:  # logits for which sigmoid is not exactly 1
+        torch.nn.init.constant_(gate.outer.bias, 6.0)
+        torch.nn.init.zeros_(gate.outer.weight)
+    assert torch.equal(network(x), bare(x))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_ungated_is_the_network_that_was_wrapped(kind):
     bare = plain(kind)
     back = gated(kind).ungated()

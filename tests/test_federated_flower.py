@@ -130,6 +130,7 @@ class FakeGrid:
         from flwr.app import Context, RecordDict
 
         config = {"partition-id": client, "num-partitions": len(self.nodes)}
+        config = {} if self.behave.get(client) == "nobody" else config
         return Context(1, 1000 + client, config, RecordDict(), run_config)
 
 
@@ -192,6 +193,14 @@ def test_a_node_that_is_no_client_is_asked_nothing(flower, tmp_path):
     grid = flower(**{**MAML, "arguments": '{"n": 3, "rounds": 1}'}, clients=5, out=str(tmp_path))
     assert saved(tmp_path)[1][0]["left_out"] == {}
     assert ("train", 3) not in grid.pushed
+
+
+def test_a_node_that_cannot_say_who_it_is_is_asked_once(flower, tmp_path, caplog):
+    config = {**MAML, "arguments": '{"n": 3, "rounds": 2}', "wait": 0.7}
+    grid = flower({1: "nobody"}, **config, out=str(tmp_path))
+    assert [r["left_out"] for r in saved(tmp_path)[1]] == [{"node 1": "not connected"}] * 2
+    assert grid.pushed.count(("query", 1)) == 1
+    assert "node 1001 is not asked: partition-id of a node must be" in caplog.text
 
 
 def test_without_any_node_the_server_gives_up_in_time(flower):

@@ -286,6 +286,9 @@ def test_G12_without_inner_rates_it_is_the_gradient_of_the_query_loss():
     expected = torch.autograd.grad(value, list(one.model.parameters()))
     assert math.isclose(losses.item(), value.item(), rel_tol=1e-12)
     assert_same(grads, dict(zip(grads, expected, strict=True)))
+    without, same = losses_and_gradients(learner(stages=()), batch)
+    assert torch.equal(without, losses)
+    assert_same(same, grads)
 
 
 def adapted(one):
@@ -304,6 +307,7 @@ def test_G12_a_rate_of_0_leaves_its_part_alone():
     assert differing(adapted(learner(inner_lr=0.0)), start) == {"gates"}
     assert differing(adapted(learner()), start) == {"backbone", "gates"}
     assert differing(adapted(learner(stages=("backbone",))), start) == {"backbone"}
+    assert differing(adapted(learner(stages=())), start) == set()
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "none"])

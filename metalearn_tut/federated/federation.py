@@ -17,7 +17,7 @@ from metalearn_tut.tasks.sampler import check_count, check_seed, distinct, raw_d
 _CLIENTS, _NOISE = 2**32, 2**33  # streams of random numbers, one a purpose
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Federation:
     """Everything that decides a federated run, the same for every process that takes part.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from flwr.app import Context, Message, RecordDict
     from flwr.serverapp import Grid
 
+log = logging.getLogger(__name__)
 _POLL = 0.2  # seconds between two looks at what has come
 
 
@@ -49,6 +51,7 @@ class FlowerClients:
         self.grid, self.federation = grid, federation
         self.timeout, self.wait = timeout, wait
         self.known: dict[int, int] = {}  # node id -> client
+        self.strangers: set[int] = set()  # nodes that could not say which client they are
         self.begun = False
 
     def connected(self) -> dict[int, int]:
@@ -56,10 +59,13 @@ class FlowerClients:
         from flwr.app import RecordDict
 
         here = list(self.grid.get_node_ids())
-        new = {node: (RecordDict(), node) for node in here if node not in self.known}
-        limit = min(self.wait, self.timeout)
-        for node, reply in exchange(self.grid, new, "query", limit).items():
-            if not reply.has_error():
+        new = [node for node in here if node not in self.known and node not in self.strangers]
+        contents, limit = {node: (RecordDict(), node) for node in new}, min(self.wait, self.timeout)
+        for node, reply in exchange(self.grid, contents, "query", limit).items():
+            if reply.has_error():
+                self.strangers.add(node)
+                log.warning("node %d is not asked: %s", node, reply.error.reason)
+            else:
                 self.known[node] = int(reply.content["who"]["client"])
         return {self.known[node]: node for node in here if node in self.known}
 

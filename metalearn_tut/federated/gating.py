@@ -46,7 +46,8 @@ class MetaGater:
     inner_lr, gate_lr : float
         Step sizes of backbone and gates, >= 0; ``gate_lr`` is ``inner_lr`` by default.
     stages : sequence of {"backbone", "gates"}, default ("backbone", "gates")
-        The steps, in order. Each takes its gradient at what those before it made.
+        The steps, in order. Each takes its gradient at what those before it made. Several of a
+        kind are several steps; none at all is FedAvg with gates.
     backbone_gates : {"open", "gated"}
         Gates in a step of the backbone: all open, or by ``phi``.
     sparsity : float, default 0

@@ -184,3 +184,24 @@ def test_chapter_5_prints_what_the_study_found():
     assert f"the worst was {min(shares):.2f}" in text
     best = max(point["accuracy"] for point in five["curve"].values())
     assert f"left no network with more than {best:.2f}" in text
+
+
+def test_chapter_5_prints_what_was_found_of_filters():
+    claims, text = claims_of("abp_second"), cell_of("05_abp_block_voting", "help-recorded")
+    soft, once = (claim["values"] for claim in claims.values())
+    for name in ("soft-abp-0.5", "soft-abp-0.25", "soft-alone-0.3"):
+        point = soft["curve"][name]
+        assert f"{point['accuracy']:.3f} with {100 * point['saved']:.0f} %" in text
+    assert soft["curve"]["soft-abp-0.25"]["saved"] > 0.93
+    assert f"The first less the last: {said(soft['gap'])}" in text
+    pair = (f"{once['curve'][f'once-{way}']['accuracy']:.3f}" for way in ("abp-0.5", "alone-0.3"))
+    assert f"at once instead, {said(once['gap'])} ({' against '.join(pair)})" in text
+
+
+def test_chapter_5_prints_what_was_found_of_photographs():
+    claims, text = claims_of("abp_cifar"), cell_of("05_abp_block_voting", "help-recorded")
+    found, votes = (claim["values"] for claim in claims.values())
+    accuracy = found["0.4"]["accuracy"]
+    pair = f"unpruned {accuracy['unpruned-0.4']:.3f}, ABP {accuracy['abp-0.4']:.3f}"
+    assert f"{pair}, a difference of {said(found['0.4']['abp - unpruned'])}" in text
+    assert f"ABP − random blocks: {said(votes['abp - random'])}" in text

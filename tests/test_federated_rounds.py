@@ -113,7 +113,7 @@ def test_averages_that_make_no_sense_are_refused(call, message):
 # Rounds in closed form
 
 
-def test_G9_one_client_and_one_local_step_are_the_centralised_step():
+def test_G9_one_client_and_one_local_step_are_the_centralized_step():
     federation = maml_federation(1, rounds=1, tasks_per_step=3)
     learner, batch = federation.learner, federation.samplers[0].batch(0, 3)
     grads = bilevel.meta_gradient(learner.model, batch, inner_lr=0.2, inner_steps=1)
@@ -137,7 +137,7 @@ def test_G9_identical_clients_are_the_same_as_one(steps):
 
 
 @pytest.mark.parametrize("equal_weights", [True, False])
-def test_G10_one_local_step_is_the_weighted_centralised_step(equal_weights):
+def test_G10_one_local_step_is_the_weighted_centralized_step(equal_weights):
     federation = maml_federation(rounds=1, equal_weights=equal_weights)
     for node, size in zip(federation.nodes, [12, 10, 16, 20], strict=True):
         object.__setattr__(node, "positions", tuple(p[: size // 2] for p in node.positions))

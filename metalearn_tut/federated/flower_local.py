@@ -160,11 +160,13 @@ class LocalFlower:
     def wait(self, run: str, limit: float = 600) -> None:
         """Wait until a run has ended; raises as :meth:`run`."""
         command = [str(self.programs / "flwr"), "log", run, "local", "--stream"]
+        deadline = time.monotonic() + limit
         try:  # it ends with the run, and costs less than asking again and again
             subprocess.run(command, **self._quiet(limit), check=False)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"the run has not ended in time\n{self.log('superlink')}") from None
-        answer = self._flwr("list", "local", "--run-id", run, limit=60)
+        left = max(60.0, deadline - time.monotonic())
+        answer = self._flwr("list", "local", "--run-id", run, limit=left)
         if (status := answer["runs"][0]["status"]) != "finished:completed":
             raise RuntimeError(f"the run ended with {status}\n{self.log('superlink')}")
 
@@ -228,7 +230,10 @@ class LocalFlower:
     def _flwr(self, *arguments: str, limit: float) -> dict[str, Any]:
         """What a command of ``flwr`` answers."""
         command = [str(self.programs / "flwr"), *arguments, "--format", "json"]
-        done = subprocess.run(command, **self._quiet(limit), check=False)
+        try:
+            done = subprocess.run(command, **self._quiet(limit), check=False)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"flwr {arguments[0]} took more than {limit:g} s") from None
         start = done.stdout.find("{")
         if start < 0:
             raise RuntimeError(f"flwr {arguments[0]} failed: {done.stdout}{done.stderr}")

@@ -1,6 +1,10 @@
 """Floor 1: the networks, plain PyTorch modules usable without anything else of the package."""
 
-from metalearn_tut.models.channel_gated import ChannelGatedConv4, ChannelGatedResNet12
+from metalearn_tut.models.channel_gated import (
+    ChannelGated,
+    ChannelGatedConv4,
+    ChannelGatedResNet12,
+)
 from metalearn_tut.models.channel_gates import ChannelGate, channel_mask, open_share
 from metalearn_tut.models.channel_skipping import skip, skip_each
 from metalearn_tut.models.cifar_resnet import CifarResNet
@@ -16,6 +20,7 @@ __all__ = [
     "NORMS",
     "BlockGate",
     "ChannelGate",
+    "ChannelGated",
     "ChannelGatedConv4",
     "ChannelGatedResNet12",
     "CifarResNet",

@@ -331,7 +331,7 @@ def test_processes_on_loopback_survive_a_node_that_is_killed(tmp_path, monkeypat
     pytest.importorskip("flwr")
     importable(monkeypatch)
     limit = 200.0
-    config = {**MAML, "out": str(tmp_path / "out"), "timeout": 90.0, "wait": limit}
+    config = {**MAML, "out": str(tmp_path / "out"), "timeout": 150.0, "wait": limit}
     with LocalFlower(tmp_path, 3, config, start_limit=limit) as flower:
         groups = [process.pid for process in flower.processes.values()]
         run = flower.submit(limit)

@@ -285,3 +285,9 @@ def test_half_of_the_filters_of_the_short_network_cost_no_more():
         block_voting.zero_filters(zeroed, kept, norms=True)
         macs[name] = abp.cost.macs(block_voting.remove_filters(zeroed), (3, 32, 32))
     assert macs["abp"] <= macs["alone"]
+
+
+def test_without_results_nothing_is_decided_but_the_arithmetic():
+    for study in (*STUDIES.values(), abp_second.STUDY):
+        found = [claim.verdict(Results()).holds for claim in study.claims]
+        assert found == [True if claim is ONE else None for claim in study.claims]

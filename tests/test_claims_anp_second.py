@@ -78,3 +78,7 @@ def test_what_was_not_run_is_not_decided():
     for seed in anp_second.SEEDS:
         del found[f"conv32_long-dense-{seed}"]
     assert [claim.verdict(found).holds for claim in anp_second.CLAIMS] == [True, False, None]
+
+
+def test_without_results_nothing_is_decided():
+    assert [claim.verdict(Results()).holds for claim in anp_second.CLAIMS] == [None] * 3

@@ -67,6 +67,12 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(training)
 
 
+def answers(network: nn.Module, images: Images) -> Tensor:
+    """The class ``[M]`` that the network names for each image, in evaluation mode."""
+    with evaluating(network):
+        return torch.cat([network(x).argmax(1) for x in batches(network, images)])
+
+
 def accuracy(network: nn.Module, data: Data) -> float:
     """Share of the images that the network classifies rightly, in evaluation mode.
 
@@ -90,9 +96,7 @@ def accuracy(network: nn.Module, data: Data) -> float:
     0.66...
     """
     _, labels = tensors(network, data)
-    with evaluating(network):
-        answers = torch.cat([network(x).argmax(1) for x in batches(network, data[0])])
-    return (answers == labels).double().mean().item()
+    return (answers(network, data[0]) == labels).double().mean().item()
 
 
 def _tensor(values: Any) -> Tensor:

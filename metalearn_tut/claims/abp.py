@@ -58,21 +58,25 @@ def arithmetic(results: Results) -> Verdict:
 def no_loss(results: Results) -> Verdict:
     """Claim 2."""
     arms, said, values = read(results), [], {}
-    ratios = [name[-3:] for name in arms.present([f"abp-{ratio}" for ratio in PRUNED])]
+    ratios = [r for r in PRUNED if r == "0.4" or arms.present([f"abp-{r}"])]
     gaps = {ratio: arms.minus(f"abp-{ratio}", f"unpruned-{ratio}") for ratio in ratios}
     for ratio, gap in gaps.items():
         found = arms.values(f"abp-{ratio}")
         values[ratio] = {
             "abp - unpruned": gap.to_dict(),
             "accuracy": {arm: arms.mean(arm) for arm in (f"abp-{ratio}", f"unpruned-{ratio}")},
-            "before": {when: sum(v[when] for v in found) / len(found) for when in _BEFORE},
+            "before": _before(found),
             "removed": [v["removed"] for v in found],
         }
         said.append(f"{PRUNED[ratio]} of 9 blocks: {gap}")
     return Verdict(gaps["0.4"].high >= 0, f"ABP - unpruned, {'; '.join(said)}.", values)
 
 
-_BEFORE = ("soft", "ungated")
+def _before(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean accuracies before the last training: with soft masks, and after they jumped to 1."""
+    return {when: sum(v[when] for v in found) / len(found) for when in ("soft", "ungated")}
+
+
 _OTHERS = ("random", "oneshot", "undistilled", "scratch")
 
 
@@ -84,8 +88,8 @@ def votes(results: Results) -> Verdict:
         found = arms.values(f"{other}-0.4")
         values[other] = {"abp - other": gap.to_dict(), "accuracy": arms.mean(f"{other}-0.4")}
         if other != "scratch":
-            before = {when: sum(v[when] for v in found) / len(found) for when in _BEFORE}
-            values[other] |= {"removed": [v["removed"] for v in found], "before": before}
+            removed = [v["removed"] for v in found]
+            values[other] |= {"removed": removed, "before": _before(found)}
     values["scratch-0.6"] = arms.minus("abp-0.6", "scratch-0.6").to_dict()
     said = ", ".join(f"{other} {gap}" for other, gap in gaps.items())
     holds = all(gaps[other].low > 0 for other in _OTHERS)
@@ -104,24 +108,20 @@ def latency(results: Results) -> Verdict:
     return Verdict(holds, "; ".join(said) + ".", {"ratios": found, "shares": shares})
 
 
-def stacked(results: Results) -> Verdict:
-    """Claim 5."""
-    arms = read(results)
-    curve = points(arms, "filters", KEPT)
-    gap = arms.minus("filters-abp-0.5", "filters-alone-0.3")
-    said = [f"{n[8:]}: {c['saved']:.1%} saved, {c['accuracy']:.3f}" for n, c in curve.items()]
+def stacked(results: Results, title: str = "filters") -> Verdict:
+    """Claim 5, of the arms whose names begin with ``title``."""
+    arms, said, curve = read(results), [], {}
+    macs = cost.macs(CifarResNet(20, CHARACTERS["classes"]), SHAPE)
+    for short in (f"{way}-{kept}" for way, shares in KEPT.items() for kept in shares):
+        name = f"{title}-{short}"
+        if not arms.present([name]):
+            continue
+        gone, accuracy = 1 - arms.values(name)[0]["macs"] / macs, arms.mean(name)
+        curve[name] = {"saved": gone, "accuracy": accuracy}
+        said.append(f"{short}: {gone:.1%} saved, {accuracy:.3f}")
+    gap = arms.minus(f"{title}-abp-0.5", f"{title}-alone-0.3")
     said.append(f"ABP and half of the filters - 30 % of the filters alone: {gap}")
     return Verdict(gap.low > 0, "; ".join(said) + ".", {"curve": curve, "gap": gap.to_dict()})
-
-
-def points(arms: Arms, title: str, kepts: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Multiply-adds saved and accuracy of narrowed networks, by the name of the arm."""
-    macs, curve = cost.macs(CifarResNet(20, CHARACTERS["classes"]), SHAPE), {}
-    names = [f"{title}-{way}-{kept}" for way, shares in kepts.items() for kept in shares]
-    for name in arms.present(names):
-        gone = 1 - arms.values(name)[0]["macs"] / macs
-        curve[name] = {"saved": gone, "accuracy": arms.mean(name)}
-    return curve
 
 
 _EQUAL = (

@@ -108,10 +108,13 @@ def filters(
     }
     more = {"recipes": recipes} if recipes else {}
     return [
-        Job(f"{title}-{way}-{share}-{seed}", config, abp_jobs.filters)
+        Job(
+            f"{title}-{way}-{share}-{seed}",
+            {"of": of, "arm": arm, "kept": share, **more},
+            abp_jobs.filters,
+        )
         for way, (of, arm) in arms.items()
         for share in kept[way]
-        for config in ({"of": of, "arm": arm, "kept": share, **more},)
     ]
 
 

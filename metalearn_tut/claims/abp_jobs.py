@@ -14,7 +14,7 @@ from torch import nn
 
 from metalearn_tut import block_voting as abp
 from metalearn_tut import cost
-from metalearn_tut.block_voting.images import batches, evaluating
+from metalearn_tut.block_voting.images import answers
 from metalearn_tut.claims.runner import record_of
 from metalearn_tut.claims.study import Job
 from metalearn_tut.models import CifarResNet, GatedResNet
@@ -59,9 +59,7 @@ def _cifar(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def right(network: nn.Module, data: tuple[np.ndarray, np.ndarray]) -> str:
     """Which images are classified rightly, as ``1 0 1 ...``."""
-    with evaluating(network):
-        answers = torch.cat([network(x).argmax(1) for x in batches(network, data[0])])
-    return " ".join(str(int(r)) for r in answers.cpu().numpy() == data[1])
+    return " ".join(str(int(r)) for r in answers(network, data[0]).cpu().numpy() == data[1])
 
 
 # Networks

@@ -12,11 +12,9 @@ The networks to start from are those of the study ``abp``, which is to be run fi
 
 from __future__ import annotations
 
-from typing import Any
-
-from metalearn_tut.claims.abp import points, read
+from metalearn_tut.claims.abp import stacked
 from metalearn_tut.claims.abp_arms import CHARACTERS, KEPT, SEEDS, fewer, filters
-from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
+from metalearn_tut.claims.study import Claim, Job, Study
 
 SOFT = {"filters": {"epochs": 10, "lr": 0.001}, "narrow": {"epochs": 20, "lr": 0.05}}
 ONCE = {"filters": {"epochs": 0, "lr": 0.001}, "narrow": {"epochs": 30, "lr": 0.05}}
@@ -33,18 +31,6 @@ def jobs(quick: bool) -> list[Job]:
             how = found if quick else recipes
             made += filters(setup, seed, _ONE if quick else kept, title, **how)
     return made
-
-
-def stacked(results: Results, title: str) -> Verdict:
-    """Claims 1 and 2."""
-    arms = read(results)
-    curve = points(arms, title, KEPT)
-    gap = arms.minus(f"{title}-abp-0.5", f"{title}-alone-0.3")
-    names = {n: n.removeprefix(f"{title}-") for n in curve}
-    said = [f"{names[n]}: {c['saved']:.1%} saved, {c['accuracy']:.3f}" for n, c in curve.items()]
-    said.append(f"ABP and half of the filters - 30 % of the filters alone: {gap}")
-    values: dict[str, Any] = {"curve": curve, "gap": gap.to_dict()}
-    return Verdict(gap.low > 0, "; ".join(said) + ".", values)
 
 
 _SHARED = (

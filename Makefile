@@ -17,6 +17,7 @@ SOURCES  := $(shell find metalearn_tut -type f -not -path '*/__pycache__/*')
 PAGES    := $(shell find book -type f -not -path '*/.ipynb_checkpoints/*')
 EXECUTED := $(patsubst book/%,build/executed/%,$(sort $(wildcard book/*.ipynb)))
 HTML     := _build/html
+CLAIMS   := $(wildcard results/claims/*.json results/paper_scale/*.json tools/claims_*.py)
 READING  := tests/test_book_browser.py tools/browser.py tools/check_pages.py tools/check_pages.js
 
 # One thread per process: two notebooks at a time fill two cores. And nobody's own start-up files.
@@ -91,7 +92,7 @@ notebooks: $(READY) glyphs
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of
 # them, since a page that is not made again would keep its warnings to itself.
-$(HTML)/.checked: $(EXECUTED) $(PAGES) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py $(READING)
+$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py $(READING)
 	@rm -rf build/book $(HTML) _build/.doctrees
 	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/

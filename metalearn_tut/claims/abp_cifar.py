@@ -71,6 +71,7 @@ CLAIMS = (
         "ResNet-20, 3,000 training images, 3 of 9 blocks: the paired interval of ABP - unpruned "
         "does not lie below 0 as a whole." + _EQUAL,
         no_loss,
+        follows=2,
     ),
     Claim(
         2,
@@ -78,6 +79,7 @@ CLAIMS = (
         "the method: FACT; that it shows in this comparison: RECONSTRUCTION",
         "3 of 9 blocks: the paired interval of ABP - random blocks lies above 0." + _EQUAL,
         random_blocks,
+        follows=3,
     ),
 )
 

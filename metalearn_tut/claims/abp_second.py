@@ -47,6 +47,7 @@ CLAIMS = (
         _SHARED + "Soft filter pruning for 10 epochs at a rate of 0.001, then 20 epochs at 0.05. "
         "The whole curve, past 93 % saved, is reported.",
         lambda results: stacked(results, "soft"),
+        follows=5,
     ),
     Claim(
         2,
@@ -54,6 +55,7 @@ CLAIMS = (
         "ours",
         _SHARED + "The smallest filters of every convolution go, then 30 epochs at 0.05.",
         lambda results: stacked(results, "once"),
+        follows=5,
     ),
 )
 

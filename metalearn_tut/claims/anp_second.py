@@ -123,6 +123,7 @@ CLAIMS = (
         "that of the dense network with the same further training is at least -0.01. Conv4-32 is "
         "reported beside it." + _SHARED,
         five_shots,
+        follows=1,
     ),
     Claim(
         2,
@@ -133,6 +134,7 @@ CLAIMS = (
         "difference being its mean over 3 seeds; 95 %) of ANP - other lies above 0 for L-OBS and "
         "magnitude alike. Accuracies before the last round's training are reported." + _SHARED,
         scores,
+        follows=3,
     ),
     Claim(
         3,
@@ -143,6 +145,7 @@ CLAIMS = (
         "minus that of the dense network with the same further training is at least -0.01."
         + _SHARED,
         longer,
+        follows=1,
     ),
 )
 

@@ -126,6 +126,7 @@ CLAIMS = (
         "- mean lies above 0, and the mean difference is no smaller than with 30 %, (5, 16)."
         + SHARED,
         outliers,
+        follows=1,
     ),
     Claim(
         2,
@@ -136,6 +137,7 @@ CLAIMS = (
         f"({', '.join(LETTERS)}). {PAIRED.capitalize()}of (m, k) = (0, k) - mean lies above 0 on "
         "the same hard test tasks, for the best k of 4, 8, 12 on the validation tasks." + SHARED,
         hard,
+        follows=2,
     ),
     Claim(
         3,
@@ -145,6 +147,7 @@ CLAIMS = (
         "upper threshold is two standard deviations above the mean logarithm of the losses of 16 "
         "validation tasks, taken every 5 steps; it has no lower one." + SHARED,
         clean,
+        follows=3,
     ),
     Claim(
         4,
@@ -154,6 +157,7 @@ CLAIMS = (
         f"{PAIRED}of sg-HeTRoM (as in claim 3, the same for both) - the best fixed ranks of the "
         "first round's grid, (8, 14) and (8, 16), does not lie below 0 as a whole." + SHARED,
         guidance,
+        follows=4,
     ),
 )
 

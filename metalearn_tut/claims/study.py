@@ -58,6 +58,8 @@ class Claim:
         When it holds: written before the run, and kept with the result.
     decide : callable
         :class:`Results` -> :class:`Verdict`.
+    follows : int, optional
+        In a second study: the number of the first one's claim that is taken up again.
     """
 
     number: int
@@ -65,6 +67,7 @@ class Claim:
     source: str
     criterion: str
     decide: Callable[[Results], Verdict]
+    follows: int | None = None
 
     def verdict(self, results: Results) -> Verdict:
         """The verdict; undecided if a job that it needs has no result."""

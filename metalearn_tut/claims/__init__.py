@@ -14,7 +14,16 @@ from metalearn_tut.tasks.sampler import check_choice
 
 __all__ = ["STUDIES", "Claim", "Job", "Results", "Study", "Verdict", "load"]
 
-STUDIES = ("hetrom", "hetrom_second", "anp", "anp_second", "abp", "abp_second", "abp_cifar")
+STUDIES = (
+    "hetrom",
+    "hetrom_second",
+    "anp",
+    "anp_second",
+    "abp",
+    "abp_second",
+    "abp_cifar",
+    "tsmd",
+)
 
 
 def load(name: str) -> Study:

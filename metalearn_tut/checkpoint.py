@@ -240,12 +240,9 @@ class RunFolder:
             return 0, {}
         last, best = self.path / LAST, self.path / BEST
         if not resume and (last.exists() or best.exists()):
-            raise FileExistsError(
-                f"{self.path} holds a run: go on with it (resume=True, on the command line "
-                "--resume) or name another folder"
-            )
+            raise holds_a_run(self.path)
         if self.writes:
-            _make_ready(self.path)
+            make_ready(self.path)
         if not last.exists():  # a best one alone is what was left of a run that just began
             if self.writes:
                 best.unlink(missing_ok=True)
@@ -281,7 +278,15 @@ class RunFolder:
         return f"last good checkpoint: {self.path / LAST} (step {self.step})"
 
 
-def _make_ready(folder: Path) -> None:
+def holds_a_run(folder: Path) -> FileExistsError:
+    """The error for a folder whose run was not to be gone on with."""
+    return FileExistsError(
+        f"{folder} holds a run: go on with it (resume=True, on the command line --resume) or "
+        "name another folder"
+    )
+
+
+def make_ready(folder: Path) -> None:
     """A folder that can be written to, without what a killed process left half written."""
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):

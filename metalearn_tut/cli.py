@@ -1,4 +1,7 @@
-"""The command line: ``metalearn-tut data | train | evaluate | prune | export | reproduce``."""
+"""The command line, ``metalearn-tut``: ``data | train | federate | evaluate | prune | ...``.
+
+Each command's options are here, those of ``federate`` in cli_federate.py.
+"""
 
 from __future__ import annotations
 
@@ -6,67 +9,44 @@ import os
 import re
 import sys
 import traceback
-import warnings
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
-with warnings.catch_warnings():  # typer 0.20 takes names from click 8.5 that go with click 9
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import typer
+from metalearn_tut.cli_federate import federate
+from metalearn_tut.cli_options import (
+    Command,
+    Device,
+    Norm,
+    Root,
+    Rotations,
+    Run,
+    Stopped,
+    Threads,
+    TrainData,
+    WithinGroup,
+    choice,
+    command,
+    flag,
+    option,
+    typer,
+)
 
-# PyTorch takes seconds to import, so commands.py is imported when a command runs, not for --help.
-
-
-def _choice(name: str, *values: str) -> Any:
-    return Enum(name, {value: value for value in values}, type=str)
-
-
-Data = _choice("Data", "glyphs", "omniglot", "mini_imagenet", "cifar10")
-TrainData = _choice("TrainData", "glyphs", "omniglot", "mini_imagenet")
-EvaluationData = _choice("EvaluationData", "glyphs", "omniglot", "mini_imagenet", "omniglot_runs")
-Split = _choice("Split", "train", "validation", "test")
-Algorithm = _choice("Algorithm", "maml", "fomaml", "anil", "reptile", "metasgd", "protonet", "tsmd")
-Norm = _choice("Norm", "batch", "support", "group", "none")
-EvaluationNorm = _choice("EvaluationNorm", "batch", "support")
-Rates = _choice("Rates", "fixed", "one", "layer", "step", "weight")
-Engine = _choice("Engine", "functional", "vectorised", "higher")
-Background = _choice("Background", "full", "small1", "small2")
-Schedule = _choice("Schedule", "cosine", "constant")
-Score = _choice("Score", "anp", "lobs", "magnitude", "random", "snip", "meta_snip", "meta_taylor")
-Allocation = _choice("Allocation", "uniform", "global", "lamp")
-Study = _choice(
+Data = choice("Data", "glyphs", "omniglot", "mini_imagenet", "cifar10")
+EvaluationData = choice("EvaluationData", "glyphs", "omniglot", "mini_imagenet", "omniglot_runs")
+Split = choice("Split", "train", "validation", "test")
+Algorithm = choice("Algorithm", "maml", "fomaml", "anil", "reptile", "metasgd", "protonet", "tsmd")
+EvaluationNorm = choice("EvaluationNorm", "batch", "support")
+Rates = choice("Rates", "fixed", "one", "layer", "step", "weight")
+Engine = choice("Engine", "functional", "vectorised", "higher")
+Background = choice("Background", "full", "small1", "small2")
+Schedule = choice("Schedule", "cosine", "constant")
+Score = choice("Score", "anp", "lobs", "magnitude", "random", "snip", "meta_snip", "meta_taylor")
+Allocation = choice("Allocation", "uniform", "global", "lamp")
+Study = choice(
     "Study", "hetrom", "hetrom_second", "anp", "anp_second", "abp", "abp_second", "abp_cifar"
 )
 
-
-def option(help: str, **settings: Any) -> Any:
-    """An option of a command, by its help text."""
-    return typer.Option(help=help, **settings)
-
-
-def flag(name: str, help: str) -> Any:
-    """An option that is on when named."""
-    return typer.Option(name, help=help, show_default=False)
-
-
-class Command(typer.core.TyperCommand):
-    """Typer escapes brackets for rich, which is not used here: take the escapes out again."""
-
-    def get_help(self, ctx: Any) -> str:
-        """The text of ``--help``."""
-        return super().get_help(ctx).replace("\\[", "[")
-
-
-Rotations = Annotated[bool, flag("--rotations", "Quarter turns are classes of their own.")]
-WithinGroup = Annotated[bool, flag("--within-group", "Tasks within one script or alphabet.")]
-Root = Annotated[Path | None, option("Folder of the data's files.")]
-Threads = Annotated[int | None, option("Threads of each process.", min=1)]
-Device = Annotated[str, option("cpu, cuda, or another device of PyTorch.")]
-# What arguments mean is said in the commands' texts: click 8.5 loses the help given to them.
-Run = Annotated[str, typer.Argument()]
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -108,7 +88,7 @@ def data(
       metalearn-tut data omniglot --download
       metalearn-tut data mini_imagenet --root ~/mini_imagenet
     """
-    return _command("data", locals())
+    return command("data", locals())
 
 
 @app.command(cls=Command)
@@ -184,7 +164,10 @@ def train(
       metalearn-tut train --data omniglot --algorithm protonet --out runs/proto --processes 2
       metalearn-tut train --algorithm tsmd --teacher runs/maml --width 8 --out runs/student
     """
-    return _command("train", locals())
+    return command("train", locals())
+
+
+app.command(cls=Command)(federate)
 
 
 @app.command(cls=Command)
@@ -234,7 +217,7 @@ def evaluate(
       metalearn-tut evaluate runs/maml --data omniglot --split validation --root ~/omniglot
       metalearn-tut evaluate pretrained:NAME --data omniglot_runs --root ~/all_runs.zip
     """
-    return _command("evaluate", locals())
+    return command("evaluate", locals())
 
 
 @app.command(cls=Command)
@@ -277,7 +260,7 @@ def prune(
       metalearn-tut prune runs/maml --out runs/spared --spare blocks.0.conv --spare head
       metalearn-tut evaluate runs/pruned/pruned.safetensors
     """
-    return _command("prune", locals())
+    return command("prune", locals())
 
 
 @app.command(cls=Command)
@@ -311,7 +294,7 @@ def export(
       metalearn-tut evaluate my_learner.safetensors
       metalearn-tut export runs/maml task_7.onnx --task 7
     """
-    return _command("export", locals())
+    return command("export", locals())
 
 
 @app.command(cls=Command)
@@ -341,23 +324,7 @@ def reproduce(
       metalearn-tut reproduce hetrom --quick
       metalearn-tut reproduce hetrom --processes 2
     """
-    return _command("reproduce", locals())
-
-
-class Stopped(Exception):
-    """Ctrl-C, which typer would end without a word."""
-
-
-def _command(name: str, options: dict[str, Any]) -> int:
-    """Call the function that does it, with the options as plain values."""
-    arguments = options.pop("context").obj
-    plain = {n: v.value if isinstance(v, Enum) else v for n, v in options.items()}
-    try:
-        from metalearn_tut import commands
-
-        return getattr(commands, name)(SimpleNamespace(**plain), arguments) or 0
-    except KeyboardInterrupt as stop:
-        raise Stopped(str(stop) or "stopped") from stop
+    return command("reproduce", locals())
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -16,8 +16,12 @@ from metalearn_tut.claims.report import criteria
 from metalearn_tut.claims.report import reproduce as decide
 from metalearn_tut.deployment import export_onnx
 from metalearn_tut.evaluation import evaluate as measure
+from metalearn_tut.evaluation import interval
+from metalearn_tut.federated_training import federated_train
+from metalearn_tut.gated_evaluation import Watched, is_gated
 from metalearn_tut.launch import MEMORY, launch
 from metalearn_tut.learner import Learner
+from metalearn_tut.protonet import ProtoNet
 from metalearn_tut.tasks import TaskSampler
 from metalearn_tut.training import History, meta_train
 
@@ -36,6 +40,7 @@ _WITHOUT_USE = {
     "metasgd": ("rates",),
     "tsmd": ("step_losses", "engine"),
 }
+_OF_GATES = ("gate_lr", "sparsity", "target", "warmup", "gate_outer_lr")
 _OF_TEACHER = ("teacher", "fixed_teacher", "kd_weight", "temperature", "teacher_outer_lr")
 
 
@@ -190,6 +195,54 @@ def _outcome(out: Path, history: History) -> str:
     )
 
 
+def federate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
+    """Meta-train a learner on nodes with different data, in rounds."""
+    _set_threads(o.threads)
+    o = SimpleNamespace(**vars(o), ways=o.classes_per_node, background="full")
+    data = _data_config(o)
+    model = _model_config(o, runs.build_source(data, "train", o.root))
+    config = {
+        "data": data,
+        "tasks": {"ways": o.ways, "shots": o.shots, "queries": o.queries, "seed": o.seed},
+        "model": model | ({"name": "ChannelGatedConv4"} if o.algorithm == "metagater" else {}),
+        "algorithm": _federated_config(o),
+        "federation": {name: getattr(o, name) for name in _OF_FEDERATION},
+    }
+    if o.algorithm == "metagater" and o.gate_outer_lr is None:
+        config["federation"]["gate_outer_lr"] = 3.0
+    federation = runs.build_federation(config, o.root, _device(o.device))
+    count = sum(p.numel() for p in federation.learner.meta_parameters().values())
+    print(f"{o.algorithm} with {count:,} parameters to train on {o.nodes} nodes", flush=True)
+    options = {"config": config, "resume": o.resume, "save_every": o.save_every}
+    records = federated_train(federation, o.out, **options)
+    down, up = (sum(r[n] for r in records) / 1e6 for n in ("bytes_down", "bytes_up"))
+    missing = sum(len(r["left_out"]) for r in records)
+    print(
+        f"{o.out / checkpoint.LAST}: {len(records)} rounds, {down:,.1f} MB to the nodes and "
+        f"{up:,.1f} MB back{f', {missing} replies left out' if missing else ''}"
+    )
+
+
+_OF_FEDERATION = (
+    *("nodes", "rounds", "fraction", "local_steps", "tasks_per_step"),
+    *("outer_lr", "gate_outer_lr"),
+)
+
+
+def _federated_config(o: SimpleNamespace) -> dict[str, Any]:
+    given = {name: getattr(o, name) for name in _OF_GATES if getattr(o, name) is not None}
+    config = {"name": o.algorithm, "inner_lr": o.inner_lr}
+    if o.algorithm == "metagater":
+        given.pop("gate_outer_lr", None)  # of the federation
+        return {**config, "update": o.update, "sparsity": 2.0, "target": 0.5, **given}
+    if o.update == "difference" or (o.update == "first" and o.algorithm == "fedavg"):
+        raise ValueError(f"--update {o.update}: {o.algorithm} has no use for it")
+    if given:
+        name = min(given).replace("_", "-")
+        raise ValueError(f"--{name}: {o.algorithm} has no use for it")
+    return config | ({"first_order": True} if o.update == "first" else {})
+
+
 def evaluate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Measure a trained learner, print the result and write it to a file."""
     _set_threads(o.threads)
@@ -203,13 +256,17 @@ def evaluate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     sampler = _runs(o, config) if o.data == "omniglot_runs" else _sampler(o, config)
     _check_ways(learner, sampler[0].ways)
     n_tasks = min(o.tasks, len(sampler)) if hasattr(sampler, "__len__") else o.tasks
+    learner = Watched(learner) if is_gated(learner) else learner
     result = measure(learner, sampler, n_tasks, steps=o.steps, progress=True)
     print(f"{result}\n{result.sampler}")
+    values = result.to_dict()
+    if is_gated(learner):
+        mean, half = interval(torch.tensor(learner.shares, dtype=torch.float64))
+        values["active_macs"] = {"mean": mean, "half_width": half}
+        print(f"{mean:.4f} ± {half:.4f} of the multiply-adds are done for an image, as deployed")
     if o.json:
         command = shlex.join(["metalearn-tut", *arguments])
-        results.write_result(
-            o.json, config={"command": command, "trained": config}, values=result.to_dict()
-        )
+        results.write_result(o.json, config={"command": command, "trained": config}, values=values)
 
 
 def _sampler(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
@@ -232,8 +289,8 @@ def _runs(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
 def _check_ways(learner: Learner, ways: int) -> None:
     trained = learner.model.ways
     parts = [getattr(learner, name, learner) for name in ("teacher", "student")]
-    fixed = any(hasattr(part, "inner_steps") and not part.zero_head for part in parts)
-    if ways != trained and fixed:
+    free = (isinstance(p, ProtoNet) or getattr(p, "zero_head", False) for p in parts)
+    if ways != trained and not all(free):
         raise ValueError(
             f"tasks have {ways} ways, and the learner a head trained for {trained}: other ways "
             "need a learner trained with --zero-head, or protonet"
@@ -247,6 +304,8 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     config, learner = runs.load_config(path), runs.load_learner(path, _device(o.device))
     if missing := sorted({"data", "tasks"} - config.keys()):
         raise ValueError(f"{path} does not say what {missing[0]} it was trained with")
+    if not hasattr(learner, "set_masks"):
+        raise ValueError(f"{path} is a {type(learner).__name__}, which is not pruned by masks")
     source = runs.build_source(config["data"], "train", o.root)
     training = {n: getattr(o, n) for n in ("steps", "tasks_per_step", "outer_lr")}
     pruning = {n: getattr(o, n) for n in ("score", "allocation", "seed")} | {"n_tasks": o.tasks}

@@ -17,6 +17,17 @@ Of meta distillation, ``model`` is the student, and the algorithm holds the rest
         "teacher": {"model": {...}, "algorithm": {...}, "run": "runs/teacher"},
         "kd_weight": 0.1
     }
+
+Of a federated run, ``tasks`` are those of a node, which has ``ways`` classes, and there is a plan
+(see :func:`build_federation`)::
+
+    {
+        "data": {"name": "glyphs"},
+        "tasks": {"ways": 5, "shots": 1, "queries": 15, "seed": 0},
+        "model": {"name": "ChannelGatedConv4", "in_channels": 1, "ways": 5, "norm": "support"},
+        "algorithm": {"name": "metagater", "inner_lr": 0.4, "sparsity": 0.5},
+        "federation": {"nodes": 50, "rounds": 100, "fraction": 0.2, "local_steps": 5}
+    }
 """
 
 from __future__ import annotations
@@ -24,6 +35,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +43,7 @@ import torch
 
 from metalearn_tut import checkpoint, maml, models, tasks
 from metalearn_tut.distillation import MetaDistiller
+from metalearn_tut.federated import Federation, MetaGater, by_classes, fed_avg, per_fed_avg
 from metalearn_tut.learner import Learner
 from metalearn_tut.protonet import ProtoNet
 from metalearn_tut.saliency.sparse import load_sparse, read_sparse
@@ -45,9 +58,21 @@ SOURCES: dict[str, Callable[..., ClassSource]] = {
     "omniglot": tasks.omniglot,
     "mini_imagenet": tasks.mini_imagenet,
 }
+
+
+def _gated(
+    plain: type[torch.nn.Module], gated: type[torch.nn.Module], **arguments: Any
+) -> torch.nn.Module:
+    """A network with gates, from the arguments of both."""
+    of_gates = {n: arguments.pop(n) for n in ("hidden", "open_bias", "tau") if n in arguments}
+    return gated(plain(**arguments), **of_gates)
+
+
 MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "Conv4": models.Conv4,
     "ResNet12": models.ResNet12,
+    "ChannelGatedConv4": partial(_gated, models.Conv4, models.ChannelGatedConv4),
+    "ChannelGatedResNet12": partial(_gated, models.ResNet12, models.ChannelGatedResNet12),
 }
 
 
@@ -73,6 +98,11 @@ ALGORITHMS: dict[str, Callable[..., Learner]] = {
     "metasgd": maml.meta_sgd,
     "protonet": ProtoNet,
     "tsmd": _distiller,
+}
+FEDERATED: dict[str, Callable[..., Learner]] = {
+    "metagater": MetaGater,
+    "per_fedavg": per_fed_avg,
+    "fedavg": fed_avg,
 }
 
 
@@ -111,9 +141,11 @@ def build_learner(config: Config, device: str | torch.device = "cpu") -> Learner
     ----------
     config : mapping
         ``model``: a ``name`` among ``MODELS`` and its arguments; ``algorithm``: a ``name``
-        among ``ALGORITHMS`` and its arguments. For ``"tsmd"`` these are ``student``, the
-        arguments of its MAML; ``teacher``, a configuration of its own that may name a trained
-        ``run`` to begin with; and those of :class:`~metalearn_tut.distillation.MetaDistiller`.
+        among ``ALGORITHMS`` or ``FEDERATED`` and its arguments. For ``"tsmd"`` these are
+        ``student``, the arguments of its MAML; ``teacher``, a configuration of its own that may
+        name a trained ``run`` to begin with; and those of
+        :class:`~metalearn_tut.distillation.MetaDistiller`. Gated networks take the arguments
+        of the network and of its gates.
     device : str or torch.device, default "cpu"
         Where its parameters lie.
 
@@ -133,7 +165,66 @@ def build_learner(config: Config, device: str | torch.device = "cpu") -> Learner
         if part not in config:
             raise ValueError(f"a configuration needs model and algorithm, got {list(config)}")
     model = _make("model", MODELS, config["model"]).to(device)
-    return _make("algorithm", ALGORITHMS, config["algorithm"], model)
+    return _make("algorithm", {**ALGORITHMS, **FEDERATED}, config["algorithm"], model)
+
+
+def build_federation(
+    config: Config,
+    root: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
+) -> Federation:
+    """An untrained learner, and nodes that share out the training classes of a data set.
+
+    Parameters
+    ----------
+    config : mapping
+        ``data``, ``model`` and ``algorithm``; ``tasks``, with the ``ways`` classes of every
+        node, its ``shots`` support and ``queries`` query images for each of them, and the
+        ``seed`` of all that is drawn, initial weights included; ``federation``, with the
+        number of ``nodes`` and arguments of :class:`~metalearn_tut.federated.Federation`.
+    root, device
+        As for :func:`build_source` and :func:`build_learner`.
+
+    Returns
+    -------
+    Federation
+        Labels are 0..ways-1 on every node, whatever its classes are. All nodes train: those
+        that are to be new have the classes of another split.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As for its parts; also for more classes than there are, and for a node with fewer images
+        than its tasks need, naming it.
+
+    Notes
+    -----
+    The same configuration makes the same federation, so that Flower's processes can each make
+    it: ``experiment = "metalearn_tut.runs:build_federation"`` in the settings of
+    :mod:`metalearn_tut.federated.flower_app`, and ``arguments = '{"config": {...}}'``.
+
+    Examples
+    --------
+    >>> model = {"name": "Conv4", "in_channels": 1, "ways": 3, "width": 4}
+    >>> federation = build_federation({
+    ...     "data": {"name": "glyphs"}, "model": model, "algorithm": {"name": "per_fedavg"},
+    ...     "tasks": {"ways": 3, "shots": 2, "queries": 5, "seed": 0},
+    ...     "federation": {"nodes": 10, "rounds": 20, "fraction": 0.5},
+    ... })
+    >>> federation.nodes[0], federation.support, federation.query
+    (Node(0: 60 images of 3 classes), 6, 15)
+    """
+    if missing := [part for part in ("data", "tasks", "federation") if part not in config]:
+        raise ValueError(f"the configuration of a federated run needs {missing[0]}")
+    plan, drawn = dict(config["federation"]), config["tasks"]
+    ways, seed = drawn["ways"], drawn["seed"]
+    source = build_source(config["data"], "train", root)
+    nodes = by_classes(source, plan.pop("nodes"), ways, unseen=0, seed=seed, local_labels=True)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        learner = build_learner(config, device)
+    sets = {"support": ways * drawn["shots"], "query": ways * drawn["queries"]}
+    return Federation(learner, nodes.train, **sets, seed=seed, **plan)
 
 
 def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu") -> Learner:

@@ -29,7 +29,9 @@ FLOORS = (
         "outer_rates",
         "processes",
         "training",
+        "federated_training",
         "evaluation",
+        "gated_evaluation",
         "runs",
         "pretrained",
         "cost",
@@ -39,7 +41,7 @@ FLOORS = (
         "nb",
     ),
     ("claims",),
-    ("launch", "commands", "cli", "__main__"),
+    ("launch", "commands", "cli_options", "cli_federate", "cli", "__main__"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS, start=1) for module in modules}
 

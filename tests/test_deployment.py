@@ -10,7 +10,15 @@ from metalearn_tut import MAML, cost, deployment, tasks
 from metalearn_tut.block_voting import remove_blocks
 from metalearn_tut.deployment import export_onnx
 from metalearn_tut.distillation import MetaDistiller
-from metalearn_tut.models import CifarResNet, Conv4, GatedResNet12, ResNet12
+from metalearn_tut.federated import MetaGater
+from metalearn_tut.models import (
+    ChannelGatedConv4,
+    ChannelGatedResNet12,
+    CifarResNet,
+    Conv4,
+    GatedResNet12,
+    ResNet12,
+)
 from metalearn_tut.saliency import remove_filters
 
 needs_onnx = pytest.mark.skipif(
@@ -64,6 +72,19 @@ def student():
     return MetaDistiller(teacher, plain("support"))
 
 
+def channel_gated(kind):
+    """Its gates are about half open, and not for all images the same."""
+    if kind == "conv4":
+        network = ChannelGatedConv4(Conv4(1, 5, width=8, norm="support"), open_bias=0.0)
+    else:
+        small = ResNet12(5, (4, 6, 6, 8), in_channels=1, norm="support")
+        network = ChannelGatedResNet12(small, open_bias=0.0)
+    for gate in network.gates:
+        nn.init.normal_(gate.inner.weight, std=4.0)
+        nn.init.normal_(gate.outer.weight)
+    return MetaGater(network, 0.1)
+
+
 LEARNERS = {
     "support": lambda: plain("support"),
     "group": lambda: plain("group"),
@@ -73,6 +94,8 @@ LEARNERS = {
     "gated": gated,
     "pruned blocks": pruned_blocks,
     "student": student,
+    "channel gates": lambda: channel_gated("conv4"),
+    "channel gates of a residual network": lambda: channel_gated("resnet12"),
 }
 
 
@@ -95,6 +118,37 @@ def test_onnxruntime_computes_what_the_adapted_learner_does(tmp_path, name):
         torch.testing.assert_close(found, expected[:rows], rtol=1e-5, atol=1e-5)
     assert exported.size_bytes == exported.path.stat().st_size
     assert exported.size_bytes < 4 * cost.parameters(network) + 30_000
+
+
+class As(nn.Module):
+    """A gated network whose gates are told what to do."""
+
+    def __init__(self, network, how):
+        super().__init__()
+        self.network, self.how = network, how
+
+    def forward(self, x):
+        return self.network(x, how=self.how)
+
+
+@needs_onnx
+def test_channel_gates_decide_in_the_file_image_by_image_or_as_they_were_told(tmp_path):
+    network = adapted("channel gates").deploy()
+    x = tasks.as_float(TASK.query_x)
+    with torch.no_grad():
+        masks = network.masks(x)
+        assert any((mask[1:] != mask[:1]).any() for mask in masks)  # not the same for all
+        rows = [mask[0] for mask in masks]
+        expected = {how: network(x, how=how) for how in ("learned", "open", "closed")}
+        expected["masks"] = network(x, how=rows)
+    found = {}
+    for name, logits in expected.items():
+        how = rows if name == "masks" else name
+        path = export_onnx(As(network, how), tmp_path / f"{name}.onnx", SHAPE).path
+        found[name] = outputs(path, x)
+        torch.testing.assert_close(found[name], logits, rtol=1e-5, atol=1e-5)
+    for name in ("open", "closed", "masks"):  # each file does something else
+        assert (found[name] - found["learned"]).abs().max() > 1e-3, name
 
 
 @needs_onnx

@@ -164,10 +164,10 @@ class GatedPass:
         """The mask ``[B, C]`` of the next gate, whose layer reads ``x``."""
         i = len(self.masks)
         if not isinstance(self.how, str):
-            mask = self.how[i].to(x).expand(len(x), -1)
+            mask = self.how[i].to(x).expand(x.shape[0], -1)  # not len(x): ONNX would fix it
         elif self.how in ("open", "closed"):
             size = self.gates[i].outer.out_features
-            mask = x.new_full((len(x), size), float(self.how == "open"))
+            mask = x.new_full((x.shape[0], size), float(self.how == "open"))
         else:
             noise = None if self.noise is None else self.noise[i].to(x)
             logits = self.gates[i](x, present)

@@ -44,7 +44,15 @@ Schedule = choice("Schedule", "cosine", "constant")
 Score = choice("Score", "anp", "lobs", "magnitude", "random", "snip", "meta_snip", "meta_taylor")
 Allocation = choice("Allocation", "uniform", "global", "lamp")
 Study = choice(
-    "Study", "hetrom", "hetrom_second", "anp", "anp_second", "abp", "abp_second", "abp_cifar"
+    "Study",
+    "hetrom",
+    "hetrom_second",
+    "anp",
+    "anp_second",
+    "abp",
+    "abp_second",
+    "abp_cifar",
+    "tsmd",
 )
 
 

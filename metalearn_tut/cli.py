@@ -53,6 +53,7 @@ Study = choice(
     "abp_second",
     "abp_cifar",
     "tsmd",
+    "metagater",
 )
 
 

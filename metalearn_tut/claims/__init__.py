@@ -23,6 +23,7 @@ STUDIES = (
     "abp_second",
     "abp_cifar",
     "tsmd",
+    "metagater",
 )
 
 

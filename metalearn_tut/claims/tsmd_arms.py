@@ -14,8 +14,8 @@ from metalearn_tut.claims.study import Job
 
 Config = dict[str, Any]
 SEEDS, SHOTS, QUERIES = (0, 1, 2), (1, 5), 50
-STEPS = {1: 300, 5: 200}  # of every student, and of the teacher beside it
-START = {1: 200, 5: 130}  # of the teacher before
+STEPS = {1: 300, 5: 140}  # of every student, and of the teacher beside it
+START = {1: 200, 5: 80}  # of the teacher before
 WIDTHS, TEMPERATURES, WEIGHTS = (4, 16), (4.0, 10.0), (0.2, 0.8)
 EXTRA = {1: 9, 5: 5}  # unlabeled images of a class: there are 20 in all
 CHOSEN = {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}

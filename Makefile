@@ -54,7 +54,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
-	$(PIP) -e '.[book,test,deploy]'
+	$(PIP) -e '.[book,test,deploy,federated]'
 	@touch $@
 
 lint: $(READY)

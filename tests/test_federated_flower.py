@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from bilevel_cases import assert_same
 from federated_cases import gater_federation, maml_federation
 
-from metalearn_tut.federated import flower_local, in_process, run_rounds, state_of
+from metalearn_tut.federated import flower_app, flower_local, in_process, run_rounds, state_of
 from metalearn_tut.federated.flower_app import apps, make_federation
 from metalearn_tut.federated.flower_local import LocalFlower
 from metalearn_tut.tasks.tensor_file import read_tensors
@@ -52,6 +53,11 @@ def test_experiments_that_cannot_be_made_are_named():
         make_federation("federated_cases:maml_federation", "[1]")
     with pytest.raises(ValueError, match="federated_cases:vectors returned ClassSource, not a"):
         make_federation("federated_cases:vectors")
+
+
+def test_what_the_client_app_calls_can_be_sent_to_rays_workers():
+    for function in (flower_app._own_federation, make_federation):
+        assert pickle.loads(pickle.dumps(function)) is function
 
 
 def test_without_flower_the_error_says_what_to_install(monkeypatch):
@@ -303,7 +309,7 @@ def test_flowers_simulation_engine_gives_the_same_parameters(tmp_path, monkeypat
 @slow
 def test_a_simulation_gives_the_same_parameters(tmp_path, monkeypatch):
     pytest.importorskip("flwr")
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'flwr[simulation]'")
     importable(monkeypatch)
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
@@ -328,7 +334,7 @@ def alive(group):
 
 @slow
 def test_processes_on_loopback_survive_a_node_that_is_killed(tmp_path, monkeypatch):
-    pytest.importorskip("flwr")
+    pytest.importorskip("flwr", minversion="1.41", reason="its programs take other arguments")
     importable(monkeypatch)
     limit = 200.0
     config = {**MAML, "out": str(tmp_path / "out"), "timeout": 150.0, "wait": limit}

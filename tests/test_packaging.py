@@ -89,7 +89,7 @@ def test_the_conda_environment_installs_the_same_pins():
     python, pip, section = environment["dependencies"]
     assert python in {f"python={minor}" for minor in PYTHONS}
     assert pip == "pip"
-    assert section == {"pip": ["-c constraints.txt", "-e .[book,test,deploy]"]}
+    assert section == {"pip": ["-c constraints.txt", "-e .[book,test,deploy,federated]"]}
 
 
 def test_the_readme_shows_the_versions_that_are_pinned_and_required():

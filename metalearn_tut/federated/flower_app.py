@@ -16,6 +16,16 @@ imported without ``flwr``. What they do is in the run's configuration::
 
 Every process makes the federation by itself; what travels is the state. A node is told which
 client it is by ``--node-config "partition-id=0 num-partitions=8"``.
+
+On one machine there are three ways to run it. As processes that talk over loopback:
+:class:`~metalearn_tut.federated.flower_local.LocalFlower`. In Flower's simulation, for which
+``pip install "flwr[simulation]"`` adds Ray::
+
+    flwr.simulation.run_simulation(*apps(experiment="my_module:my_federation"), num_supernodes=8)
+
+Or without Flower: :func:`~metalearn_tut.federated.run_rounds` gives the same parameters, and is
+the fastest of the three. What ``metalearn-tut federate`` trains is ``experiment =
+"metalearn_tut.runs:build_federation"``, with its configuration as ``arguments``.
 """
 
 from __future__ import annotations
@@ -157,4 +167,7 @@ def make_federation(experiment: str, arguments: str = "{}") -> Federation:
     return federation
 
 
-_own_federation = lru_cache(maxsize=1)(make_federation)
+@lru_cache(maxsize=1)
+def _own_federation(experiment: str, arguments: str) -> Federation:
+    """One for all messages to a process; under its own name, by which Ray pickles it."""
+    return make_federation(experiment, arguments)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from metalearn_tut.block_voting.images import Data, like, tensors
 from metalearn_tut.block_voting.objectives import Objective, cross_entropy
 from metalearn_tut.block_voting.recipe import Recipe
+from metalearn_tut.tasks.cache import remove_partial
 from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.task import as_float
 from metalearn_tut.tasks.tensor_file import (
@@ -150,6 +151,8 @@ class _Kept:
 
     def read(self) -> History:
         """The history of the file, whose tensors are now the network's; else an empty one."""
+        if self.path is not None:
+            remove_partial(self.path)
         if self.path is None or not self.path.exists():
             return {"loss": [], "accuracy": []}
         saved, state = read_tensors(self.path, "file of training")

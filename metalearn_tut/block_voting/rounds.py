@@ -18,7 +18,7 @@ from metalearn_tut.block_voting.surgery import block_budget, most_prunable
 from metalearn_tut.block_voting.votes import RULES, Votes, collect_votes
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.gated_resnet import GatedResNet
-from metalearn_tut.tasks.cache import atomic_write
+from metalearn_tut.tasks.cache import atomic_write, remove_partial
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.tensor_file import check_same_run, read_tensors
 
@@ -205,5 +205,6 @@ def _write_votes(out: Out, rounds: list[Round]) -> None:
     """The histogram of every round so far, for people and plots."""
     if (path := file_in(out, "votes.json")) is not None:
         rows = [{"removed": r.removed, "accuracy": r.accuracy, **r.votes.as_json()} for r in rounds]
+        remove_partial(path)
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(rows, indent=1))

@@ -124,9 +124,12 @@ def stale(study: Study, path: str | os.PathLike[str]) -> str | None:
     study : Study
         As it now stands.
     path : path
-        A file that :func:`reproduce` wrote.
+        A file that :func:`reproduce` wrote, or what has become of it.
     """
-    was = json.loads(Path(path).read_text())["config"]
+    try:
+        was = json.loads(Path(path).read_text("utf-8"))["config"]
+    except (ValueError, KeyError, TypeError):
+        return f"{path} is damaged: run metalearn-tut reproduce {study.name} again"
     now = json.loads(json.dumps(_config(study, study.jobs(False), False)))
     for part, kind in (("criteria", "criterion"), ("jobs", "job")):
         names = was[part].keys() | now[part].keys()

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from metalearn_tut.claims.study import Job
 from metalearn_tut.results import write_result
+from metalearn_tut.tasks.cache import remove_partial
 
 _SPAWN = mp.get_context("spawn")  # a forked process would share PyTorch's threads and locks
 
@@ -257,15 +258,20 @@ def _end_with_parent() -> None:
 
 def _attempt(job: Job, folder: Path) -> str | None:
     """Do a job and keep its record; what went wrong comes back as a sentence."""
-    work = folder / job.key
+    work, record = folder / job.key, folder / f"{job.key}.json"
     resumed, start = work.exists(), time.perf_counter()
     try:
         work.mkdir(parents=True, exist_ok=True)
+        remove_partial(record)
         values = job.run(job.config, work)
         spent = {"seconds": round(time.perf_counter() - start, 3), "resumed": resumed}
         done = {"name": job.name, **spent, "values": values}
-        write_result(folder / f"{job.key}.json", config=job.config, values=done)
+        write_result(record, config=job.config, values=done)
     except Exception as error:
-        (folder / f"{job.key}.error.txt").write_text(traceback.format_exc())
-        return f"{type(error).__name__}: {error} (all of it: {folder / job.key}.error.txt)"
+        said = f"{type(error).__name__}: {error}"
+        try:
+            (folder / f"{job.key}.error.txt").write_text(traceback.format_exc())
+        except OSError:  # on a full disk, say
+            return said
+        return f"{said} (all of it: {folder / job.key}.error.txt)"
     return None

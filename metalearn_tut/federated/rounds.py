@@ -23,6 +23,7 @@ from metalearn_tut.federated.aggregation import (
     weighted_average,
 )
 from metalearn_tut.federated.federation import Federation
+from metalearn_tut.tasks.cache import remove_partial
 from metalearn_tut.tasks.tensor_file import (
     check_same_run,
     copy_tensors,
@@ -102,6 +103,8 @@ def run_rounds(
     ask = in_process(federation) if ask is None else ask
     state, records = state_of(federation.learner), []
     path = None if out is None else Path(out).expanduser() / SERVER
+    if path is not None:
+        remove_partial(path)
     if path is not None and path.exists():
         if not resume:
             raise FileExistsError(f"{path.parent} holds a run: resume=True goes on with it")

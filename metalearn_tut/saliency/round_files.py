@@ -81,7 +81,11 @@ class RoundFolder:
 
     def begin(self, resume: bool) -> tuple[int, list[dict[str, Any]]]:
         """Rounds done, and their history; the learner is then as it was after the last one."""
-        found = [] if self.path is None else sorted(self.path.glob("round_*.safetensors"))
+        if self.path is None:
+            return 0, []
+        for left in self.path.glob(".round_*.safetensors"):  # half written by a killed process
+            left.unlink(missing_ok=True)
+        found = sorted(self.path.glob("round_*.safetensors"))
         if not found:
             return 0, []
         if not resume:
@@ -94,8 +98,6 @@ class RoundFolder:
             done += 1
         before = read_tensors(self.file(done), _KIND)[1]["config"]
         check_same_run(self.file(done), before, self._config(done))
-        for left in self.path.glob(".round_*.safetensors"):  # half written by a killed process
-            left.unlink(missing_ok=True)
         return done, load_round(self.file(done), self.learner).history
 
     def keep(self, number: int, history: list[dict[str, Any]]) -> None:

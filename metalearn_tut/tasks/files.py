@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metalearn_tut.tasks.cache import atomic_write, cache_dir
+from metalearn_tut.tasks.cache import atomic_write, cache_dir, check_cache, remove_partial
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -169,7 +169,9 @@ def cached_arrays(name: str, build: Callable[[], dict[str, np.ndarray]]) -> dict
                     return {key: stored[key] for key in stored.files}
         except Exception:  # damage can surface as nearly any error
             pass
+    check_cache(path.parent)
     arrays = build()
+    remove_partial(path, older_than=3600)
     with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)
     return arrays

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from metalearn_tut.tasks import files
-from metalearn_tut.tasks.cache import atomic_write, cache_dir
+from metalearn_tut.tasks.cache import atomic_write, cache_dir, check_cache, remove_partial
 from metalearn_tut.tasks.sampler import check_count
 from metalearn_tut.tasks.source import ClassSource, check_split
 
@@ -143,6 +143,7 @@ def _decode(paths: Sequence[Path], size: int, stored: Path) -> None:
     _check_room(stored.parent, total * 3 * size * size)
     header = {"descr": "|u1", "fortran_order": False, "shape": (total, 3, size, size)}
     bar = tqdm(total=total, desc=f"decoding {stored.name.rsplit('-', 2)[0]}", unit="image")
+    remove_partial(stored, older_than=3600)
     with atomic_write(stored) as temporary, temporary.open("wb") as file, bar:
         np.lib.format.write_array_header_1_0(file, header)
         for path in paths:
@@ -164,7 +165,7 @@ def _per_class(paths: Sequence[Path]) -> int:
 
 
 def _check_room(folder: Path, need: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    check_cache(folder)
     free = shutil.disk_usage(folder).free
     if need > free:
         raise OSError(

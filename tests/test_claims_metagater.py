@@ -372,6 +372,12 @@ def test_joint_learning_must_win_at_no_higher_cost():
     assert THREE.verdict(study(separate=0.7)).holds is True
     assert THREE.verdict(study()).holds is False
     assert THREE.verdict(study({"separate": 0.2}, separate=0.7)).holds is False
+    unsure = study()  # better on some nodes, worse on others
+    for seed in (0, 1, 2):
+        values = unsure[f"separate-{seed}"]
+        values["10"] = " ".join(reversed(values["10"].split()))
+    gap = THREE.verdict(unsure).values["10"]["joint - separate"]
+    assert THREE.verdict(unsure).holds is False and gap["over_tasks"] > 0
 
 
 @pytest.mark.parametrize(

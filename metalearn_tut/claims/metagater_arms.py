@@ -34,7 +34,7 @@ SETUP: Config = {
     "test": {"supports": list(SUPPORTS), "query": 30, "draws": 3, "seed": 0},
 }
 WATCH = {"every": 3, "nodes": 24}  # rounds between two looks at the gradient of 24 nodes
-RATES = [[0.01, 0.1, 0.4], [0.1, 1.0, 10.0]]  # of the backbone and the gates, for FedAvg
+RATES = [[0.1, 0.2, 0.4], [0.1, 1.0, 10.0]]  # of the backbone and the gates, for FedAvg
 ALONE = 15.0  # step size of gates that learn on a backbone that does not
 SCRATCH = {"lr": [1.0, 10.0, 100.0], "steps": [1, 10]}
 

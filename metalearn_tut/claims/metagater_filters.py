@@ -24,7 +24,7 @@ from metalearn_tut.claims.metagater_jobs import (
 )
 from metalearn_tut.federated import MetaGater
 from metalearn_tut.models import ChannelGatedConv4, Conv4, deploy, skip
-from metalearn_tut.models.channel_gated import DensePass
+from metalearn_tut.models.channel_gated import ChannelGated, DensePass
 from metalearn_tut.tasks import as_float
 from metalearn_tut.tasks.task import Task
 
@@ -121,7 +121,8 @@ def chosen(
     adapted = learner.adapt(task.support_x, task.support_y)
     network = copy.deepcopy(learner.model)
     network.load_state_dict(adapted.params)
-    x, n = as_float(torch.cat([task.support_x, task.query_x])), len(task.support_x)
+    device, n = network.head.weight.device, len(task.support_x)
+    x = as_float(torch.cat([task.support_x, task.query_x]).to(device))
     logits, masks = network.run(x, n)
     counts = [mask.sum(1) for mask in masks]
     generator = torch.Generator().manual_seed(number)
@@ -131,19 +132,21 @@ def chosen(
         if choice == "scratch":
             gates = _new_gates(learner, network, task, number, *rates)
         elif choice == "random":
-            scores = [torch.rand(size, generator=generator) for size in network.sizes]
+            scores = [torch.rand(c, generator=generator).to(device) for c in network.sizes]
         elif choice == "magnitude":
-            scores = [block.conv.weight.abs().sum((1, 2, 3)) for block in network.blocks]
+            gated = [name for name, (_, gate) in network.wires.items() if gate is not None]
+            weights = (network.get_submodule(name).weight for name in gated)
+            scores = [weight.abs().sum((1, 2, 3)) for weight in weights]
         elif choice == "average":
             scores = _mean_logits(network, x, n)
         if choice != "learned":
             run = RankedPass(gates, counts, scores, n)
             logits = run.head(network.head, network.flow(x, run))
-        found[choice] = (logits[n:].argmax(1) == task.query_y).sum().item()
+        found[choice] = (logits[n:].argmax(1).cpu() == task.query_y).sum().item()
     return found
 
 
-def _mean_logits(network: ChannelGatedConv4, x: Tensor, n: int) -> list[Tensor]:
+def _mean_logits(network: ChannelGated, x: Tensor, n: int) -> list[Tensor]:
     """The mean logit of every filter over the support set."""
     seen: list[Tensor] = []
     hooks = [
@@ -157,12 +160,12 @@ def _mean_logits(network: ChannelGatedConv4, x: Tensor, n: int) -> list[Tensor]:
 
 
 def _new_gates(
-    learner: MetaGater, network: ChannelGatedConv4, task: Task, number: int, lr: float, steps: int
+    learner: MetaGater, network: ChannelGated, task: Task, number: int, lr: float, steps: int
 ) -> nn.ModuleList:
     """Gates of this network with new weights, trained on a support set."""
     with torch.random.fork_rng([]):
         torch.manual_seed(number)
-        fresh = ChannelGatedConv4(network.ungated())
+        fresh = type(network)(network.ungated())
     rest = {"sparsity": learner.sparsity, "target": learner.inner.target}
     stages = ["gates"] * int(steps)
     of_gates = MetaGater(fresh, 0.0, lr, stages=stages, seed=learner.seed, **rest)

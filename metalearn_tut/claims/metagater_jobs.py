@@ -25,6 +25,7 @@ from metalearn_tut.federated import (
 )
 from metalearn_tut.learner import Learner
 from metalearn_tut.models import ChannelGatedConv4, Conv4
+from metalearn_tut.models.channel_gated import ChannelGated
 from metalearn_tut.saliency.filters import best_filters, remove_filters
 from metalearn_tut.tasks import as_float, glyphs
 from metalearn_tut.tasks.task import Task
@@ -185,12 +186,12 @@ def by_node(right: torch.Tensor, nodes: int, config: Config) -> str:
 def answers(learner: Learner, task: Task) -> tuple[int, float, list[float]]:
     """Right answers after adaptation, mean multiply-adds, and share of open filters by layer."""
     network = learner.adapt(task.support_x, task.support_y).deploy()
-    x = as_float(task.query_x)
+    x = as_float(task.query_x.to(next(network.parameters()).device))
     with torch.no_grad():
-        if isinstance(network, ChannelGatedConv4):
+        if isinstance(network, ChannelGated):
             logits, masks = network.run(x)
-            macs = cost.active_macs(network, masks, SHAPE).double().mean().item()
+            macs = cost.active_macs(network, masks, x.shape[1:]).double().mean().item()
         else:
-            logits, masks, macs = network(x), [], cost.macs(network, SHAPE)
-    right = (logits.argmax(1) == task.query_y).sum().item()
+            logits, masks, macs = network(x), [], cost.macs(network, x.shape[1:])
+    right = (logits.argmax(1).cpu() == task.query_y).sum().item()
     return right, macs, [mask.mean().item() for mask in masks]

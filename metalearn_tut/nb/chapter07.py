@@ -1,4 +1,4 @@
-"""Checks of chapter 7's exercises: the end of rounds, two opening rates, the work of open filters."""
+"""Checks of chapter 7's exercises: the end of rounds, opening rates, what open filters cost."""
 
 from __future__ import annotations
 
@@ -47,13 +47,14 @@ def _end_of_rounds(
     a: Tensor, h: Tensor, sizes: Tensor, T0: int, alpha: float, beta: float
 ) -> Tensor:
     """By taking rounds until nothing moves, each node's slope from its two inner steps."""
-    theta = torch.zeros((), dtype=torch.float64)
-    for _ in range(2000):
+    theta, moved = torch.zeros((), dtype=torch.float64), 1.0
+    while moved > 1e-12:
         own = theta.expand_as(a)
         for _ in range(T0):
             adapted = own - alpha * h * (own - a)
             own = own - beta * (1 - alpha * h) * h * (adapted - a)
-        theta = (sizes * own).sum() / sizes.sum()
+        before, theta = theta, (sizes * own).sum() / sizes.sum()
+        moved = (theta - before).abs().item()
     return theta
 
 

@@ -16,7 +16,7 @@ Config = dict[str, Any]
 SEEDS, SHOTS, QUERIES = (0, 1, 2), (1, 5), 50
 STEPS = {1: 300, 5: 140}  # of every student, and of the teacher beside it
 START = {1: 200, 5: 80}  # of the teacher before
-WIDTHS, TEMPERATURES, WEIGHTS = (4, 16), (4.0, 10.0), (0.2, 0.8)
+NARROW, TEMPERATURES, WEIGHTS = 4, (4.0, 10.0), (0.2, 0.8)
 EXTRA = {1: 9, 5: 5}  # unlabeled images of a class: there are 20 in all
 CHOSEN = {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}
 RECONSTRUCTED = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 1.0}
@@ -43,7 +43,7 @@ GUIDED: dict[str, tuple[str, Config]] = {
     "reconstructed": ("oracle", {**RECONSTRUCTED, "fixed_teacher": True}),
     "rkd": ("oracle", {"kd_weight": 0.0, "rkd_weight": 0.002, "fixed_teacher": True}),
 }
-ONE_SHOT = ("reconstructed", "rkd")  # arms that are run with one shot only
+ONE_SHOT = ("taught_by_oracle", "unadapted", "reconstructed", "rkd")  # run with one shot only
 
 
 def jobs(quick: bool) -> list[Job]:
@@ -54,7 +54,7 @@ def jobs(quick: bool) -> list[Job]:
         for n in shots:
             found += [*_ladder(n, seed, quick), *_tests(n, seed, quick)]
     for seed in seeds:
-        found += _widths(seed, quick)
+        found += _narrow(seed, quick)
     return found + _settings(quick)
 
 
@@ -131,21 +131,18 @@ def _tests(shots: int, seed: int, quick: bool) -> list[Job]:
     guided = {**pair, "distil": CHOSEN, "test": {"test": few}}
     tasks = few["tasks"] if shots == 1 else 200  # those of one shot decide
     more = {**pair, "test": {**few, "tasks": tasks, "extra": EXTRA[shots]}}
-    return [
-        Job(f"test_only_{shots}-{seed}", guided, tsmd_jobs.guided_test),
-        Job(f"unlabeled_{shots}-{seed}", more, tsmd_jobs.unlabeled),
-    ]
-
-
-def _widths(seed: int, quick: bool) -> list[Job]:
-    """Smaller and larger students with one shot, alone and taught."""
-    found = []
-    for width in WIDTHS:
-        config = _student(1, seed, quick, width)
-        found.append(Job(config["name"], config, tsmd_jobs.alone))
-        name = f"taught_by_oracle_width{width}"
-        found.append(_taught(name, "taught_by_oracle", 1, seed, quick, width))
+    found = [Job(f"unlabeled_{shots}-{seed}", more, tsmd_jobs.unlabeled)]
+    if shots == 1:
+        found.append(Job(f"test_only_{shots}-{seed}", guided, tsmd_jobs.guided_test))
     return found
+
+
+def _narrow(seed: int, quick: bool) -> list[Job]:
+    """A smaller student with one shot, alone and taught."""
+    config = _student(1, seed, quick, NARROW)
+    name = f"taught_by_oracle_width{NARROW}"
+    taught = _taught(name, "taught_by_oracle", 1, seed, quick, NARROW)
+    return [Job(config["name"], config, tsmd_jobs.alone), taught]
 
 
 def _settings(quick: bool) -> list[Job]:

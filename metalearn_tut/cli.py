@@ -54,6 +54,7 @@ Study = choice(
     "abp_cifar",
     "tsmd",
     "metagater",
+    "metagater_second",
 )
 
 

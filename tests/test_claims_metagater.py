@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from metalearn_tut import cost, tasks
-from metalearn_tut.claims import Results, metagater, metagater_arms, metagater_filters
+from metalearn_tut.claims import (
+    Results,
+    metagater,
+    metagater_arms,
+    metagater_filters,
+    metagater_second,
+)
 from metalearn_tut.claims import metagater_jobs as jobs
 from metalearn_tut.claims.study import Job
 from metalearn_tut.federated import Across, MetaGater, state_of
@@ -311,14 +317,14 @@ def test_as_many_filters_are_open_as_is_said_and_time_is_compared():
 # Verdicts
 
 
-def study(macs=None, gradient=(2.0, 1.0), answers=90, **levels):
+def study(macs=None, gradient=(2.0, 1.0), answers=90, jobs=metagater_arms.jobs, **levels):
     """Made-up results: each arm's accuracy, 0.8 where nothing is said, luck shared by all."""
     luck = torch.rand(48, answers, generator=torch.Generator().manual_seed(0))
     costs = {MAIN: 0.3, "gated-0.7": 0.6, "gated-0.35": 0.2, "separate": 0.3, "fedavg": 0.3}
     costs |= {"static-12": 0.6, "static-10": 0.43, "static-8": 0.29, "static-6": 0.18}
     costs |= macs or {}
     found = Results()
-    for job in metagater_arms.jobs(False):
+    for job in jobs(False):
         arm = job.name.rpartition("-")[0]
         if not arm:
             continue
@@ -429,3 +435,45 @@ def test_without_results_nothing_is_decided():
 def test_a_quick_run_has_every_arm_of_one_seed():
     quick, full = ({n.rpartition("-")[0] for n in configs(q)} for q in (True, False))
     assert quick == full and len(configs(True)) == len(full)
+
+
+# The second study
+
+_PRICES = {"weight-0.5": 0.5, "weight-1.0": 0.3, "weight-2.0": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("macs", "levels", "holds"),
+    [
+        ({}, {}, True),
+        ({}, {"weight_05": 0.5, "weight_20": 0.5}, True),
+        ({}, {"weight_10": 0.7, "weight_20": 0.7}, False),
+        ({"weight-2.0": 0.3}, {}, False),
+        ({"weight-0.5": 0.3}, {}, False),
+        ({"weight-0.5": 0.9, "weight-1.0": 0.5, "weight-2.0": 0.4}, {}, False),
+    ],
+)
+def test_a_weight_must_save_much_at_little_loss(macs, levels, holds):
+    found = study({**_PRICES, **macs}, jobs=metagater_second.jobs, **levels)
+    claim = metagater_second.CLAIMS[0]
+    assert claim.verdict(found).holds is holds and FOUR.number == claim.follows
+    assert claim.verdict(Results()).holds is None
+
+
+def test_weights_must_save_with_every_seed():
+    found = study(_PRICES, jobs=metagater_second.jobs)
+    found["weight-1.0-1"]["macs"]["10"] = 0.05
+    assert metagater_second.CLAIMS[0].verdict(found).holds is False
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_only_the_price_is_another_one(quick):
+    first = configs(quick)
+    for job in metagater_second.jobs(quick):
+        arm, _, seed = job.name.rpartition("-")
+        if arm == "dense":
+            assert job.config == first[job.name]
+            continue
+        main = first[f"{MAIN}-{seed}"]
+        price = {"sparsity": float(arm.partition("-")[2]), "target": None}
+        assert job.config == {**main, "gates": {**main["gates"], **price}, "watch": None}

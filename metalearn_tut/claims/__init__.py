@@ -24,6 +24,7 @@ STUDIES = (
     "abp_cifar",
     "tsmd",
     "metagater",
+    "metagater_second",
 )
 
 

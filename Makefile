@@ -70,11 +70,12 @@ format: $(READY)
 glyphs: $(READY)
 	@$(BIN)/metalearn-tut data glyphs
 
-# Notebooks first, they take longest; loadscope keeps each on one kernel. The last line is pytest's.
+# Notebooks first, they take longest, and in this order: by number of tests, modules of few long ones
+# would come last. loadscope keeps each notebook on one kernel. The last line is pytest's.
 test: lint glyphs
 	@mkdir -p build
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env \
-	    --nbval-cell-timeout=90 --junitxml=build/junit.xml book tests metalearn_tut | tee build/pytest.log
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --nbval-lax \
+	    --nbval-current-env --nbval-cell-timeout=90 --junitxml=build/junit.xml book tests metalearn_tut | tee build/pytest.log
 	@$(BIN)/python tools/notebook_times.py build/junit.xml
 	@tail -n 1 build/pytest.log
 

@@ -235,7 +235,7 @@ def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
     assert code == 0 and "decide nothing" in out and not (tmp_path / "results").exists()
     assert (tmp_path / "out" / "toy" / "quick.json").exists()
 
-    code, out, _ = command(capsys, "hetrom", *places)
+    code, out, _ = command(capsys, "hetrom", "--processes", 1, *places)
     path = tmp_path / "results" / "toy.json"
     result = json.loads(path.read_text())
     assert code == 0 and out.splitlines()[-1] == f"written to {path}"

@@ -583,17 +583,17 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(capsys, tmp_path, monkeyp
 
 def test_two_processes_are_stopped_together_and_one_can_go_on(capsys, tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    options = [*TINY, "--no-validate", "--save-every", 1, "--steps", 150]
+    options = [*TINY, "--no-validate", "--save-every", 1, "--steps", 100]
     run = background.start("-m", "metalearn_tut", *options, "--out", shared, "--processes", 2)
     while not (shared / "last.safetensors").exists() and run.poll() is None:
         time.sleep(0.01)
     run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=60)
+    out, err = run.communicate(timeout=180)
     assert run.returncode == 130, err
     assert err.split("\n")[-2].startswith("metalearn-tut: training was stopped; last good")
     assert "Traceback" not in err and out.count("parameters to train") == 1
     step = checkpoint.read(shared / "last.safetensors")[1]["step"]
-    assert 1 <= step < 150
+    assert 1 <= step < 100
     assert command(capsys, *options, "--out", shared, "--resume")[0] == 0
     assert command(capsys, *options, "--out", alone)[0] == 0
     for name, p in parameters(alone).items():

@@ -143,7 +143,7 @@ def test_the_learners_without_gates_are_trained_and_evaluated(capsys, tmp_path, 
 
 def test_a_run_killed_and_resumed_ends_bitwise_as_if_it_had_not_been(capsys, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    options = [*TINY, *LIVELY, "--rounds", 9]
+    options = [*TINY, *LIVELY, "--rounds", 9, "--local-steps", 1, "--width", 4]
     run = background.start("-m", "metalearn_tut", *options, "--out", killed)
     deadline = time.monotonic() + 120
     while not (killed / "server.safetensors").exists():

@@ -332,10 +332,19 @@ def alive(group):
     return True
 
 
+def skip_where_flower_gives_up():
+    """Flower ends a process that has not reported within 30 seconds of its start."""
+    program, before = Path(sys.executable).parent / "flwr-serverapp", time.monotonic()
+    subprocess.run([program, "--help"], capture_output=True, timeout=120, check=True)
+    if (took := time.monotonic() - before) > 15:
+        pytest.skip(f"too busy: Flower gives a process 30 s to start, and here it takes {took:.0f}")
+
+
 @slow
 def test_processes_on_loopback_survive_a_node_that_is_killed(tmp_path, monkeypatch):
     pytest.importorskip("flwr", minversion="1.41", reason="its programs take other arguments")
     importable(monkeypatch)
+    skip_where_flower_gives_up()
     limit = 200.0
     config = {**MAML, "out": str(tmp_path / "out"), "timeout": 150.0, "wait": limit}
     with LocalFlower(tmp_path, 3, config, start_limit=limit) as flower:

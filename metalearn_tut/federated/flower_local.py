@@ -73,7 +73,9 @@ class LocalFlower:
     Notes
     -----
     Every message is handled in a process of its own, which imports PyTorch anew: on one machine
-    this takes seconds a round, and :func:`~metalearn_tut.federated.in_process` is faster.
+    this takes seconds a round, and :func:`~metalearn_tut.federated.in_process` is faster. Flower
+    gives each process 30 seconds to start: where the machine is too busy for that, its log says
+    "task-token authentication failed", and no run gets anywhere.
     """
 
     def __init__(

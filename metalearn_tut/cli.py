@@ -218,7 +218,8 @@ def evaluate(
     if --data, --split, --ways, --shots, --queries and --seed agree. --norm batch lets the
     query images of a task help each other (transductive); --norm support classifies each
     alone, as a deployed learner must. The number of ways can differ from training's with a
-    zero head, and with protonet.
+    zero head, and with protonet. Of a network with channel gates it also says what share of
+    the multiply-adds an image needs.
 
     \b
     Examples:

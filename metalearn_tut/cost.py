@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from metalearn_tut.bilevel.checks import check_masks
 from metalearn_tut.models.channel_gated import ChannelGated
 from metalearn_tut.saliency.sparse import save_sparse
+from metalearn_tut.tasks.sampler import check_count
 
 Masks = Mapping[str, Tensor]
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -168,7 +169,7 @@ def _layer_macs(
     layers = [m for m in model.modules() if isinstance(m, (*_CONVS, *_TRANSPOSED, nn.Linear))]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
-        with _evaluating(model):
+        with _evaluating(model), _taking(input_shape):
             model(_zeros(model, 1, input_shape))
     finally:
         for hook in hooks:
@@ -206,6 +207,11 @@ def active_macs(
     >>> active.tolist(), macs(network, x.shape[1:])
     ([912, 912, 912], 203704)
     """
+    shapes = [list(mask.shape) for mask in masks]
+    if not shapes or shapes != [[*shapes[0][:1], size] for size in network.sizes]:
+        raise ValueError(
+            f"masks must be one [B, C] for each gate, C being {network.sizes}, got shapes {shapes}"
+        )
     counts = _layer_macs(network, input_shape, {})
     total = masks[0].new_full((len(masks[0]),), sum(counts.values()), dtype=torch.int64)
     for name, gates in network.wires.items():
@@ -263,15 +269,17 @@ def latency(
     Raises
     ------
     ValueError
-        If ``batch`` or ``repeats`` is below 1.
+        If ``batch`` or ``repeats`` is below 1, ``warmup`` below 0, or the model takes no such
+        input.
     """
-    for name, value in (("batch", batch), ("repeats", repeats)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    x = _zeros(model, batch, input_shape)
+    check_count(batch=batch, repeats=repeats)
+    if not isinstance(warmup, int) or warmup < 0:
+        raise ValueError(f"warmup must be an integer >= 0, got {warmup!r}")
+    with _taking(input_shape):
+        x = _zeros(model, batch, input_shape)
     wait: Callable[[], None] = torch.cuda.synchronize if x.is_cuda else lambda: None
     seconds = []
-    with _evaluating(model):
+    with _evaluating(model), _taking(input_shape):
         for _ in range(warmup + repeats):
             wait()
             start = time.perf_counter()
@@ -298,3 +306,12 @@ def _zeros(model: nn.Module, batch: int, input_shape: Sequence[int]) -> Tensor:
     """``batch`` zero inputs of the dtype and on the device of the model's first parameter."""
     like = next(model.parameters(), torch.empty(0))
     return torch.zeros(batch, *input_shape, dtype=like.dtype, device=like.device)
+
+
+@contextmanager
+def _taking(input_shape: Sequence[int]) -> Iterator[None]:
+    """Name the shape if a model takes no such input."""
+    try:
+        yield
+    except (IndexError, RuntimeError, TypeError) as error:
+        raise ValueError(f"the model takes no input_shape of {input_shape}: {error}") from error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +33,10 @@ def interval(values: Tensor) -> tuple[float, float]:
     >>> round(mean, 3), round(half, 3)
     (0.5, 0.566)
     """
+    if values.ndim != 1 or not len(values):
+        raise ValueError(
+            f"values must be a vector of at least one number, got shape {list(values.shape)}"
+        )
     values = values.double()
     half = 1.96 * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
     return values.mean().item(), half
@@ -191,6 +196,8 @@ def evaluate(
 
 def check_n_tasks(sampler: TaskSampler, n_tasks: int, name: str = "n_tasks") -> None:
     """Refuse a number of tasks that the sampler does not have."""
+    if not isinstance(n_tasks, (int, np.integer)):
+        raise ValueError(f"{name} must be an integer, got {n_tasks!r}")
     if n_tasks < 1:
         raise ValueError(f"{name} must be at least 1, got {n_tasks}")
     if hasattr(sampler, "__len__") and n_tasks > len(sampler):

@@ -52,11 +52,12 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     """
     check_temperature(temperature)
     shape = list(student_logits.shape)
-    if len(shape) != 2 or not shape[0] or student_logits.shape != teacher_logits.shape:
+    if len(shape) != 2 or 0 in shape or student_logits.shape != teacher_logits.shape:
         raise ValueError(
             "student and teacher logits must both be [B, classes], "
             f"got shapes {shape} and {list(teacher_logits.shape)}"
         )
+    _check_floats("logits", student_logits, teacher_logits)
     student, teacher = (
         F.log_softmax(logits / temperature, dim=1) for logits in (student_logits, teacher_logits)
     )
@@ -122,6 +123,7 @@ def rkd_loss(
             "student and teacher features must be [B, F] and [B, G] with one B >= 1, "
             f"got shapes {shapes[0]} and {shapes[1]}"
         )
+    _check_floats("features", student_features, teacher_features)
     student, teacher = _Geometry(student_features), _Geometry(teacher_features)
     by_distance = F.smooth_l1_loss(student.distances, teacher.distances)
     by_angle = F.smooth_l1_loss(student.cosines, teacher.cosines)
@@ -147,6 +149,12 @@ class _Geometry:
         self.cosines = directions @ directions.transpose(1, 2)
 
 
+def _check_floats(name: str, *tensors: Tensor) -> None:
+    for tensor in tensors:
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be floating-point numbers, got {tensor.dtype}")
+
+
 def check_weight(name: str, weight: float) -> None:
     """Refuse weights of a loss that are negative or not finite.
 
@@ -160,12 +168,14 @@ def check_weight(name: str, weight: float) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse what no softmax can be softened by.
+    """Refuse what no softmax can be softened by without an overflow.
 
     Raises
     ------
     ValueError
-        If ``temperature`` is not positive and finite.
+        If ``temperature`` is not in 1e-6..1e9.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive, got {temperature}")
+    if not 1e-6 <= temperature <= 1e9:
+        raise ValueError(f"temperature must be in 1e-6..1e9, got {temperature}")

@@ -335,7 +335,7 @@ def test_clear_errors():
             network(x, how=how)
     with pytest.raises(ValueError, match=r"noise must be one tensor for each gate, of \[4, 4"):
         network(x, noise=[torch.zeros(5, 4)])
-    with pytest.raises(ValueError, match="hidden must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="hidden must be an integer >= 1, got 0"):
         ChannelGatedConv4(Conv4(1, 5, width=4), hidden=0)
     with pytest.raises(ValueError, match="tau must be positive, got 0"):
         ChannelGatedConv4(Conv4(1, 5, width=4), tau=0.0)

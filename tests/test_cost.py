@@ -168,7 +168,7 @@ def test_latency_is_the_median_of_warm_runs(monkeypatch):
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"repeats": 0}])
 def test_latency_refuses_nothing_to_time(wrong):
     (name,) = wrong
-    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer >= 1, got 0"):
         cost.latency(nn.Linear(2, 2), (2,), **wrong)
 
 

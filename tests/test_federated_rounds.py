@@ -283,6 +283,15 @@ HOSTILE = {
     "dtype": (with_tensor("0.bias", torch.zeros(6)), "0.bias is torch.float32, not torch.float64"),
     "unknown": (with_tensor("more", torch.zeros(6)), "more is unknown"),
     "missing": (lambda reply: reply._replace(state={}), "0.bias is missing"),
+    "no name": (with_tensor(3, torch.zeros(6)), "3 is unknown"),
+    "sparse": (
+        with_tensor("0.bias", torch.zeros(6).double().to_sparse()),
+        "0.bias is not a dense tensor with numbers",
+    ),
+    "endless": (
+        lambda reply: reply._replace(count=10**5000),
+        "its number of images is beyond all numbers",
+    ),
     "no tensor": (with_tensor("0.bias", [0.0] * 6), "0.bias is list"),
     "no images": (lambda reply: reply._replace(count=0), "it has 0 images"),
     "less": (lambda reply: reply._replace(count=-3), "it has -3 images"),

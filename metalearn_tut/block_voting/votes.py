@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from metalearn_tut.block_voting.images import Images, batches, evaluating
 from metalearn_tut.models.gated_resnet import GatedResNet
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.tasks.sampler import check_choice, check_seed
 
 RULES = ("argmin", "bottom_q", "threshold", "mean", "random")
 
@@ -39,6 +40,15 @@ class Votes:
     mean_marks: tuple[float, ...]
     ballots: int
     rule: str = "argmin"
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.candidates), len(self.counts), len(self.mean_marks)]
+        if len(set(lengths)) > 1:
+            raise ValueError(
+                "candidates, counts and mean_marks must be of one length, got {}, {} and {}".format(
+                    *lengths
+                )
+            )
 
     def ranking(self) -> tuple[int, ...]:
         """The candidates, the one to go first at the front.
@@ -132,6 +142,9 @@ def count_votes(
         )
     if bool(marks.isnan().any()):
         raise ValueError("marks must not be NaN")
+    if math.isnan(tau):
+        raise ValueError("tau must not be NaN")
+    check_seed(seed)
     images, blocks = marks.shape
     if rule == "mean":
         return torch.zeros(blocks, dtype=torch.int64)
@@ -148,7 +161,7 @@ def count_votes(
 def lowest(marks: Tensor, q: int) -> Tensor:
     """The ``q`` lowest of each image's ``marks [M, C]``: columns ``[M, q]``, the lowest first."""
     blocks = marks.shape[1]
-    if not 1 <= q <= blocks:
+    if not isinstance(q, int) or not 1 <= q <= blocks:
         raise ValueError(f"q must be in 1..{blocks} (candidates), got {q}")
     from_behind = marks.flip(1).sort(dim=1, stable=True).indices  # the deeper first, if equal
     return blocks - 1 - from_behind[:, :q]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import inf, isfinite
+from math import isfinite
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from metalearn_tut.maml import MAML
 
 State = Mapping[str, Tensor]
 _BUFFER = "buffer."
+_HEAVIEST = 1e250  # a weight: more, and a product or the sum may not be finite
 
 
 class Reply(NamedTuple):
@@ -96,11 +97,12 @@ def weighted_average(states: Sequence[State], weights: Sequence[float], current:
     >>> weighted_average(states, [20, 10], {"w": torch.tensor(0.0)})
     {'w': tensor(2.)}
     """
-    if len(states) != len(weights) or any(not 0 <= w < inf for w in weights):
+    if len(states) != len(weights) or any(not 0 <= w < _HEAVIEST for w in weights):
         raise ValueError(f"weights must be one finite number >= 0 for each state, got {weights}")
     for i, state in enumerate(states):
         if wrong := _misfit(state, current):
             raise ValueError(f"state {i} is of another architecture: {wrong}")
+    weights = [float(w) for w in weights]
     total = sum(weights)
     if not total:
         return dict(current)
@@ -137,6 +139,8 @@ def problem_of(reply: Any, current: State) -> str | None:
         return reply
     if not isinstance(reply, Reply):
         return f"a reply was expected, not {type(reply).__name__}"
+    if isinstance(reply.count, int) and abs(reply.count) >= 2**63:
+        return "its number of images is beyond all numbers"  # perhaps too long to be written
     if not isinstance(reply.count, int) or reply.count < 1:
         return f"it has {reply.count!r} images"
     told = [reply.loss] if reply.accuracy is None else [reply.loss, reply.accuracy]
@@ -154,7 +158,7 @@ def problem_of(reply: Any, current: State) -> str | None:
 
 def _misfit(state: State, current: State) -> str | None:
     """The first tensor by name that differs from the server's."""
-    for name in sorted(current.keys() | state.keys()):
+    for name in sorted(current.keys() | state.keys(), key=str):
         if name not in state or name not in current:
             return f"{name} is {'missing' if name in current else 'unknown'}"
         there, here = state[name], current[name]
@@ -164,6 +168,8 @@ def _misfit(state: State, current: State) -> str | None:
             return f"{name} has shape {list(there.shape)}, not {list(here.shape)}"
         if there.dtype != here.dtype:
             return f"{name} is {there.dtype}, not {here.dtype}"
+        if there.layout != torch.strided or there.is_meta:
+            return f"{name} is not a dense tensor with numbers"
     return None
 
 

@@ -144,6 +144,8 @@ def by_dirichlet(
     check_seed(seed)
     if not 0 < concentration < inf:
         raise ValueError(f"concentration must be positive, got {concentration}")
+    if concentration < 1e-6:  # shares of a smaller one cannot be told from 0 and 1
+        raise ValueError(f"concentration must be at least 1e-6, got {concentration}")
     parts: list[dict[int, np.ndarray]] = [{} for _ in range(nodes)]
     for c in range(source.n_classes):
         shares = _dirichlet(concentration, nodes, seed, c)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn_tut.models.gates import straight_through
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.tasks.sampler import check_choice, check_count
 
 TAU = 2 / 3
 """Temperature of the relaxation, that of published channel gates."""
@@ -54,8 +55,7 @@ class ChannelGate(nn.Module):
             ("out_channels", out_channels),
             ("hidden", hidden),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            check_count(**{name: value})
         self.inner, self.outer = nn.Linear(in_channels, hidden), nn.Linear(hidden, out_channels)
         nn.init.constant_(self.outer.bias, open_bias)
 
@@ -90,6 +90,11 @@ def channel_mask(
     soft : bool, default False
         Return the relaxation itself, in (0, 1).
 
+    Raises
+    ------
+    ValueError
+        If ``tau`` is not positive and finite, or the noise has another shape than the logits.
+
     Examples
     --------
     >>> logits = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
@@ -98,6 +103,14 @@ def channel_mask(
     >>> channel_mask(logits, torch.zeros(3)).tolist()
     [0.0, 1.0, 1.0]
     """
+    if not 0 < tau < math.inf:
+        raise ValueError(f"tau must be positive and finite, got {tau}")
+    if not logits.is_floating_point():
+        raise ValueError(f"logits must be floating-point numbers, got {logits.dtype}")
+    if noise is not None and noise.shape != logits.shape:
+        raise ValueError(
+            f"noise must be of the logits' shape {list(logits.shape)}, got {list(noise.shape)}"
+        )
     noisy = logits if noise is None else logits + noise
     relaxed = (noisy / tau).sigmoid()
     if soft:
@@ -115,6 +128,8 @@ def open_share(masks: Sequence[Tensor]) -> Tensor:
     >>> open_share([torch.tensor([[1.0, 0.0]]), torch.ones(1, 8)])
     tensor(0.7500)
     """
+    if not len(masks) or not all(mask.numel() for mask in masks):
+        raise ValueError("masks must be at least one, each of at least one filter")
     return torch.stack([mask.mean() for mask in masks]).mean()
 
 

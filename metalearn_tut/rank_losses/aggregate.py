@@ -63,7 +63,8 @@ class TaskAggregate:
         Raises
         ------
         ValueError
-            If the losses are no vector, are empty, or hold a NaN.
+            If the losses are no vector, are empty, or hold a NaN or minus infinity; and by an
+            aggregate that remembers them if one is infinite.
         """
         check_losses(losses)
         losses = losses.detach()
@@ -90,7 +91,7 @@ class TaskAggregate:
 
 
 def check_losses(losses: Tensor) -> None:
-    """Refuse what cannot be ranked; infinite losses can."""
+    """Refuse what cannot be ranked; losses of plus infinity can."""
     if losses.ndim != 1 or not len(losses) or not losses.is_floating_point():
         raise ValueError(
             "losses must be a vector of at least one floating-point number, "
@@ -99,6 +100,15 @@ def check_losses(losses: Tensor) -> None:
     if bool((bad := losses.isnan()).any()):
         positions = torch.nonzero(bad).flatten().tolist()
         raise ValueError(f"losses must not be NaN, got NaN for tasks {positions} of the batch")
+    if bool((losses == -torch.inf).any()):
+        raise ValueError("losses must not be minus infinity")
+
+
+def check_remembered(losses: Tensor) -> None:
+    """Refuse losses that would be in the way of all later steps: one infinite mean is for ever."""
+    if not bool(losses.isfinite().all()):
+        positions = torch.nonzero(~losses.isfinite()).flatten().tolist()
+        raise ValueError(f"losses must be finite, got others for tasks {positions} of the batch")
 
 
 def uniform(losses: Tensor) -> Tensor:

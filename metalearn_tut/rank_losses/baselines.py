@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metalearn_tut.rank_losses.aggregate import TaskAggregate
+from metalearn_tut.rank_losses.aggregate import TaskAggregate, check_remembered
 from metalearn_tut.tasks.sampler import check_count
 
 
@@ -56,6 +56,7 @@ class WorstMixture(TaskAggregate):
         return torch.tensor(p, dtype=torch.float64)
 
     def _weigh(self, losses: Tensor) -> tuple[Tensor, None, None]:
+        check_remembered(losses)
         n = len(losses)
         if n > self.pool:
             raise ValueError(f"a batch of {n} tasks is larger than the pool of {self.pool}")
@@ -77,6 +78,12 @@ def simplex_projection(v: Tensor) -> Tensor:
     >>> simplex_projection(torch.tensor([0.5, 1.0, -1.0]))
     tensor([0.2500, 0.7500, 0.0000])
     """
+    if v.ndim != 1 or not len(v) or not v.is_floating_point() or not bool(v.isfinite().all()):
+        raise ValueError(
+            "v must be a vector of at least one number, floating-point and finite, "
+            f"got shape {list(v.shape)} of {v.dtype}"
+        )
+    v = v - v.max()  # the same projection, and no small number is lost in large ones
     ranked = v.sort(descending=True).values
     ranks = torch.arange(1, len(v) + 1, device=v.device)
     taus = (ranked.cumsum(0) - 1) / ranks  # tau if the first r entries are the positive ones

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.learner import Learner
-from metalearn_tut.rank_losses.aggregate import TaskAggregate, check_losses
+from metalearn_tut.rank_losses.aggregate import TaskAggregate, check_losses, check_remembered
 from metalearn_tut.rank_losses.ranked_range import check_shares
 from metalearn_tut.tasks.sampler import TaskSampler
 
@@ -123,12 +123,14 @@ class LogNormalGuidance(TaskAggregate):
         )
 
     def _weigh(self, losses: Tensor) -> tuple[Tensor, float, float]:
+        check_remembered(losses)
         logs = _logarithms(losses)
         if self.source is None:
             self._update(logs)
         elif len(self.log) % self.every == 0:
             reference = self.source()
             check_losses(reference)
+            check_remembered(reference)
             self._update(_logarithms(reference))
         mu, sigma = self.memory["mu"], self.memory["sigma"]
         if sigma <= _TOLERANCE:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from metalearn_tut.rank_losses.aggregate import uniform
+from metalearn_tut.rank_losses.aggregate import check_remembered, uniform
 from metalearn_tut.rank_losses.ranked_range import RankedRange
 from metalearn_tut.rank_losses.variational import difference_of_tops, nested_hinges
 from metalearn_tut.tasks.sampler import check_choice
@@ -106,6 +106,7 @@ class ThresholdTracker(RankedRange):
         )
 
     def _weigh(self, losses: Tensor) -> tuple[Tensor, float | None, float | None]:
+        check_remembered(losses)
         m, k = self.ranks(n := len(losses))
         exact = losses.to("cpu", torch.float64)
         if len(self.log) < self.burn_in:
@@ -188,6 +189,7 @@ class DCARange(RankedRange):
         return f", every={self.every}"
 
     def _weigh(self, losses: Tensor) -> tuple[Tensor, float | None, float | None]:
+        check_remembered(losses)
         m, k = self.ranks(len(losses))
         order = losses.sort(descending=True, stable=True).indices
         if (len(self.log) - self.burn_in) % self.every == 0 or "high" not in self.memory:

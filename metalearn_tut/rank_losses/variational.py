@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metalearn_tut.rank_losses.aggregate import check_losses
+
 Threshold = Tensor | float | None
 
 
@@ -47,6 +49,7 @@ def difference_of_tops(
     >>> difference_of_tops(losses, m=1, k=3, low=2.0, high=5.0).item()  # 4 + 2
     6.0
     """
+    _check(losses, m, k)
     lower = losses.sum() if low is None else k * low + hinge(losses - low, sharpness).sum()
     return lower if high is None else lower - m * high - hinge(losses - high, sharpness).sum()
 
@@ -70,10 +73,17 @@ def nested_hinges(losses: Tensor, m: int, k: int, low: Threshold, gap: Threshold
     gap : Tensor or float or None
         None drops the outer hinge, as if it were infinite.
     """
+    _check(losses, m, k)
     base, excess = (0.0, losses) if low is None else ((k - m) * low, hinge(losses - low))
     if gap is None:
         return base + excess.sum()
     return base + (len(losses) - m) * gap - hinge(gap - excess).sum()
+
+
+def _check(losses: Tensor, m: int, k: int) -> None:
+    check_losses(losses)
+    if not 0 <= m < k <= len(losses):
+        raise ValueError(f"needs 0 <= m < k <= n, got m={m}, k={k} with n={len(losses)} losses")
 
 
 def hinge(x: Tensor, sharpness: float | None = None) -> Tensor:

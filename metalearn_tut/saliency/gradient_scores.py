@@ -14,7 +14,7 @@ from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.maml import MAML
 from metalearn_tut.saliency.capture import check_capture, prunable_parameters
 from metalearn_tut.saliency.obs import Scores
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.tasks.sampler import check_choice, check_seed
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 KINDS = ("snip", "meta_snip", "meta_taylor")
@@ -31,6 +31,7 @@ def magnitude_scores(learner: MAML, *, layers: Sequence[str] | None = None) -> S
 
 def random_scores(learner: MAML, *, seed: int = 0, layers: Sequence[str] | None = None) -> Scores:
     """Uniform numbers in [0, 1), the same ones for the same seed on every device."""
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     names, params = prunable_parameters(learner, layers), parameters_of(learner.model)
     return {

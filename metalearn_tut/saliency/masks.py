@@ -41,7 +41,9 @@ def kept_fraction(masks: Mapping[str, Tensor]) -> float:
     >>> kept_fraction({"weight": torch.tensor([True, False, False]), "bias": torch.tensor([True])})
     0.5
     """
-    return sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+    if not (size := sum(m.numel() for m in masks.values())):
+        raise ValueError("masks must be of at least one weight, got none")
+    return sum(int(m.count_nonzero()) for m in masks.values()) / size
 
 
 def layer_fractions(masks: Mapping[str, Tensor]) -> dict[str, float]:
@@ -139,7 +141,9 @@ def schedule_to(keep: float, step: float = 0.1, now: float = 1.0) -> list[float]
     >>> schedule_to(0.65), schedule_to(0.5, 0.25)
     ([0.1, 0.1, 0.1, 0.05], [0.25, 0.25])
     """
-    if not (0 < keep < now and step > 0):
+    if not now <= 1:
+        raise ValueError(f"now must be a share of at most 1, got {now}")
+    if not (0 < keep < now and step >= 1e-6):
         raise ValueError(
             f"keep must be between 0 and {now:.3g}, what there is, and step positive, got "
             f"keep={keep:g} and step={step:g}"
@@ -195,7 +199,11 @@ def _giving(
 
 
 def _check_scores(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    if not masks:
+        raise ValueError("masks must be of at least one layer, got none")
     for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise ValueError(f"masks[{name!r}] must be bool, got {mask.dtype}")
         if name not in scores or scores[name].shape != mask.shape:
             got = list(scores[name].shape) if name in scores else "none"
             raise ValueError(f"scores[{name!r}] must have shape {list(mask.shape)}, got {got}")

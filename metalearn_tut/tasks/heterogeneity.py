@@ -10,11 +10,11 @@ an outlier, if either made it so, and ``component`` is the outer mixture's.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -189,7 +189,7 @@ class Mixture(TaskSampler):
                 "Mixture needs one weight per sampler, at least one, "
                 f"got {len(weights)} weights for {len(samplers)} samplers"
             )
-        if not all(isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
+        if not all(isfinite(w) and w >= 0 for w in weights) or not 0 < sum(weights) < inf:
             raise ValueError(f"weights must be finite, >= 0 and not all 0, got {list(weights)}")
         _check_alike(samplers)
         self.samplers, self.weights, self.seed = tuple(samplers), tuple(weights), seed
@@ -201,7 +201,9 @@ class Mixture(TaskSampler):
     def __getitem__(self, index: int) -> Task:
         index = check_index(index)
         point = _chance(self.seed, index, _COMPONENT) * self._ends[-1]
-        component = bisect_right(self._ends, point)  # never one of weight 0: its piece is empty
+        last = bisect_left(self._ends, self._ends[-1])  # if rounding takes the point to the end
+        # never one of weight 0: its piece is empty
+        component = min(bisect_right(self._ends, point), last)
         return _tagged(self.samplers[component][index], component=component)
 
 

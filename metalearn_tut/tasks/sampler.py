@@ -74,9 +74,12 @@ class TaskSampler:
             Number of tasks T, at least 1.
         """
         check_count(tasks_per_step=tasks_per_step)
-        if step < 0:
+        try:
+            start = operator.index(step) * tasks_per_step
+        except TypeError:
+            raise TypeError(f"step must be an integer, got {step!r}") from None
+        if start < 0:
             raise IndexError(f"step must be >= 0, got {step}")
-        start = step * tasks_per_step
         return self.tasks(range(start, start + tasks_per_step))
 
     def tasks(self, indices: Iterable[int]) -> TaskBatch:

@@ -80,9 +80,14 @@ class SinusoidSampler(TaskSampler):
         check_count(shots=self.shots, queries=self.queries)
         check_seed(self.seed)
         for name in ("amplitude", "phase", "x_range"):
-            low, high = getattr(self, name)
-            if not -math.inf < low <= high < math.inf:
-                raise ValueError(f"{name} must be (low, high), finite and ordered, got {low, high}")
+            given, most = getattr(self, name), torch.finfo(torch.float32).max
+            try:
+                low, high = given
+                fits = -most <= low <= high <= most
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
+                raise ValueError(f"{name} must be (low, high), finite and ordered, got {given}")
 
     def __getitem__(self, index: int) -> Task:
         index = check_index(index)

@@ -173,7 +173,7 @@ class ClassSource:
         """
         check_seed(seed)
         n = len(self.rows)
-        if min(train, validation) <= 0 or train + validation >= 1:
+        if not (train > 0 and validation > 0 and train + validation < 1):
             raise ValueError(
                 "train and validation must be positive and sum to less than 1, "
                 f"got {train} and {validation}"
@@ -220,7 +220,9 @@ def from_arrays(
     Raises
     ------
     ValueError
-        If lengths differ, ``x`` is empty, or ``x`` holds NaN or infinite numbers.
+        If lengths differ, ``x`` is empty, ``x`` holds NaN or infinite numbers, or ``y`` NaN.
+    TypeError
+        If ``x`` is not of numbers, or the labels cannot be sorted.
 
     Examples
     --------
@@ -231,20 +233,36 @@ def from_arrays(
     >>> source.sampler(ways=2, shots=1, queries=5)[0].query_x.shape
     torch.Size([10, 3, 8, 8])
     """
-    examples = x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-    labels = y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
-    if labels.ndim != 1 or not len(labels) or examples.shape[:1] != labels.shape:
+    examples, labels = _array(x, "x"), _array(y, "y")
+    if labels.ndim != 1 or not examples.size or examples.shape[:1] != labels.shape:
         raise ValueError(
             "from_arrays needs x [M, ...] and y [M] with M >= 1, "
             f"got shapes {examples.shape} and {labels.shape}"
         )
+    if examples.dtype.kind not in "buif":
+        raise TypeError(f"x must be of numbers, got {examples.dtype}")
     if examples.dtype != np.uint8:
         examples = examples.astype(np.float64 if examples.dtype == np.float64 else np.float32)
         finite = np.isfinite(examples).reshape(len(examples), -1).all(axis=1)
         if not finite.all():
             raise ValueError(f"x must be finite, but row {int(finite.argmin())} has NaN or inf")
-    values, inverse = np.unique(labels, return_inverse=True)
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError("y must not be NaN")
+    try:
+        values, inverse = np.unique(labels, return_inverse=True)
+    except TypeError as error:
+        raise TypeError(f"y must be of labels that can be sorted: {error}") from error
     rows = tuple(np.flatnonzero(inverse == c) for c in range(len(values)))
     if groups is not None and len(groups) != len(values):
         raise ValueError(f"groups must name one group per class ({len(values)}), got {len(groups)}")
     return ClassSource(examples, rows, tuple(map(str, values)), tuple(groups or ()), name)
+
+
+def _array(values: Any, name: str) -> np.ndarray:
+    """A tensor, an array or nested lists as an array, or an error that names the argument."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu().numpy()
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array: {error}") from error

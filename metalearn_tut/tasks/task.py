@@ -57,6 +57,8 @@ class Task:
     ------
     ValueError
         If a set's inputs and targets differ in length, or the two sets in shape.
+    TypeError
+        If one of the four is not a tensor with a row for each example.
     """
 
     support_x: Tensor
@@ -66,6 +68,11 @@ class Task:
     tags: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in _TENSORS:
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) or not value.ndim:
+                got = "a single number" if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(f"{name} must be a tensor with a row for each example, got {got}")
         for part in ("support", "query"):
             x, y = getattr(self, f"{part}_x"), getattr(self, f"{part}_y")
             if len(x) != len(y):
@@ -81,7 +88,9 @@ class Task:
 
     @property
     def ways(self) -> int:
-        """Number of classes N of a classification task."""
+        """Number of classes N of a classification task; a ValueError for any other task."""
+        if self.support_y.is_floating_point() or not self.support_y.numel():
+            raise ValueError("a task has ways if support_y holds labels, at least one")
         return int(self.support_y.max()) + 1
 
     def to(self, device: torch.device | str) -> Task:

@@ -139,7 +139,9 @@ def test_a_result_of_another_criterion_ends_the_build(results):
 def test_a_study_without_a_result_is_not_run_yet_until_it_has_one(results, monkeypatch):
     study = replace(toy_study.STUDY, name="metagater")
     load = claims.load
-    monkeypatch.setattr(claims, "STUDIES", (*RUN, "metagater"))
+    others = [name for name in RUN if name.partition("_")[0] not in ("tsmd", "metagater")]
+    (results / "results" / "claims" / "metagater.json").unlink(missing_ok=True)
+    monkeypatch.setattr(claims, "STUDIES", (*others, "metagater"))
     monkeypatch.setattr(claims, "load", lambda name: study if name == "metagater" else load(name))
     page = generated(results)
     assert "Claim 1: not run yet\n:class: note\n:name: claim-metagater-1" in page
@@ -173,8 +175,8 @@ def test_a_run_that_was_interrupted_says_that_its_time_is_a_lower_bound(results)
     assert "* Interrupted, and only the last part timed: gates-0" in page
 
 
-def test_the_papers_scale_is_shown_where_it_was_run(page, results):
-    assert "This was not run. The command:" in page
+def test_the_papers_scale_is_shown_where_it_was_run(results):
+    assert "This was not run. The command:" in generated(results)
     gap = {"mean": 0.0321, "over_tasks": 0.002, "over_seeds": 0.01, "seeds": [0.03], "n_tasks": 600}
     found = {
         "config": {},

@@ -205,3 +205,36 @@ def test_chapter_5_prints_what_was_found_of_photographs():
     pair = f"unpruned {accuracy['unpruned-0.4']:.3f}, ABP {accuracy['abp-0.4']:.3f}"
     assert f"{pair}, a difference of {said(found['0.4']['abp - unpruned'])}" in text
     assert f"ABP − random blocks: {said(votes['abp - random'])}" in text
+
+
+def test_chapter_6_prints_what_the_study_found():
+    claims, text = claims_of("tsmd"), cell_of("06_tsmd_distillation", "help-recorded")
+    one, two, _, four, five, six = (claim["values"] for claim in claims.values())
+    shots = one["1-shot"], one["5-shot"]
+    rows = [
+        [c.strip() for c in row.split("|")[2:-1]] for row in re.findall(r"^\|.*\d.*$", text, re.M)
+    ]
+    assert rows.pop(0)[1] == "5 shots" == rows.pop(4)[1]
+    for arm in ("student", "fixed", "tsmd", "oracle"):
+        assert rows.pop(0) == [f"{found['accuracy'][arm]:.3f}" for found in shots]
+    for pair in ("fixed - student", "tsmd - fixed", "oracle - tsmd", "tsmd - student"):
+        assert rows.pop(0) == [said(found[pair]) for found in shots]
+    assert not rows
+    assert [c["holds"] for c in claims.values()] == [False, False, True, False, False, True]
+    assert text.count("Two of six criteria held") == 1
+    assert f"(± {shots[0]['tsmd - student']['over_seeds']:.3f} over seeds)" in text
+    for name, gap in (
+        ("guided by the Oracle", shots[0]["taught_by_oracle - student"]),
+        ("by the Oracle before it adapts", two["unadapted - student"]),
+        ("at test time only", two["test_only - student"]),
+        ("at $T = 4$ and $w = 1$", shots[0]["reconstructed - student"]),
+        ("by relations of features", four["rkd - student"]),
+        ("Ten inner steps instead of five:", five["student_longer - student"]),
+        ("did not gain more by guidance:", four["width 4"]["gain"]),
+        ("of these were worth", six["1-shot"]["teacher - alone"]),
+    ):
+        assert f"{name} {said(gap)}" in text
+    assert f"and {said(six['1-shot']['teacher - own'])} more than the student's own" in text
+    accuracy = six["5-shot"]["accuracy"]
+    assert f"they did harm ({said(six['5-shot']['teacher - alone'])})" in text
+    assert f"gained little ({accuracy['true'] - accuracy['alone']:+.3f})" in text

@@ -238,3 +238,32 @@ def test_chapter_6_prints_what_the_study_found():
     accuracy = six["5-shot"]["accuracy"]
     assert f"they did harm ({said(six['5-shot']['teacher - alone'])})" in text
     assert f"gained little ({accuracy['true'] - accuracy['alone']:+.3f})" in text
+
+
+def test_chapter_7_prints_what_the_study_found():
+    claims = claims_of("metagater")
+    text = cell_of("07_metagater_federated_gates", "help-recorded")
+    one, two, three, four, five, six = (claim["values"] for claim in claims.values())
+    rows = [
+        [c.strip() for c in row.split("|")[2:-1]] for row in re.findall(r"^\|.*±.*$", text, re.M)
+    ]
+    for images in ("5", "10", "20"):
+        accuracy = [f"{one[images]['accuracy'][arm]:.3f}" for arm in ("dense", "gated-0.5")]
+        assert rows.pop(0) == [*accuracy, said(one[images]["gated - dense"])]
+        assert f"{one[images]['macs']['gated-0.5']:.2f}" in text
+    for other in ("scratch", "random", "magnitude", "average", "static-10", "fedavg"):
+        assert rows.pop(0) == [said(two[images][other]) for images in ("5", "10", "20")]
+    assert not rows
+    assert [c["holds"] for c in claims.values()] == [False, False, True, False, False, False]
+    assert "One of six criteria held" in text
+    assert f"({said(three['10']['joint - separate'])} with 10 images)" in text
+    assert [one[n]["gated - dense"]["mean"] < -0.03 for n in ("5", "10", "20")] == [0, 0, 1]
+    for name in ("gated-0.5", "gated-0.7", "static-8", "static-12"):
+        point = four["points"][name]
+        assert f"{point['macs']:.2f}" in text and f"{point['accuracy']:.3f}" in text
+    assert four["points"]["gated-0.35"] == four["points"]["gated-0.5"]
+    grown = five["falls"]["gated-0.5"]
+    assert f"to {min(grown):.1f} to {max(grown):.1f} times" in text
+    assert f"a single one: {said(five['4 steps - 1 step'])}" in text
+    slow, fast = (six["ratios"][f"{n} 0.5"]["time"] for n in ("Conv4-16, 28x28", "Conv4-64, 84x84"))
+    assert f"took {slow:.1f} times as long" in text and f"{fast:.2f} of the time with 64" in text

@@ -113,7 +113,7 @@ def table(verdicts: Sequence[tuple[Claim, Verdict]]) -> str:
 
 def _wrapped(start: str, text: str) -> list[str]:
     margin = {"initial_indent": start, "subsequent_indent": " " * len(start)}
-    return textwrap.wrap(text, 100, **margin)
+    return textwrap.wrap(text, 100, break_on_hyphens=False, **margin)
 
 
 def stale(study: Study, path: str | os.PathLike[str]) -> str | None:

@@ -49,7 +49,7 @@ ONE_SHOT = ("taught_by_oracle", "unadapted", "reconstructed", "rkd")  # run with
 def jobs(quick: bool) -> list[Job]:
     """Teachers first, one seed after another, then what they teach; quick: one seed, one shot."""
     seeds, shots = (SEEDS[:1], SHOTS[:1]) if quick else (SEEDS, SHOTS)
-    found = [Job("costs", _costs(), tsmd_jobs.costs)]
+    found = [Job("costs", _costs(quick), tsmd_jobs.costs)]
     for seed in seeds:
         for n in shots:
             found += [*_ladder(n, seed, quick), *_tests(n, seed, quick)]
@@ -158,10 +158,10 @@ def _settings(quick: bool) -> list[Job]:
     ]
 
 
-def _costs() -> Config:
+def _costs(quick: bool) -> Config:
     return {
         "student": STUDENT,
         "teacher": TEACHER,
         "data": {"shots": 1},
-        "test": drawn(1),
+        "test": drawn(30 if quick else 1),  # the first is counted
     }

@@ -106,7 +106,11 @@ def test_imports_are_declared_dependencies(folder):
     inside = folder == "metalearn_tut"
     optional = names([*EXTRAS["federated"], *EXTRAS["deploy"]])  # their modules ask for them
     declared = {name.lower() for name in (CORE | optional if inside else EVERY)}
-    own = {path.stem for place in ("tools", folder) for path in (ROOT / place).glob("*.py")}
+    own = {
+        path.stem
+        for place in ("tools", "book/_ext", folder)
+        for path in (ROOT / place).glob("*.py")
+    }
     for path in (ROOT / folder).rglob("*.py"):
         found = imported(ast.parse(path.read_text("utf-8")))
         assert undeclared(found - (set() if inside else own), declared) == set(), path

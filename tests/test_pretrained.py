@@ -68,11 +68,14 @@ def test_a_checkpoint_without_configuration_says_what_to_do(tmp_path):
     checkpoint.load(checkpoint.find(tmp_path), learner.meta_parameters())
 
 
+MODELS = "'Conv4', 'ResNet12', 'ChannelGatedConv4', 'ChannelGatedResNet12'"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model": {"name": "Conv5"}}, "model must be one of 'Conv4', 'ResNet12', .*, got 'Conv5'"),
-        ({"model": {"ways": 3}}, "model must be one of 'Conv4', 'ResNet12', .*, got None"),
+        ({"model": {"name": "Conv5"}}, f"model must be one of {MODELS}, got 'Conv5'"),
+        ({"model": {"ways": 3}}, f"model must be one of {MODELS}, got None"),
         ({"model": {"name": "Conv4", "depth": 3}}, "model 'Conv4' cannot be made: .*'depth'"),
         ({"algorithm": {"name": "sgd"}}, "algorithm must be one of 'maml', .*, got 'sgd'"),
         (

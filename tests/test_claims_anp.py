@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from metalearn_tut.claims import Results, anp, anp_arms, anp_jobs
+from metalearn_tut.claims import Results, anp, anp_arms, anp_jobs, learners
 from metalearn_tut.claims.paired import accuracies, counts
 from metalearn_tut.claims.study import Job
 
@@ -36,7 +36,7 @@ CONFIG = {
 
 def test_all_arms_of_a_network_and_seed_have_one_start_one_training_and_one_test():
     arms = {job.name: job.config for job in anp_arms.jobs(False) if job.run is anp_jobs.pruned}
-    bases = {j.name: j.config for j in anp_arms.jobs(False) if j.run is anp_jobs.dense}
+    bases = {j.name: j.config for j in anp_arms.jobs(False) if j.run is learners.alone}
     for name, config in arms.items():
         network, _, seed = name.split("-")
         other = arms[f"{network}-dense-{seed}"]
@@ -113,10 +113,10 @@ def test_the_dense_arm_keeps_everything_and_is_trained_as_long(tmp_path):
     config = {**CONFIG, "score": None, "retrain": {**CONFIG["retrain"], "steps": [1, 1]}}
     values = anp_jobs.pruned(config, tmp_path / "arm")
     assert all(share == 1 for kept in values["kept"].values() for share in kept.values())
-    first = anp_jobs.dense_learner(DENSE, tmp_path / "arm").meta_parameters()
+    first = learners.learner_of(DENSE, tmp_path / "arm").meta_parameters()
     anp_jobs.after_rounds(
-        learner := anp_jobs.dense_learner(DENSE, tmp_path / "other"),
-        anp_jobs.train_tasks(DENSE["data"], DENSE["seed"]),
+        learner := learners.learner_of(DENSE, tmp_path / "other"),
+        learners.train_tasks(DENSE["data"], DENSE["seed"]),
         config,
         tmp_path / "again",
     )
@@ -124,13 +124,13 @@ def test_the_dense_arm_keeps_everything_and_is_trained_as_long(tmp_path):
 
 
 def test_arms_start_from_the_dense_job_beside_them_and_train_it_if_it_is_not_done(tmp_path):
-    job = Job(DENSE["name"], DENSE, anp_jobs.dense)
-    alone = anp_jobs.dense_learner(DENSE, tmp_path / "arm").meta_parameters()
-    anp_jobs.dense(DENSE, tmp_path / job.key)
+    job = Job(DENSE["name"], DENSE, learners.alone)
+    alone = learners.learner_of(DENSE, tmp_path / "arm").meta_parameters()
+    learners.alone(DENSE, tmp_path / job.key)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / job.key).iterdir()}
-    beside = anp_jobs.dense_learner(DENSE, tmp_path / "another").meta_parameters()
+    beside = learners.learner_of(DENSE, tmp_path / "another").meta_parameters()
     assert all(torch.equal(p, beside[n]) for n, p in alone.items())
-    assert not (tmp_path / "another").exists() and (tmp_path / "arm" / "dense").exists()
+    assert not (tmp_path / "another").exists() and (tmp_path / "arm" / "base").exists()
     assert before.keys() == {path: None for path in (tmp_path / job.key).iterdir()}.keys()
 
 
@@ -154,7 +154,7 @@ def test_the_naive_network_is_pruned_before_it_is_meta_trained(tmp_path):
 
 
 def test_one_task_has_the_same_five_classes_with_the_same_labels():
-    sampler = anp_jobs.train_tasks({"shots": 1, "queries": 2}, 3)
+    sampler = learners.train_tasks({"shots": 1, "queries": 2}, 3)
     one = anp_jobs.OneTask(sampler)
     assert one.names == sampler[0].tags["classes"]
     by_label = {}

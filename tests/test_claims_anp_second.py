@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metalearn_tut.claims import Results, anp_arms, anp_jobs, anp_second
+from metalearn_tut.claims import Results, anp_arms, anp_jobs, anp_second, learners
 from metalearn_tut.claims.paired import counts
 
 ONE, TWO, THREE = anp_second.CLAIMS
@@ -12,7 +12,7 @@ ONE, TWO, THREE = anp_second.CLAIMS
 @pytest.mark.parametrize("quick", [False, True])
 def test_all_arms_of_a_setting_and_seed_have_one_start_one_training_and_one_test(quick):
     jobs = anp_second.jobs(quick)
-    bases = {job.name: job.config for job in jobs if job.run is anp_jobs.dense}
+    bases = {job.name: job.config for job in jobs if job.run is learners.alone}
     arms = {job.name: job.config for job in jobs if job.run is anp_jobs.pruned}
     assert len(bases) + len(arms) == len(jobs) == (8 if quick else 33)
     for name, config in arms.items():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metalearn_tut.claims import Results, tsmd, tsmd_arms, tsmd_jobs
+from metalearn_tut.claims import Results, learners, tsmd, tsmd_arms, tsmd_jobs
 from metalearn_tut.claims.paired import counts
 
 ORDER, ADAPTED, COSTS, SWEEPS, LONGER, MORE = tsmd.CLAIMS
@@ -19,7 +19,7 @@ def test_all_learners_of_a_shot_and_seed_have_one_training_and_one_test(quick):
     jobs = by_name(quick)
     assert len(jobs) == len(tsmd_arms.jobs(quick)) == (19 if quick else 65)
     for name, job in jobs.items():
-        if job.run not in (tsmd_jobs.alone, tsmd_jobs.taught):
+        if job.run not in (learners.alone, tsmd_jobs.taught):
             continue
         arm, _, rest = job.config["name"].rpartition("_")
         shots, seed = (int(part) for part in rest.split("-"))

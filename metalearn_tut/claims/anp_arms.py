@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from metalearn_tut.claims.anp_jobs import dense, filters, naive, pruned
+from metalearn_tut.claims.anp_jobs import filters, naive, pruned
+from metalearn_tut.claims.learners import alone
 from metalearn_tut.claims.study import Job
 
 Config = dict[str, Any]
@@ -38,7 +39,7 @@ def jobs(quick: bool) -> list[Job]:
     """Dense learners first, from which the arms start; then the arms, one seed after another."""
     seeds = SEEDS[:1] if quick else SEEDS
     networks = ("conv32",) if quick else tuple(NETWORKS)
-    bases = [Job(f"{n}-base-{s}", _base(n, s, quick), dense) for s in seeds for n in networks]
+    bases = [Job(f"{n}-base-{s}", _base(n, s, quick), alone) for s in seeds for n in networks]
     arms = [_arm(*arm, s, quick) for s in seeds for arm in _arms() if arm[0] in networks]
     first = ("magnitude", "0.85") if quick else None
     ways = [(score, share) for score in ("magnitude", "lobs") for share in DECIDING]

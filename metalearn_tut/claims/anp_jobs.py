@@ -1,4 +1,4 @@
-"""The jobs of the ANP study: dense learners, learners pruned in rounds, and what they cost."""
+"""The jobs of the ANP study: learners pruned in rounds, without filters, or naively."""
 
 from __future__ import annotations
 
@@ -11,58 +11,16 @@ from typing import Any
 import torch
 
 from metalearn_tut import cost, runs, saliency
-from metalearn_tut.claims.paired import accuracies, counts
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.learners import Later, learner_of, right, tested, train_tasks
+from metalearn_tut.claims.paired import accuracies
 from metalearn_tut.evaluation import evaluate
 from metalearn_tut.maml import MAML
 from metalearn_tut.saliency.filters import best_filters, remove_filters
-from metalearn_tut.tasks import ClassSource, EpisodeSampler, TaskSampler
-from metalearn_tut.tasks.sampler import check_index
+from metalearn_tut.tasks import EpisodeSampler, TaskSampler
 from metalearn_tut.tasks.task import Task
 from metalearn_tut.training import meta_train
 
 Config = dict[str, Any]
-
-# Dense learners
-
-
-def dense(config: Config, folder: Path) -> dict[str, Any]:
-    """Meta-train a learner and test it: what all arms of a network and seed start from."""
-    learner = _trained(config, folder)
-    return {
-        split: _test(learner, config["data"], wanted) for split, wanted in config["test"].items()
-    }
-
-
-def dense_learner(config: Config, folder: Path) -> MAML:
-    """The learner of :func:`dense` by its checkpoint beside ``folder``; trained here if need be."""
-    beside = folder.parent / Job(config["name"], config, dense).key
-    return _trained(config, beside if (beside / "history.json").exists() else folder / "dense")
-
-
-def _trained(config: Config, folder: Path) -> MAML:
-    torch.manual_seed(config["seed"])
-    learner = runs.build_learner(config, config.get("device", "cpu"))
-    sampler = train_tasks(config["data"], config["seed"])
-    options = {"out": folder, "resume": True, "progress": False}
-    meta_train(learner, sampler, **config["training"], **options)
-    return learner
-
-
-def train_tasks(data: Config, seed: int) -> EpisodeSampler:
-    """Training tasks of one seed, of glyphs unless ``data`` has another ``source``."""
-    return _source(data, "train").sampler(5, data["shots"], data["queries"], seed)
-
-
-def _source(data: Config, split: str) -> ClassSource:
-    return runs.build_source(data.get("source", {"name": "glyphs"}), split)
-
-
-def _test(learner: MAML, data: Config, wanted: Config) -> str:
-    source = _source(data, wanted["split"])
-    sampler = source.sampler(5, data["shots"], wanted["queries"], wanted["seed"])
-    return counts(evaluate(learner, sampler, wanted["tasks"]).values, 5 * wanted["queries"])
-
 
 # Learners pruned in rounds
 
@@ -77,7 +35,7 @@ def pruned(config: Config, folder: Path) -> dict[str, Any]:
         with ``before `` in front of it, before training; with ``cost ``, what the network
         costs. ``kept``: share kept of each layer, and (``""``) of all prunable weights.
     """
-    learner = dense_learner(config["dense"], folder)
+    learner = learner_of(config["dense"], folder)
     sampler = train_tasks(config["dense"]["data"], config["dense"]["seed"])
     return after_rounds(learner, sampler, config, folder)
 
@@ -92,12 +50,12 @@ def after_rounds(
 
     def test(learner: MAML, *splits: str) -> dict[str, str]:
         wanted = {split: config["test"][split] for split in splits if split in config["test"]}
-        return {split: _test(learner, data, how) for split, how in wanted.items()}
+        return tested(learner, {"data": data, "test": wanted})
 
     def retrain(learner: MAML, number: int) -> dict[str, Any]:
         share = removed[number - 1]
         found = test(learner, f"before {share}")
-        later = _Later(sampler, 10**6 * number)  # no task twice in a run
+        later = Later(sampler, 10**6 * number)  # no task twice in a run
         options = {"out": folder / f"round-{number}", "resume": True, "progress": False}
         meta_train(learner, later, **{**config["retrain"], "steps": steps[number - 1]}, **options)
         network, masks = learner.model, learner.settings["masks"]
@@ -112,7 +70,7 @@ def after_rounds(
     options = {"score": config["score"] or "magnitude", **config["options"]}
     history = saliency.anp_prune(
         learner,
-        _Later(sampler, 10**8),
+        Later(sampler, 10**8),
         schedule,
         retrain,
         out=folder / "rounds",
@@ -138,10 +96,10 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
         By the share of filters kept: ``accuracy``, and ``macs``, ``bytes`` and ``latency`` of the
         network adapted to a task, relative to the dense one's.
     """
-    learner = dense_learner(config["dense"], folder)
+    learner = learner_of(config["dense"], folder)
     data, seed = config["dense"]["data"], config["dense"]["seed"]
     sampler = train_tasks(data, seed)
-    tasks = _Later(sampler, 10**8).tasks(range(config["n_tasks"]))
+    tasks = Later(sampler, 10**8).tasks(range(config["n_tasks"]))
     scores, _ = saliency.scores_of(learner, tasks.blind(), "anp")
     values = {}
     for keep in config["keep"]:
@@ -150,8 +108,8 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
         for name, rate in learner.rates.items():
             narrow.rates[name].data.copy_(rate)
         options = {"out": folder / f"keep-{keep}", "resume": True, "progress": False}
-        meta_train(narrow, _Later(sampler, 10**6), **config["retrain"], **options)
-        correct = accuracies(_test(narrow, data, config["test"]), 5 * config["test"]["queries"])
+        meta_train(narrow, Later(sampler, 10**6), **config["retrain"], **options)
+        correct = accuracies(right(narrow, data, config["test"]), 5 * config["test"]["queries"])
         values[str(keep)] = {
             "accuracy": correct.mean().item(),
             **_relative(narrow, learner, tasks[0]),
@@ -194,15 +152,15 @@ def naive(config: Config, folder: Path) -> dict[str, Any]:
     one = OneTask(train_tasks(setup["data"], setup["seed"]))
     options = {"out": folder / "ordinary", "resume": True, "progress": False}
     meta_train(plain, one, **ordinary["training"], **options)
-    learned = evaluate(plain, _Later(one, 10**7), 20).mean
+    learned = evaluate(plain, Later(one, 10**7), 20).mean
 
     def retrain(plain: MAML, number: int) -> None:
         options["out"] = folder / f"ordinary-{number}"
-        meta_train(plain, _Later(one, 10**6 * number), **ordinary["retrain"], **options)
+        meta_train(plain, Later(one, 10**6 * number), **ordinary["retrain"], **options)
 
     saliency.anp_prune(
         plain,
-        _Later(one, 10**8),
+        Later(one, 10**8),
         config["schedule"],
         retrain,
         score=config["score"],
@@ -215,7 +173,7 @@ def naive(config: Config, folder: Path) -> dict[str, Any]:
     options["out"] = folder / "meta"
     sampler = train_tasks(setup["data"], setup["seed"])
     meta_train(learner, sampler, **config["training"], **options)
-    return {"test": _test(learner, setup["data"], config["test"]), "ordinary": learned}
+    return {"test": right(learner, setup["data"], config["test"]), "ordinary": learned}
 
 
 class OneTask(TaskSampler):
@@ -237,16 +195,3 @@ class OneTask(TaskSampler):
         task = self.episodes[index]
         labels = torch.tensor([self.names.index(name) for name in task.tags["classes"]])
         return replace(task, support_y=labels[task.support_y], query_y=labels[task.query_y])
-
-
-class _Later(TaskSampler):
-    """A sampler from its task ``first`` on."""
-
-    def __init__(self, sampler: TaskSampler, first: int) -> None:
-        self.sampler, self.first = sampler, first
-
-    def __repr__(self) -> str:
-        return f"{self.sampler!r} from task {self.first} on"
-
-    def __getitem__(self, index: int) -> Task:
-        return self.sampler[check_index(index) + self.first]

@@ -21,8 +21,9 @@ from metalearn_tut.claims.anp_arms import (
     drawn,
     retraining,
 )
-from metalearn_tut.claims.anp_jobs import dense, pruned
+from metalearn_tut.claims.anp_jobs import pruned
 from metalearn_tut.claims.arms import Arms
+from metalearn_tut.claims.learners import alone
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
 # Network, shots, steps of the dense learner, how many times the first study's training after rounds
@@ -42,7 +43,7 @@ def jobs(quick: bool) -> list[Job]:
     """Dense learners first, then the arms, one seed after another."""
     seeds = SEEDS[:1] if quick else SEEDS
     settings = [s for s in SETTINGS if not quick or s != "conv64_5shot"]
-    bases = [Job(f"{n}-base-{s}", _base(n, s, quick), dense) for s in seeds for n in settings]
+    bases = [Job(f"{n}-base-{s}", _base(n, s, quick), alone) for s in seeds for n in settings]
     arms = [_arm(n, name, s, quick) for s in seeds for n in settings for name in ARMS[n]]
     return bases + arms
 

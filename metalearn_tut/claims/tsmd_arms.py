@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn_tut.claims import tsmd_jobs
+from metalearn_tut.claims.learners import alone
 from metalearn_tut.claims.study import Job
 
 Config = dict[str, Any]
@@ -115,7 +116,7 @@ def _ladder(shots: int, seed: int, quick: bool) -> list[Job]:
         learners.append(_student(shots, seed, quick, steps=10))
     arms = [arm for arm in GUIDED if shots == 1 or arm not in ONE_SHOT]
     return [
-        *[Job(config["name"], config, tsmd_jobs.alone) for config in learners],
+        *[Job(config["name"], config, alone) for config in learners],
         *[_taught(arm, arm, shots, seed, quick) for arm in arms],
     ]
 
@@ -142,7 +143,7 @@ def _narrow(seed: int, quick: bool) -> list[Job]:
     config = _student(1, seed, quick, NARROW)
     name = f"taught_by_oracle_width{NARROW}"
     taught = _taught(name, "taught_by_oracle", 1, seed, quick, NARROW)
-    return [Job(config["name"], config, tsmd_jobs.alone), taught]
+    return [Job(config["name"], config, alone), taught]
 
 
 def _settings(quick: bool) -> list[Job]:

@@ -1,4 +1,4 @@
-"""The jobs of the TSMD study: teachers, students with and without one, and what they are worth."""
+"""The jobs of the TSMD study: students that a teacher guides, and what that is worth."""
 
 from __future__ import annotations
 
@@ -14,26 +14,16 @@ from metalearn_tut import cost, runs
 from metalearn_tut.bilevel import Params, functional, inner_loop, query_outputs
 from metalearn_tut.bilevel.checks import prepared
 from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.claims.anp_jobs import train_tasks
+from metalearn_tut.claims.learners import learner_of, test_tasks, tested, train
 from metalearn_tut.claims.paired import counts
-from metalearn_tut.claims.study import Job
 from metalearn_tut.distillation import MetaDistiller
-from metalearn_tut.evaluation import evaluate
 from metalearn_tut.kd import kd_loss
-from metalearn_tut.learner import Learner
 from metalearn_tut.maml import MAML
-from metalearn_tut.tasks import TaskSampler
 from metalearn_tut.tasks.task import Task
-from metalearn_tut.training import meta_train
 
 Config = dict[str, Any]
 
-# Learners: each is trained by the job of its name, and read from that job's checkpoint by others
-
-
-def alone(config: Config, folder: Path) -> dict[str, Any]:
-    """Meta-train a network by MAML, from scratch or from another job's, and test it."""
-    return tested(_trained_alone(config, folder), config)
+# Learners that are taught
 
 
 def taught(config: Config, folder: Path) -> dict[str, Any]:
@@ -49,7 +39,7 @@ def taught(config: Config, folder: Path) -> dict[str, Any]:
     student = runs.build_learner(config, config.get("device", "cpu"))
     teacher = learner_of(config["teacher"], folder)
     pair = MetaDistiller(teacher, student, **config["distil"])
-    _train(pair, config, folder)
+    train(pair, config, folder)
     values = tested(pair, config)
     if "same" in config:
         other = learner_of(config["same"], folder).meta_parameters()
@@ -58,48 +48,7 @@ def taught(config: Config, folder: Path) -> dict[str, Any]:
     return values
 
 
-def learner_of(config: Config, folder: Path) -> MAML:
-    """The learner of :func:`alone` by its checkpoint beside ``folder``; trained here if need be."""
-    beside = folder.parent / Job(config["name"], config, alone).key
-    there = (beside / "history.json").exists()
-    return _trained_alone(config, beside if there else folder / config["name"])
-
-
-def _trained_alone(config: Config, folder: Path) -> MAML:
-    torch.manual_seed(config["seed"])
-    learner = runs.build_learner(config, config.get("device", "cpu"))
-    if "start" in config:
-        start = learner_of(config["start"], folder).meta_parameters()
-        with torch.no_grad():
-            for name, p in learner.meta_parameters().items():
-                p.copy_(start[name])
-    _train(learner, config, folder)
-    return learner
-
-
-def _train(learner: Learner, config: Config, folder: Path) -> None:
-    sampler = train_tasks(config["data"], config["seed"])
-    options = {"out": folder, "resume": True, "progress": False}
-    meta_train(learner, sampler, **config["training"], **options)
-
-
 # Tests
-
-
-def tested(learner: Learner, config: Config) -> dict[str, Any]:
-    """Right answers of every task, by split."""
-    values = {}
-    for split, wanted in config["test"].items():
-        sampler = test_tasks(config["data"], wanted)
-        found = evaluate(learner, sampler, wanted["tasks"], steps=wanted.get("steps")).values
-        values[split] = counts(found, 5 * wanted["queries"])
-    return values
-
-
-def test_tasks(data: Config, wanted: Config) -> TaskSampler:
-    """The tasks of a split."""
-    source = runs.build_source(data.get("source", {"name": "glyphs"}), wanted["split"])
-    return source.sampler(5, data["shots"], wanted["queries"], wanted["seed"])
 
 
 def guided_test(config: Config, folder: Path) -> dict[str, Any]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_tut.claims import Job, Results
-from metalearn_tut.claims.anp_jobs import dense, pruned
+from metalearn_tut.claims.anp_jobs import pruned
 from metalearn_tut.claims.arms import Arms
+from metalearn_tut.claims.learners import alone
 from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.results import write_result
 
@@ -61,7 +62,7 @@ def base(seed: int, shots: int, device: str, tiny: bool) -> dict[str, Any]:
 def jobs(shots: int, device: str, tiny: bool) -> list[Job]:
     """The dense learners, then the arms."""
     bases = {seed: base(seed, shots, device, tiny) for seed in SEEDS}
-    found = [Job(config["name"], config, dense) for config in bases.values()]
+    found = [Job(config["name"], config, alone) for config in bases.values()]
     shares = [f"{sum(SCHEDULE[: r + 1]):.2f}" for r in range(len(SCHEDULE))]
     for seed in SEEDS:
         for arm, (score, spare) in ARMS.items():

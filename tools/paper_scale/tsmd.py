@@ -20,9 +20,10 @@ from typing import Any
 
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
+from metalearn_tut.claims.learners import alone
 from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.claims.tsmd_arms import CHOSEN, RECONSTRUCTED
-from metalearn_tut.claims.tsmd_jobs import alone, taught
+from metalearn_tut.claims.tsmd_jobs import taught
 from metalearn_tut.results import write_result
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,124 @@
+"""Meta-trained learners as jobs, and as what other jobs start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metalearn_tut import runs
+from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.study import Job
+from metalearn_tut.evaluation import evaluate
+from metalearn_tut.learner import Learner
+from metalearn_tut.maml import MAML
+from metalearn_tut.tasks import ClassSource, EpisodeSampler, TaskSampler
+from metalearn_tut.tasks.sampler import check_index
+from metalearn_tut.tasks.task import Task
+from metalearn_tut.training import meta_train
+
+Config = dict[str, Any]
+
+# Training
+
+
+def alone(config: Config, folder: Path) -> dict[str, Any]:
+    """Meta-train a learner, from scratch or from the end of another job, and test it.
+
+    Parameters
+    ----------
+    config : dict
+        ``name``, that of its job; ``model`` and ``algorithm`` (see
+        :func:`~metalearn_tut.runs.build_learner`); ``data`` (see :func:`train_tasks`);
+        ``training``, arguments of :func:`~metalearn_tut.training.meta_train`; ``test`` (see
+        :func:`tested`); ``seed``; if not the processor, ``device``; and, if its meta-parameters
+        begin as another job left them, that job's configuration as ``start``.
+    folder : Path
+        Keeps checkpoints, and goes on from them.
+
+    Returns
+    -------
+    dict
+        Right answers of every task by split.
+    """
+    return tested(_trained(config, folder), config)
+
+
+def learner_of(config: Config, folder: Path) -> MAML:
+    """The learner of :func:`alone` by its checkpoint beside ``folder``; trained here if need be.
+
+    Here is a folder of the job's name in ``folder``.
+    """
+    beside = folder.parent / Job(config["name"], config, alone).key
+    there = (beside / "history.json").exists()
+    return _trained(config, beside if there else folder / config["name"])
+
+
+def _trained(config: Config, folder: Path) -> MAML:
+    torch.manual_seed(config["seed"])
+    learner = runs.build_learner(config, config.get("device", "cpu"))
+    if "start" in config:
+        start = learner_of(config["start"], folder).meta_parameters()
+        with torch.no_grad():
+            for name, p in learner.meta_parameters().items():
+                p.copy_(start[name])
+    train(learner, config, folder)
+    return learner
+
+
+def train(learner: Learner, config: Config, folder: Path) -> None:
+    """Meta-train any learner as the configuration of :func:`alone` says."""
+    sampler = train_tasks(config["data"], config["seed"])
+    options = {"out": folder, "resume": True, "progress": False}
+    meta_train(learner, sampler, **config["training"], **options)
+
+
+# Tasks
+
+
+def train_tasks(data: Config, seed: int) -> EpisodeSampler:
+    """Five-way training tasks of one seed.
+
+    ``data`` has ``shots``, ``queries`` per class and, if it is not glyphs, ``source`` (see
+    :func:`~metalearn_tut.runs.build_source`).
+    """
+    return _source(data, "train").sampler(5, data["shots"], data["queries"], seed)
+
+
+def test_tasks(data: Config, wanted: Config) -> EpisodeSampler:
+    """The tasks of ``wanted``: its ``split``, its ``queries`` per class, its ``seed``."""
+    source = _source(data, wanted["split"])
+    return source.sampler(5, data["shots"], wanted["queries"], wanted["seed"])
+
+
+def _source(data: Config, split: str) -> ClassSource:
+    return runs.build_source(data.get("source", {"name": "glyphs"}), split)
+
+
+class Later(TaskSampler):
+    """A sampler from its task ``first`` on."""
+
+    def __init__(self, sampler: TaskSampler, first: int) -> None:
+        self.sampler, self.first = sampler, first
+
+    def __repr__(self) -> str:
+        return f"{self.sampler!r} from task {self.first} on"
+
+    def __getitem__(self, index: int) -> Task:
+        return self.sampler[check_index(index) + self.first]
+
+
+# Tests
+
+
+def tested(learner: Learner, config: Config) -> dict[str, Any]:
+    """Right answers of every task, for each split of ``config["test"]``."""
+    tests = config["test"].items()
+    return {split: right(learner, config["data"], wanted) for split, wanted in tests}
+
+
+def right(learner: Learner, data: Config, wanted: Config) -> str:
+    """Right answers of each of the first ``wanted["tasks"]`` of :func:`test_tasks`, in words."""
+    found = evaluate(learner, test_tasks(data, wanted), wanted["tasks"]).values
+    return counts(found, 5 * wanted["queries"])

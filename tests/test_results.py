@@ -267,3 +267,19 @@ def test_chapter_7_prints_what_the_study_found():
     assert f"a single one: {said(five['4 steps - 1 step'])}" in text
     slow, fast = (six["ratios"][f"{n} 0.5"]["time"] for n in ("Conv4-16, 28x28", "Conv4-64, 84x84"))
     assert f"took {slow:.1f} times as long" in text and f"{fast:.2f} of the time with 64" in text
+
+
+def test_chapter_7_prints_what_the_second_study_found():
+    claims = claims_of("metagater_second")
+    text = cell_of("07_metagater_federated_gates", "help-recorded")
+    text = text[text.index("metagater_second.json") :].split("\n\n")[0]
+    assert [claim["holds"] for claim in claims.values()] == [True]
+    assert "Its criterion held, though" in text
+    points = [claims["1"]["values"][f"weight-{price}"] for price in ("0.5", "1.0", "2.0")]
+    assert re.findall(r"(0\.\d+) at (0\.\d+)", text) == [
+        (f"{point['accuracy']:.3f}", f"{point['macs']:.2f}") for point in points
+    ]
+    found = [said(point["gated - dense"]) for point in points]
+    assert "less Per-FedAvg {}, {} and {}.".format(*found) in text
+    seeds = points[-1]["gated - dense"]["seeds"]
+    assert f"range from {max(seeds):.3f} to {min(seeds):.3f}." in text

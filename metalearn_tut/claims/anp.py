@@ -12,6 +12,7 @@ from typing import Any
 
 from metalearn_tut.claims.anp_arms import MODELS, OTHERS, QUERIES, SCORES, SEEDS, SHARES, jobs
 from metalearn_tut.claims.arms import Arms
+from metalearn_tut.claims.paired import PAIRED
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 
 _NAMES = {"conv64": "Conv4-64", "conv32": "Conv4-32", "resnet": "ResNet-12 (8 to 64)"}
@@ -117,10 +118,6 @@ def costs(results: Results) -> Verdict:
     return Verdict(holds, f"85 % removed: {'; '.join(said)}.", values)
 
 
-_PAIRED = (
-    "the paired interval over 600 test tasks (each task's difference being its mean over 3 seeds; "
-    "95 %) "
-)
 _SHARED = (
     " All arms of a network start from the same dense learner of their seed and have the same "
     "masked training on the same tasks after each round (45, 70, 85, 90 and 95 % of all weights "
@@ -145,7 +142,7 @@ CLAIMS = (
         "Pruning an ordinary network and then meta-training it is clearly worse.",
         "abstract and the authors' baselines: FACT; our form of them: RECONSTRUCTION",
         "Conv4-32, 85 % and 90 % removed, by magnitude and by L-OBS alike: "
-        f"{_PAIRED}of naive - ANP lies below -0.01. The ordinary network learns five training "
+        f"{PAIRED}of naive - ANP lies below -0.01. The ordinary network learns five training "
         "classes from all their images, and is pruned in the same rounds with ordinary training "
         "between them; what is left is meta-trained for as many steps as ANP's arm had in all. "
         "First convolution and head are spared in both." + _SHARED,
@@ -156,7 +153,7 @@ CLAIMS = (
         "The score at adapted weights is better than scores that know of no adaptation.",
         "the idea: FACT; that it shows in this comparison: RECONSTRUCTION",
         "Conv4-32, 85 % removed, first convolution and head spared for every score: "
-        f"{_PAIRED}of ANP - other lies above 0 for magnitude, random, SNIP, Meta-SNIP and L-OBS "
+        f"{PAIRED}of ANP - other lies above 0 for magnitude, random, SNIP, Meta-SNIP and L-OBS "
         "(ANP with no inner step) alike. The other shares, and accuracies before training, are "
         "reported." + _SHARED,
         scores,

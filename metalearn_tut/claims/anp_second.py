@@ -24,6 +24,7 @@ from metalearn_tut.claims.anp_arms import (
 from metalearn_tut.claims.anp_jobs import pruned
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.learners import alone
+from metalearn_tut.claims.paired import PAIRED
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
 # Network, shots, steps of the dense learner, how many times the first study's training after rounds
@@ -131,8 +132,7 @@ CLAIMS = (
         "With five shots, the score at adapted weights is better than scores that know of no "
         "adaptation.",
         "the idea: FACT; that it shows in this comparison: RECONSTRUCTION",
-        "5-way 5-shot glyphs, Conv4-32: the paired interval over 600 test tasks (each task's "
-        "difference being its mean over 3 seeds; 95 %) of ANP - other lies above 0 for L-OBS and "
+        f"5-way 5-shot glyphs, Conv4-32: {PAIRED}of ANP - other lies above 0 for L-OBS and "
         "magnitude alike. Accuracies before the last round's training are reported." + _SHARED,
         scores,
         follows=3,

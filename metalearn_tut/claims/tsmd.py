@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.paired import Difference, difference
+from metalearn_tut.claims.paired import PAIRED, Difference, difference
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 from metalearn_tut.claims.tsmd_arms import (
     NARROW,
@@ -155,16 +155,11 @@ def more_images(results: Results) -> Verdict:
     return Verdict(holds, f"{'. '.join(said)}.", values)
 
 
-_PAIRED = (
-    "the paired interval over 600 test tasks (each task's difference being its mean over 3 seeds; "
-    "95 %) "
-)
 _SHARED = (
     " 5-way glyphs; students and teachers of a number of shots have the same tasks and as many "
     "outer steps; temperature 1 and weights 0.5 and 0.5 where nothing is said. The interval over "
     "seeds is given too."
 )
-_OWN = "ours"
 CLAIMS = (
     Claim(
         1,
@@ -172,7 +167,7 @@ CLAIMS = (
         "TSMD above Fixed Teacher and Student, Oracle far above Student: SECOND-HAND; the whole "
         "ordering, and that the fixed teacher is the one that TSMD begins with: RECONSTRUCTION",
         "With one shot and with five, "
-        + _PAIRED
+        + PAIRED
         + "lies above 0 for each neighboring pair. Beside them are reported: a student guided from "
         "its first step by the fully trained teacher, and one with the temperature 4 and weight 1 "
         "of public distillation code." + _SHARED,
@@ -183,7 +178,7 @@ CLAIMS = (
         "It is the task-specific adaptation of the teacher, in meta-training, that helps.",
         "the idea: FACT (abstract); that it shows in these two comparisons: RECONSTRUCTION",
         "One shot: "
-        + _PAIRED
+        + PAIRED
         + "of a student guided by the adapted, fully trained teacher lies above 0 less one guided "
         "by the same teacher before it adapts, and less one trained alone and guided at test time "
         "only." + _SHARED,
@@ -200,9 +195,9 @@ CLAIMS = (
     Claim(
         4,
         "The smaller the student, the more guidance matters.",
-        _OWN + "; temperature, weight and relations of features are reported beside it",
+        "ours; temperature, weight and relations of features are reported beside it",
         "One shot: "
-        + _PAIRED
+        + PAIRED
         + "of the gain by the fully trained teacher's guidance lies above 0 at width 4, and so "
         "does the gain at width 4 less the gain at width 8." + _SHARED,
         sweeps,
@@ -210,9 +205,9 @@ CLAIMS = (
     Claim(
         5,
         "The teacher is a better use of computation than more inner steps.",
-        _OWN,
+        "ours",
         "One shot: "
-        + _PAIRED
+        + PAIRED
         + "of TSMD, and of the student guided by the fully trained teacher, each less a student "
         "meta-trained alone with ten inner steps instead of five, lies above 0. (Ten steps of the "
         "student cost less than its five and the teacher's three.)" + _SHARED,
@@ -221,9 +216,9 @@ CLAIMS = (
     Claim(
         6,
         "Of other images of the task, without labels, the adapted teacher has something to say.",
-        _OWN + ", found in chapter 6 on 60 test tasks with the learners that come with the package",
+        "ours, found in chapter 6 on 60 test tasks with the learners that come with the package",
         "One shot, nine unlabeled images of each class, students trained alone: "
-        + _PAIRED
+        + PAIRED
         + "of adapting with the fully trained teacher's soft labels of these images lies above 0 "
         "less adapting without them, and less adapting with the student's own. Five shots, with "
         "five such images and 200 tasks, are reported." + _SHARED,

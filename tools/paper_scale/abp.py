@@ -14,19 +14,17 @@ measures nothing, and is written to `--out`.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
+
+from at_scale import complete, options
 
 from metalearn_tut.block_voting import block_budget
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.abp_jobs import gates, pruned, unpruned
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.models import CifarResNet
-from metalearn_tut.results import write_result
 
-ROOT = Path(__file__).parents[2]
 RATIOS = (0.4, 0.6)
 PAPER = {  # change of test accuracy in points; its networks and data set, its training unknown
     32: {0.4: 0.33, 0.6: -0.37},
@@ -72,10 +70,10 @@ def jobs(depths: list[int], device: str, tiny: bool) -> list[Job]:
     return found
 
 
-def summary(values: dict[str, dict[str, Any]], depths: list[int]) -> dict[str, Any]:
+def summary(values: dict[str, dict[str, Any]], jobs: Sequence[Job]) -> dict[str, Any]:
     """Accuracies, changes, and the share of multiply-adds saved, beside the paper's changes."""
     arms, rows = Arms(Results(values), (0,), 1, of="images"), []
-    for depth in depths:
+    for depth in (job.config["depth"] for job in jobs if job.run is gates):
         for ratio in RATIOS:
             ours, whole = f"abp{depth}-{ratio}", f"unpruned{depth}-{ratio}"
             macs = [values[f"{arm}-0"]["macs"] for arm in (ours, whole)]
@@ -89,28 +87,17 @@ def summary(values: dict[str, dict[str, Any]], depths: list[int]) -> dict[str, A
                     "paper, points": PAPER[depth][ratio],
                 }
             )
-    return {"rows": rows, "jobs": values}
+    return {"rows": rows}
 
 
 def main() -> None:
     """Run what is missing, then write what came out."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser = options(__doc__, "abp")
     parser.add_argument("--depths", type=int, nargs="+", default=[32, 56], choices=[32, 56])
     parser.add_argument("--images", default="original", help="what the data folder holds")
-    parser.add_argument("--out", type=Path, default=Path("runs/paper_scale/abp"))
-    parser.add_argument("--tiny", action="store_true", help="try everything out in two minutes")
     given = parser.parse_args()
-    todo = jobs(given.depths, given.device, given.tiny)
-    outcome = run_jobs(todo, given.out)
-    if outcome.failed:
-        raise SystemExit(f"failed: {outcome.failed}")
-    values = {name: record["values"]["values"] for name, record in outcome.records.items()}
-    found = {**summary(values, given.depths), "images": given.images, "device": given.device}
-    folder = given.out if given.tiny else ROOT / "results" / "paper_scale"
-    path = folder / "abp.json"
-    write_result(path, config={job.name: job.config for job in todo}, values=found)
-    print(f"written to {path}")
+    about = {"images": given.images, "device": given.device}
+    complete("abp", jobs, given.depths, summary, given, **about)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,16 @@ names of the authors' checkpoints say (another protocol: the best over steps, tr
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
+
+from at_scale import complete, options
 
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.anp_jobs import pruned
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.learners import alone
-from metalearn_tut.claims.runner import run_jobs
-from metalearn_tut.results import write_result
 
-ROOT = Path(__file__).parents[2]
 SEEDS, QUERIES = (0, 1), 15
 ARMS = {
     "dense": (None, []),
@@ -87,39 +85,27 @@ def _test(tiny: bool) -> dict[str, Any]:
     return {"split": "test", "tasks": 10 if tiny else 600, "queries": queries, "seed": 1}
 
 
-def summary(values: dict[str, dict[str, Any]], tiny: bool, shots: int) -> dict[str, Any]:
+def summary(values: dict[str, dict[str, Any]], jobs: Sequence[Job]) -> dict[str, Any]:
     """Accuracy at each share, and the paired difference to dense at 85 %."""
-    arms = Arms(Results(values), SEEDS, 5 * (2 if tiny else QUERIES))
+    data = jobs[0].config["data"]
+    arms = Arms(Results(values), SEEDS, 5 * data["queries"])
     shares = [s for s in values["dense-0"] if s.startswith("0.")]
     return {
         "accuracy": {arm: {share: arms.mean(arm, share) for share in shares} for arm in ARMS},
         "minus_dense": {
             arm: arms.minus(arm, "dense", "0.85").to_dict() for arm in ARMS if arm != "dense"
         },
-        "authors": AUTHORS[shots],
-        "jobs": values,
+        "authors": AUTHORS[data["shots"]],
     }
 
 
 def main() -> None:
     """Run what is missing, then write what came out."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser = options(__doc__, "anp")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5], choices=[1, 5])
-    parser.add_argument("--out", type=Path, default=Path("runs/paper_scale/anp"))
-    parser.add_argument("--tiny", action="store_true", help="try everything out in two minutes")
     given = parser.parse_args()
     for shots in given.shots:
-        todo = jobs(shots, given.device, given.tiny)
-        outcome = run_jobs(todo, given.out / f"{shots}shot")
-        if outcome.failed:
-            raise SystemExit(f"failed: {outcome.failed}")
-        values = {name: record["values"]["values"] for name, record in outcome.records.items()}
-        folder = given.out if given.tiny else ROOT / "results" / "paper_scale"
-        path = folder / f"anp_{shots}shot.json"
-        configs = {job.name: job.config for job in todo}
-        write_result(path, config=configs, values=summary(values, given.tiny, shots))
-        print(f"written to {path}")
+        complete(f"anp_{shots}shot", jobs, shots, summary, given, part=f"{shots}shot")
 
 
 if __name__ == "__main__":

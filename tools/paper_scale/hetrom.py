@@ -13,21 +13,18 @@ is written to `--out` only.
 
 from __future__ import annotations
 
-import argparse
 import functools
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from at_scale import complete, options
 
 from metalearn_tut.claims import Job
 from metalearn_tut.claims.hetrom_jobs import training
 from metalearn_tut.claims.paired import accuracies, difference
-from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.evaluation import interval
-from metalearn_tut.results import write_result
 
-ROOT = Path(__file__).parents[2]
 SEEDS, QUERIES, RATE, N = (0, 1), 15, 0.3, 16
 ARMS = {
     "mean": {"name": "mean"},
@@ -66,8 +63,16 @@ def config(arm: str, seed: int, shots: int, device: str, tiny: bool) -> dict[str
     }
 
 
-def summary(values: dict[str, dict[str, Any]], queries: int) -> dict[str, Any]:
+def jobs(shots: int, device: str, tiny: bool) -> list[Job]:
+    """All arms of one seed, then of the next."""
+    run = functools.partial(training, progress=True)
+    pairs = [(arm, seed) for seed in SEEDS for arm in ARMS]
+    return [Job(f"{arm}-{s}", config(arm, s, shots, device, tiny), run) for arm, s in pairs]
+
+
+def summary(values: dict[str, dict[str, Any]], jobs: Sequence[Job]) -> dict[str, Any]:
     """Accuracy of each arm and seed, and what each differs from the mean objective by."""
+    queries = jobs[0].config["tasks"]["queries"]
     found = {
         arm: torch.stack([accuracies(values[f"{arm}-{s}"]["test"], 5 * queries) for s in SEEDS])
         for arm in ARMS
@@ -79,35 +84,16 @@ def summary(values: dict[str, dict[str, Any]], queries: int) -> dict[str, Any]:
             for arm, rows in found.items()
             if arm != "mean"
         },
-        "jobs": values,
     }
 
 
 def main() -> None:
     """Run what is missing, then write what came out."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser = options(__doc__, "hetrom")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
-    parser.add_argument("--out", type=Path, default=Path("runs/paper_scale/hetrom"))
-    parser.add_argument("--tiny", action="store_true", help="try everything out in a minute")
     given = parser.parse_args()
-    run = functools.partial(training, progress=True)
     for shots in given.shots:
-        configs = {
-            f"{arm}-{seed}": config(arm, seed, shots, given.device, given.tiny)
-            for seed in SEEDS
-            for arm in ARMS
-        }
-        jobs = [Job(name, each, run) for name, each in configs.items()]
-        outcome = run_jobs(jobs, given.out / f"{shots}shot")
-        if outcome.failed:
-            raise SystemExit(f"failed: {outcome.failed}")
-        values = {name: record["values"]["values"] for name, record in outcome.records.items()}
-        queries = jobs[0].config["tasks"]["queries"]
-        folder = given.out if given.tiny else ROOT / "results" / "paper_scale"
-        path = folder / f"hetrom_{shots}shot.json"
-        write_result(path, config=configs, values=summary(values, queries))
-        print(f"written to {path}")
+        complete(f"hetrom_{shots}shot", jobs, shots, summary, given, part=f"{shots}shot")
 
 
 if __name__ == "__main__":

@@ -15,18 +15,18 @@ of it takes two minutes on a processor, measures nothing, and is written to `--o
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from at_scale import complete, options
 
 from metalearn_tut import cost
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.metagater_filters import CHOICES, chosen
 from metalearn_tut.claims.metagater_jobs import answers, by_node
-from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.evaluation import task_values
 from metalearn_tut.federated import (
     Across,
@@ -38,10 +38,8 @@ from metalearn_tut.federated import (
     run_rounds,
 )
 from metalearn_tut.models import ChannelGatedResNet12, ResNet12
-from metalearn_tut.results import write_result
 from metalearn_tut.tasks import cifar10, from_arrays
 
-ROOT = Path(__file__).parents[2]
 SHAPE, CLASSES, SUPPORTS = (3, 32, 32), 10, (5, 10, 20)
 TARGETS = (0.7, 0.5, 0.35)
 MAIN = "gated-0.5"
@@ -135,8 +133,9 @@ def best(learner: MetaGater, sampler: Across) -> MetaGater:
     return max(found, key=lambda each: task_values(each, sampler, range(16)).mean().item())
 
 
-def summary(values: dict[str, dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
+def summary(values: dict[str, dict[str, Any]], jobs: Sequence[Job]) -> dict[str, Any]:
     """Accuracies and multiply-adds of every arm, and paired differences over the new nodes."""
+    seeds = list(dict.fromkeys(job.config["seed"] for job in jobs))
     queries = values[f"{MAIN}-{seeds[0]}"]["answers"]
     arms, rows = Arms(Results(values), seeds, queries, of="nodes"), []
     for support in map(str, SUPPORTS):
@@ -148,28 +147,17 @@ def summary(values: dict[str, dict[str, Any]], seeds: list[int]) -> dict[str, An
             gaps[f"learned - {choice}"] = gap.to_dict()
         accuracy = {arm: arms.mean(arm, support) for arm in names}
         rows.append({"support": support, "accuracy": accuracy, "macs": macs, **gaps})
-    return {"rows": rows, "jobs": values}
+    return {"rows": rows}
 
 
 def main() -> None:
     """Run what is missing, then write what came out."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser = options(__doc__, "metagater")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--images", default="original", help="what the data folder holds")
-    parser.add_argument("--out", type=Path, default=Path("runs/paper_scale/metagater"))
-    parser.add_argument("--tiny", action="store_true", help="try everything out in two minutes")
     given = parser.parse_args()
-    todo = jobs(given.seeds, given.device, given.tiny)
-    outcome = run_jobs(todo, given.out)
-    if outcome.failed:
-        raise SystemExit(f"failed: {outcome.failed}")
-    values = {name: record["values"]["values"] for name, record in outcome.records.items()}
-    found = {**summary(values, given.seeds), "images": given.images, "device": given.device}
-    folder = given.out if given.tiny else ROOT / "results" / "paper_scale"
-    path = folder / "metagater.json"
-    write_result(path, config={job.name: job.config for job in todo}, values=found)
-    print(f"written to {path}")
+    about = {"images": given.images, "device": given.device}
+    complete("metagater", jobs, given.seeds, summary, given, **about)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,17 @@ is written to `--out`.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
+
+from at_scale import complete, options
 
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.learners import alone
-from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.claims.tsmd_arms import CHOSEN, RECONSTRUCTED
 from metalearn_tut.claims.tsmd_jobs import taught
-from metalearn_tut.results import write_result
 
-ROOT = Path(__file__).parents[2]
 SEEDS, QUERIES = (0, 1), 15
 GUIDED = {
     "fixed": {**CHOSEN, "fixed_teacher": True},
@@ -83,36 +81,23 @@ def jobs(shots: int, device: str, tiny: bool) -> list[Job]:
     return found
 
 
-def summary(values: dict[str, dict[str, Any]], tiny: bool) -> dict[str, Any]:
+def summary(values: dict[str, dict[str, Any]], jobs: Sequence[Job]) -> dict[str, Any]:
     """Accuracy of each arm, and paired differences of neighbors."""
-    arms = Arms(Results(values), SEEDS, 5 * (2 if tiny else QUERIES))
+    arms = Arms(Results(values), SEEDS, 5 * jobs[0].config["data"]["queries"])
     names = sorted({name.rpartition("-")[0] for name in values})
     return {
         "accuracy": {arm: arms.mean(arm) for arm in names},
         "differences": {f"{a} - {b}": arms.minus(a, b).to_dict() for a, b in PAIRS},
-        "jobs": values,
     }
 
 
 def main() -> None:
     """Run what is missing, then write what came out."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser = options(__doc__, "tsmd")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5], choices=[1, 5])
-    parser.add_argument("--out", type=Path, default=Path("runs/paper_scale/tsmd"))
-    parser.add_argument("--tiny", action="store_true", help="try everything out in a minute")
     given = parser.parse_args()
     for shots in given.shots:
-        todo = jobs(shots, given.device, given.tiny)
-        outcome = run_jobs(todo, given.out / f"{shots}shot")
-        if outcome.failed:
-            raise SystemExit(f"failed: {outcome.failed}")
-        values = {name: record["values"]["values"] for name, record in outcome.records.items()}
-        folder = given.out if given.tiny else ROOT / "results" / "paper_scale"
-        path = folder / f"tsmd_{shots}shot.json"
-        configs = {job.name: job.config for job in todo}
-        write_result(path, config=configs, values=summary(values, given.tiny))
-        print(f"written to {path}")
+        complete(f"tsmd_{shots}shot", jobs, shots, summary, given, part=f"{shots}shot")
 
 
 if __name__ == "__main__":

@@ -350,10 +350,7 @@ def export(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     sampler = _sampler(SimpleNamespace(**vars(o), **usual), runs.load_config(path))
     task = sampler[o.task]
     _check_ways(learner, task.ways)
-    predict = learner.adapt(task.support_x, task.support_y)
-    if not hasattr(predict, "deploy"):
-        raise ValueError(f"{path} is a {type(learner).__name__}, which makes no network of a task")
-    network = predict.deploy()
+    network = learner.adapt(task.support_x, task.support_y).deploy()
     exported = export_onnx(network, o.file, task.support_x.shape[1:])
     print(f"{exported!r}\ntask {o.task} of {sampler!r}")
 

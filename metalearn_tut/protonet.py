@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn_tut.bilevel import Params, parameters_of
 from metalearn_tut.bilevel.checks import check_finite, check_rows, check_targets, prepare
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.learner import TaskLosses, accuracy_of
+from metalearn_tut.models import deploy
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.tasks.task import TaskBatch, as_float
 
@@ -122,3 +123,17 @@ class NearestPrototype:
         like = next(self.learner.model.parameters())
         support, query = (as_float(t.to(like.device), like.dtype) for t in (self.support_x, x))
         return self.learner.logits(support, self.support_y.to(like.device), query)
+
+    @torch.no_grad()
+    def deploy(self) -> nn.Module:
+        """An ordinary network in evaluation mode, its head set to the prototypes.
+
+        ``-|f - c|^2 = 2 c·f - |c|^2 - |f|^2``, and the last term is the same for all classes: a
+        linear layer with weights ``2 c`` and biases ``-|c|^2`` gives the same probabilities.
+        """
+        model = self.learner.model
+        like = next(model.parameters())
+        support = as_float(self.support_x.to(like.device), like.dtype)
+        centers = prototypes(model.embed(support), self.support_y.to(like.device))
+        head = {"head.weight": 2 * centers, "head.bias": -centers.square().sum(1)}
+        return deploy(model, head, support)

@@ -326,10 +326,13 @@ def test_teachers_that_cannot_be_are_refused(capsys, tmp_path, options, said):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(
+needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="the extra deploy is not installed",
 )
+
+
+@needs_onnx
 def test_an_onnx_file_is_the_network_of_one_task(capsys, trained, tmp_path):
     import onnxruntime
 
@@ -347,11 +350,22 @@ def test_an_onnx_file_is_the_network_of_one_task(capsys, trained, tmp_path):
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_learner_without_a_network_for_a_task_has_no_onnx_file(capsys, tmp_path):
+@needs_onnx
+def test_the_onnx_file_of_prototypes_names_the_nearest(capsys, tmp_path):
+    import onnxruntime
+
     options = ["--algorithm", "protonet", "--steps", 1, "--no-validate", "--out", tmp_path]
     assert command(capsys, *TINY, *options)[0] == 0
-    code, _, said = command(capsys, "export", tmp_path, tmp_path / "a.onnx")
-    assert code == 2 and "is a ProtoNet, which makes no network of a task" in said[0]
+    file, task = tmp_path / "a.onnx", tasks.glyphs("test").sampler(5, 1, 1, seed=0)[0]
+    code, _, said = command(capsys, "export", tmp_path, file)
+    assert code == 0, said
+    learner = runs.load_learner(tmp_path)
+    learner.model.norm = "support"
+    expected = learner.adapt(task.support_x, task.support_y)(task.query_x).softmax(1)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": tasks.as_float(task.query_x).numpy()})
+    found = torch.from_numpy(found).softmax(1)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_an_export_cannot_be_resumed_from(capsys, trained, tmp_path):

@@ -152,6 +152,19 @@ def test_a_query_image_is_classified_alone_in_the_deployable_mode():
     assert (predict(task.query_x[:6]) - predict(task.query_x)[:6]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("ways", [2, 3, 5])
+def test_a_deployed_network_gives_the_same_probabilities_from_a_linear_head(ways):
+    learner = ProtoNet(conv4("support"))
+    x, y = torch.rand(2 * ways, 1, 16, 16, dtype=torch.float64), torch.arange(2 * ways) % ways
+    predict, query = learner.adapt(x, y), torch.rand(7, 1, 16, 16, dtype=torch.float64)
+    network = predict.deploy()
+    assert not network.training and network.head.weight.shape[0] == ways
+    expected = predict(query).softmax(1)
+    torch.testing.assert_close(network(query).softmax(1), expected, rtol=1e-10, atol=1e-12)
+    moved = network(query) - predict(query)
+    torch.testing.assert_close(moved, moved[:, :1].expand_as(moved), rtol=1e-9, atol=1e-9)
+
+
 def test_predicting_takes_bytes():
     learner = ProtoNet(conv4("support"))
     x = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)

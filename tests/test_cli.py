@@ -356,8 +356,8 @@ def test_the_onnx_file_of_prototypes_names_the_nearest(capsys, tmp_path):
 
     options = ["--algorithm", "protonet", "--steps", 1, "--no-validate", "--out", tmp_path]
     assert command(capsys, *TINY, *options)[0] == 0
-    file, task = tmp_path / "a.onnx", tasks.glyphs("test").sampler(5, 1, 1, seed=0)[0]
-    code, _, said = command(capsys, "export", tmp_path, file)
+    file, task = tmp_path / "a.onnx", tasks.glyphs("test").sampler(5, 1, 1, seed=3)[2]
+    code, _, said = command(capsys, "export", tmp_path, file, "--seed", 3, "--task", 2)
     assert code == 0, said
     learner = runs.load_learner(tmp_path)
     learner.model.norm = "support"

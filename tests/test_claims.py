@@ -14,8 +14,10 @@ import toy_study
 
 from metalearn_tut import claims, cli
 from metalearn_tut.claims import Job, Results, paired
+from metalearn_tut.claims.records import beside, record_of
 from metalearn_tut.claims.report import stale
-from metalearn_tut.claims.runner import record_of, run_jobs
+from metalearn_tut.claims.runner import run_jobs
+from metalearn_tut.results import write_result
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,6 +140,22 @@ def test_a_record_that_is_not_the_jobs_is_not_taken(whole, tmp_path):
     assert record_of(jobs[0], tmp_path) is None
     path.write_text("{")
     assert record_of(jobs[0], tmp_path) is None
+
+
+def test_what_another_job_left_is_taken_once_it_has_ended(tmp_path):
+    other, folder = Job("other", {"seed": 1}, toy_study.refuse), tmp_path / "second" / "one-0"
+    here, there = (tmp_path / study / other.key for study in ("second", "first"))
+    own = folder / "other"
+    for made in (there, here):
+        made.mkdir(parents=True)
+        assert beside(other, folder, "first") == own  # it is at work, or was cut short
+    write_result(tmp_path / "first" / f"{other.key}.json", config=other.config, values={})
+    assert beside(other, folder) == own and beside(other, folder, "first") == there
+    write_result(tmp_path / "second" / f"{other.key}.json", config=other.config, values={})
+    assert beside(other, folder) == beside(other, folder, "first") == here
+    here.rmdir()  # its record is kept and its checkpoints are not
+    assert beside(other, folder) == own
+    assert beside(replace(other, config={"seed": 2}), folder, "first") == own
 
 
 @pytest.mark.parametrize(

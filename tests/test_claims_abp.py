@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from metalearn_tut import block_voting, tasks
-from metalearn_tut.claims import Results, abp, abp_arms, abp_cifar, abp_jobs, abp_second
+from metalearn_tut.claims import Results, abp, abp_arms, abp_cifar, abp_jobs, abp_second, records
 from metalearn_tut.claims.study import Job
 from metalearn_tut.models import CifarResNet
 
@@ -114,7 +114,7 @@ def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
 def test_arms_start_from_the_gates_of_their_seed(done, monkeypatch):
     folder, values, jobs = done
     job, seen = jobs["random-0.4-0"], []
-    monkeypatch.setattr(abp_jobs, "record_of", lambda job, where: {"there": job.name})
+    monkeypatch.setattr(records, "record_of", lambda job, where: {"there": job.name})
     real = block_voting.vote_and_prune
 
     def spy(gated, *args, **options):
@@ -144,7 +144,7 @@ def test_without_prunes_and_gates_the_start_is_the_same(tmp_path):
 def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
     folder, _, jobs = done
     arm = jobs["abp-0.4-0"]
-    monkeypatch.setattr(abp_jobs, "record_of", lambda job, where: {"there": job.name})
+    monkeypatch.setattr(records, "record_of", lambda job, where: {"there": job.name})
     seen = []
     real = block_voting.soft_filter_prune
 
@@ -169,20 +169,20 @@ def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, mo
     folder, _, jobs = done
     arm, study = jobs["abp-0.4-0"], folder.parent / "abp"
     study.exists() or study.symlink_to(folder)
-    monkeypatch.setattr(
-        abp_jobs, "record_of", lambda job, where: (where / job.key).exists() or None
-    )
+    monkeypatch.setattr(records, "record_of", lambda job, where: (where / job.key).exists() or None)
+    seen = []
+    monkeypatch.setattr(abp_jobs, "pruned_network", lambda arm, source, train: seen.append(source))
     work = folder.parent / "abp_second" / "soft"
-    where = abp_jobs.beside(arm.name, arm.config, abp_jobs.pruned, work)
-    assert where == study / arm.key
-    unknown = {**arm.config, "epochs": 7}
-    assert abp_jobs.beside(arm.name, unknown, abp_jobs.pruned, work) == work / arm.name
+    for config in (arm.config, {**arm.config, "epochs": 7}):
+        with pytest.raises(TypeError):  # there is no network in what was put in its place
+            abp_jobs.filters({"of": arm.name, "arm": config, "kept": 0.5}, work)
+    assert seen == [study / arm.key, work / arm.name]
 
 
 def test_filters_are_pruned_by_the_recipes_of_their_own_study(done, monkeypatch):
     folder, _, jobs = done
     arm, seen = jobs["abp-0.4-0"], []
-    monkeypatch.setattr(abp_jobs, "record_of", lambda job, where: {"there": job.name})
+    monkeypatch.setattr(records, "record_of", lambda job, where: {"there": job.name})
     monkeypatch.setattr(
         block_voting,
         "soft_filter_prune",

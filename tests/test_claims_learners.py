@@ -5,6 +5,7 @@ import torch
 
 from metalearn_tut.claims import learners
 from metalearn_tut.claims.study import Job
+from metalearn_tut.results import write_result
 from metalearn_tut.tasks import glyphs
 
 SMALL = {"split": "validation", "tasks": 3, "queries": 2, "seed": 2}
@@ -41,6 +42,7 @@ def test_a_learner_goes_on_from_where_another_ended(first, tmp_path):
 def test_the_learner_it_starts_from_is_read_where_its_job_left_it(first, tmp_path):
     source = tmp_path / Job("first", FIRST, learners.alone).key
     left = learners.alone(FIRST, source)
+    write_result(source.with_suffix(".json"), config=FIRST, values={})
     written = (source / "last.safetensors").stat().st_mtime_ns
     learners.alone(SECOND, tmp_path / Job("second", SECOND, learners.alone).key)
     assert (source / "last.safetensors").stat().st_mtime_ns == written

@@ -27,7 +27,8 @@ from fault_runs import RUNS, contents, differences
 from metalearn_tut import checkpoint, cli
 from metalearn_tut.block_voting import Recipe, train_epochs
 from metalearn_tut.claims import Job, report
-from metalearn_tut.claims.runner import record_of, run_jobs
+from metalearn_tut.claims.records import record_of
+from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.federated import run_rounds
 from metalearn_tut.results import write_result
 from metalearn_tut.saliency import load_round, load_sparse, save_sparse

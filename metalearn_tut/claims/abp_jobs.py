@@ -15,7 +15,7 @@ from torch import nn
 from metalearn_tut import block_voting as abp
 from metalearn_tut import cost
 from metalearn_tut.block_voting.images import answers
-from metalearn_tut.claims.runner import record_of
+from metalearn_tut.claims.records import beside
 from metalearn_tut.claims.study import Job
 from metalearn_tut.models import CifarResNet, GatedResNet
 from metalearn_tut.tasks import cifar10, glyphs
@@ -102,16 +102,9 @@ def recipe(config: Config, stage: str, epochs: int | None = None) -> abp.Recipe:
     return abp.Recipe(epochs, lr, batch=batch, augment=augment)
 
 
-def beside(name: str, config: Config, run: Any, folder: Path) -> Path:
-    """Where another job's files are, if it is done, here or in the study ``abp``.
-
-    Else a folder of this job's for them.
-    """
-    job = Job(name, config, run)
-    for study in (folder.parent, folder.parents[1] / "abp"):
-        if record_of(job, study):
-            return study / job.key
-    return folder / name
+def _left(name: str, config: Config, run: Any, folder: Path) -> Path:
+    """Where another job's files are; the study ``abp`` may have done it."""
+    return beside(Job(name, config, run), folder, "abp")
 
 
 def pruned(config: Config, folder: Path) -> dict[str, Any]:
@@ -142,7 +135,7 @@ def pruned_network(
 ) -> tuple[list[abp.Round], abp.Final]:
     """The rounds and the outcome; taken from ``folder`` where that is done already."""
     setup = config["gates"]
-    source = beside(setup["name"], setup, gates, folder)
+    source = _left(setup["name"], setup, gates, folder)
     gated = gated_network(setup, source, train)
     options = {"out": folder, "seed": setup["seed"], "progress": False, "held_out": held_out}
     each, last = recipe(setup, "round", config["epochs"]), recipe(setup, "final", config["final"])
@@ -185,8 +178,10 @@ def scratch(config: Config, folder: Path) -> dict[str, Any]:
     arm = config["arm"]
     setup = arm["gates"]
     data, options = images(setup["data"]), {"seed": setup["seed"], "progress": False}
-    gated = gated_network(setup, beside(setup["name"], setup, gates, folder), data["train"])
-    done, _ = pruned_network(arm, beside(config["of"], arm, pruned, folder), data["train"])
+    source = _left(setup["name"], setup, gates, folder)
+    gated = gated_network(setup, source, data["train"])
+    source = _left(config["of"], arm, pruned, folder)
+    done, _ = pruned_network(arm, source, data["train"])
     torch.manual_seed(setup["seed"])
     whole = CifarResNet(setup["depth"], setup["classes"]).to(setup.get("device", "cpu"))
     network = abp.remove_blocks(whole, [block for each in done for block in each.removed])
@@ -211,10 +206,10 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
     setup = arm["gates"]
     data, options = images(setup["data"]), {"seed": setup["seed"], "progress": False}
     if "rounds" in arm:
-        source = beside(config["of"], arm, unpruned, folder)
+        source = _left(config["of"], arm, unpruned, folder)
         network = unpruned_network(arm, source, data["train"])
     else:
-        source = beside(config["of"], arm, pruned, folder)
+        source = _left(config["of"], arm, pruned, folder)
         network = pruned_network(arm, source, data["train"])[1].network
     how = {**setup, "recipes": config.get("recipes", setup["recipes"])}
     soft, after = (recipe(how, stage) for stage in ("filters", "narrow"))

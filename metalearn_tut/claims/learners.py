@@ -9,6 +9,7 @@ import torch
 
 from metalearn_tut import runs
 from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.records import beside
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import evaluate
 from metalearn_tut.learner import Learner
@@ -46,13 +47,8 @@ def alone(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def learner_of(config: Config, folder: Path) -> MAML:
-    """The learner of :func:`alone` by its checkpoint beside ``folder``; trained here if need be.
-
-    Here is a folder of the job's name in ``folder``.
-    """
-    beside = folder.parent / Job(config["name"], config, alone).key
-    there = (beside / "history.json").exists()
-    return _trained(config, beside if there else folder / config["name"])
+    """The learner of :func:`alone`, as its job left it beside ``folder`` or else trained inside."""
+    return _trained(config, beside(Job(config["name"], config, alone), folder))
 
 
 def _trained(config: Config, folder: Path) -> MAML:

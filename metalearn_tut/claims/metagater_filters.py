@@ -16,12 +16,13 @@ from metalearn_tut import cost
 from metalearn_tut.claims.metagater_jobs import (
     WAYS,
     Config,
-    beside,
     by_node,
     federated,
     trained,
     unseen,
 )
+from metalearn_tut.claims.records import beside
+from metalearn_tut.claims.study import Job
 from metalearn_tut.federated import MetaGater
 from metalearn_tut.models import ChannelGatedConv4, Conv4, deploy, skip
 from metalearn_tut.models.channel_gated import ChannelGated, DensePass
@@ -82,7 +83,7 @@ def choices(config: Config, folder: Path) -> dict[str, Any]:
         node. ``rates``: step size and number of steps for new gates.
     """
     arm = config["arm"]
-    learner, _ = trained(arm, beside(config["of"], arm, federated, folder))
+    learner, _ = trained(arm, beside(Job(config["of"], arm, federated), folder))
     rates, n = _best_scratch(learner, config), arm["nodes"]["test"]
     found = {}
     for support in arm["test"]["supports"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from metalearn_tut import cost
 from metalearn_tut.claims.paired import counts
-from metalearn_tut.claims.runner import record_of
+from metalearn_tut.claims.records import beside
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import task_values
 from metalearn_tut.federated import (
@@ -27,7 +28,7 @@ from metalearn_tut.learner import Learner
 from metalearn_tut.models import ChannelGatedConv4, Conv4
 from metalearn_tut.models.channel_gated import ChannelGated
 from metalearn_tut.saliency.filters import best_filters, remove_filters
-from metalearn_tut.tasks import as_float, glyphs
+from metalearn_tut.tasks import TaskSampler, as_float, glyphs
 from metalearn_tut.tasks.task import Task
 
 Config = dict[str, Any]
@@ -56,7 +57,7 @@ def trained(config: Config, folder: Path) -> tuple[Learner, list[dict[str, Any]]
     learner = built(config)
     if "start" in config:
         before = config["start"]
-        backbone = trained(before, beside(before["name"], before, federated, folder))[0].model
+        backbone = trained(before, beside(Job(before["name"], before, federated), folder))[0].model
         if "gates" in config:
             learner.model.load_state_dict(backbone.state_dict(), strict=False)
         else:
@@ -66,12 +67,6 @@ def trained(config: Config, folder: Path) -> tuple[Learner, list[dict[str, Any]]
     watch = _watch(learner, nodes, config) if config["watch"] else None
     options = {"out": folder / "rounds", "resume": True, "save_every": 5}
     return learner, run_rounds(federation, watch=watch, **options)
-
-
-def beside(name: str, config: Config, run: Callable[..., Any], folder: Path) -> Path:
-    """Where another job's files are, if it is done; else a folder of this job's for them."""
-    job = Job(name, config, run)
-    return folder.parent / job.key if record_of(job, folder.parent) else folder / name
 
 
 def pruned(network: Conv4, kept: float) -> Conv4:
@@ -142,13 +137,18 @@ def _left_out(records: Sequence[dict[str, Any]]) -> list[str]:
 
 def tuned(learner: MetaGater, config: Config) -> tuple[MetaGater, list[float]]:
     """Two stages for gates that were trained without: the rates that are best on validation."""
-    rest = {n: v for n, v in config["gates"].items() if n in ("sparsity", "target")}
     tasks = unseen("validation", config, config["validation"]["support"])
+    return best_rates(learner, config["rates"], tasks, config["validation"]["tasks"])
+
+
+def best_rates(
+    learner: MetaGater, rates: Sequence[Sequence[float]], tasks: TaskSampler, n: int
+) -> tuple[MetaGater, list[float]]:
+    """The learner with that pair of rates, of backbone and gates, that is best on n tasks."""
+    rest = {"sparsity": learner.sparsity, "target": learner.inner.target}
     choices = [
-        (MetaGater(learner.model, *rates, **rest), list(rates))
-        for rates in ((a, g) for a in config["rates"][0] for g in config["rates"][1])
+        (MetaGater(learner.model, *pair, **rest), list(pair)) for pair in itertools.product(*rates)
     ]
-    n = config["validation"]["tasks"]
     return max(choices, key=lambda choice: task_values(choice[0], tasks, range(n)).mean().item())
 
 

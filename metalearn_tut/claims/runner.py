@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from metalearn_tut.claims.records import record_of
 from metalearn_tut.claims.study import Job
 from metalearn_tut.results import write_result
 from metalearn_tut.tasks.cache import remove_partial
@@ -39,28 +40,14 @@ class Outcome:
     Parameters
     ----------
     records : dict
-        Of each job that has ended, by name: its file's content (see :func:`record_of`).
+        Of each job that has ended, by name: its file's content (see
+        :func:`~metalearn_tut.claims.records.record_of`).
     failed : dict
         Of each other job: why it has no result.
     """
 
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-
-
-def record_of(job: Job, folder: Path) -> dict[str, Any] | None:
-    """What a job left in ``folder`` when it ended; None if it has not, or was another one.
-
-    A record is a results file (see :func:`metalearn_tut.results.write_result`) whose values are
-    the job's ``name``, its ``values``, the ``seconds`` it took, and whether it was ``resumed``,
-    in which case these are the seconds of its last part.
-    """
-    path = folder / f"{job.key}.json"
-    try:
-        record = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return record if record.get("config") == job.config else None
 
 
 def run_jobs(

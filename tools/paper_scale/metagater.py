@@ -26,8 +26,7 @@ from metalearn_tut import cost
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.metagater_filters import CHOICES, chosen
-from metalearn_tut.claims.metagater_jobs import answers, by_node
-from metalearn_tut.evaluation import task_values
+from metalearn_tut.claims.metagater_jobs import answers, best_rates, by_node
 from metalearn_tut.federated import (
     Across,
     Federation,
@@ -104,7 +103,8 @@ def federated(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     federation = Federation(learner, train, **config["plan"])
     run_rounds(federation, out=folder / "rounds", resume=True, save_every=10)
     if config.get("gates", {}).get("stages") == []:
-        learner = best(learner, Across(train, 10, config["test"]["query"], seed=1))
+        tasks = Across(train, 10, _query(config), seed=1)
+        learner, _ = best_rates(learner, ((0.01, 0.1, 0.4), (0.1, 1.0, 10.0)), tasks, 16)
     n = len(new)
     found: dict[str, Any] = {"macs": {}, "answers": config["test"]["draws"] * _query(config)}
     for support in SUPPORTS:
@@ -123,14 +123,6 @@ def federated(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _query(config: dict[str, Any]) -> int:
     return config["test"]["query"]
-
-
-def best(learner: MetaGater, sampler: Across) -> MetaGater:
-    """Two stages for a network that was trained without them, at the best rates."""
-    rest = {"sparsity": learner.sparsity, "target": learner.inner.target}
-    rates = [(a, g) for a in (0.01, 0.1, 0.4) for g in (0.1, 1.0, 10.0)]
-    found = [MetaGater(learner.model, *pair, **rest) for pair in rates]
-    return max(found, key=lambda each: task_values(each, sampler, range(16)).mean().item())
 
 
 def summary(values: dict[str, dict[str, Any]], jobs: Sequence[Job]) -> dict[str, Any]:

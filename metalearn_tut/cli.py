@@ -55,6 +55,7 @@ Study = choice(
     "tsmd",
     "metagater",
     "metagater_second",
+    "compact",
 )
 
 

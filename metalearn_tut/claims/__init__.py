@@ -25,6 +25,7 @@ STUDIES = (
     "tsmd",
     "metagater",
     "metagater_second",
+    "compact",
 )
 
 

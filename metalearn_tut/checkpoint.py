@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.bilevel import Params
-from metalearn_tut.tasks.cache import atomic_write
+from metalearn_tut.tasks.cache import atomic_write, remove_partial
 from metalearn_tut.tasks.tensor_file import (
     check_same_run,
     copy_tensors,
@@ -291,6 +291,5 @@ def make_ready(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"cannot write to {folder}: permission denied")
-    for name in map(Path, (BEST, LAST, HISTORY)):
-        for file in folder.glob(f".{name.stem}-*{name.suffix}"):
-            file.unlink(missing_ok=True)
+    for name in (BEST, LAST, HISTORY):
+        remove_partial(folder / name)

@@ -25,10 +25,10 @@ BOXES = {True: "tip", False: "danger", None: "warning", NOT_RUN: "note"}  # colo
 
 
 class Paper(NamedTuple):
-    """A method, the key of its paper, and the number of its chapter."""
+    """A method, the key of its paper (None for what is ours), and the number of its chapter."""
 
     title: str
-    key: str
+    key: str | None
     chapter: str
 
 
@@ -39,6 +39,7 @@ PAPERS = {
     "abp": Paper("ABP", "si2022abp", "05"),
     "tsmd": Paper("TSMD", "wu2023tsmd", "06"),
     "metagater": Paper("MetaGater", "lin2020metagater", "07"),
+    "compact": Paper("Side by side", None, "08"),
 }
 
 
@@ -111,7 +112,8 @@ def _heading(name: str) -> str:
     title, key, number = PAPERS[name]
     chapter = re.search(rf"file: ({number}_\w+)", (ROOT / "book" / "_toc.yml").read_text("utf-8"))
     where = f" Chapter: {{doc}}`{chapter[1]}`." if chapter else ""
-    return f"## {title}\n\nThe method of {{cite:t}}`{key}`.{where}"
+    whose = f"The method of {{cite:t}}`{key}`." if key else "Ours: no paper compares them."
+    return f"## {title}\n\n{whose}{where}"
 
 
 def _study(found: Found, studies: dict[str, Found]) -> str:

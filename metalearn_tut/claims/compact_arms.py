@@ -12,7 +12,7 @@ Config = dict[str, Any]
 SEEDS, QUERIES = (0, 1, 2), 50
 STEPS, BEFORE = 240, 160  # of a whole training, and of one before a prune
 NOISE = 0.3
-TARGETS = (0.7, 0.5, 0.35)  # share of open filters
+PRICES = (0.5, 1.0, 2.0)  # of all filters open
 
 _CONV4: Config = {"name": "Conv4", "in_channels": 1, "ways": 5, "norm": "support"}
 CONV: dict[int, Config] = {width: {**_CONV4, "width": width} for width in (8, 16, 32)}
@@ -24,7 +24,6 @@ GATES: Config = {
     "inner_lr": 0.1,
     "gate_lr": 1.0,
     "stages": ["backbone", "backbone", "gates"],
-    "sparsity": 1.0,
     "warmup": 0.2,
 }
 DISTIL: Config = {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}
@@ -40,7 +39,8 @@ ROUNDS: dict[str, tuple[list[float], list[int]]] = {
 def jobs(quick: bool) -> list[Job]:
     """All learners with every seed, those that others start from first; then their times."""
     seeds = SEEDS[:1] if quick else SEEDS
-    made = [Job(c["name"], c, learned) for seed in seeds for c in learners(seed, quick).values()]
+    each = [sorted(learners(seed, quick).values(), key=_depth) for seed in seeds]
+    made = [Job(config["name"], config, learned) for configs in each for config in configs]
     timed = {name: c for name, c in learners(SEEDS[0], quick).items() if "before" not in name}
     first = next(iter(timed.values()))
     config = {
@@ -50,6 +50,13 @@ def jobs(quick: bool) -> list[Job]:
         "turns": 3 if quick else 25,
     }
     return [*made, Job("times", config, times)]
+
+
+def _depth(config: Config) -> int:
+    """How many learners must be made one after another before this one."""
+    return max(
+        (1 + _depth(config[part]) for part in ("base", "teacher") if part in config), default=0
+    )
 
 
 def learners(seed: int, quick: bool) -> dict[str, Config]:
@@ -92,9 +99,12 @@ def learners(seed: int, quick: bool) -> dict[str, Config]:
     add("tsmd-before", **student, teacher=found["maml32"], steps=BEFORE)
     schedule, steps = ROUNDS["50"]
     add("tsmd-anp50", **_pruned(found["tsmd-before"], schedule), steps=steps)
-    for target in TARGETS:
+    rates = {"blocks": 0.003, "head": 0.003, "gates": 0.01}
+    for price in PRICES:
         gated = {**CONV[32], "name": "ChannelGatedConv4"}
-        add(f"gated{target}", model=gated, algorithm={**GATES, "target": target})
+        training = {**_clean()["training"], "outer_lr": rates}
+        algorithm = {**GATES, "sparsity": price}
+        add(f"gated{price:g}", model=gated, algorithm=algorithm, training=training)
     schedule, steps = ROUNDS["75"]
     for name, how in (("mean", {"name": "mean"}), ("hetrom", ranked(*HETROM[NOISE]))):
         noisy = {"model": CONV[32], "algorithm": MAML, "aggregate": how}

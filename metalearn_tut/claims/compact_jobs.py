@@ -20,6 +20,7 @@ from metalearn_tut.block_voting import vote_by_tasks
 from metalearn_tut.claims.hetrom_jobs import aggregate
 from metalearn_tut.claims.hetrom_tasks import training_tasks
 from metalearn_tut.claims.learners import Later, test_tasks, tested
+from metalearn_tut.claims.records import beside
 from metalearn_tut.claims.study import Job
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.gated_evaluation import Watched, is_gated
@@ -66,9 +67,8 @@ def followed(config: Config, folder: Path) -> Learner:
 
 
 def _base(config: Config, folder: Path) -> Any:
-    """The finished learner of another job; made in ``folder`` if that job was not begun."""
-    beside = folder.parent / Job(config["name"], config, learned).key
-    return followed(config, beside if beside.exists() else folder / config["name"])
+    """The finished learner of another job."""
+    return followed(config, beside(Job(config["name"], config, learned), folder))
 
 
 def _trained_part(learner: Learner) -> Learner:

@@ -1,8 +1,9 @@
 """The notebooks as Colab runs them: alone, without our package, which their first cell installs.
 
-METALEARN_TUT_SLOW=1 runs them all, in about a minute each. The environment is a new one that
-borrows PyTorch, Matplotlib and Jupyter from this one, because installing them takes longer than
-the notebooks do; everything else comes from the package index, and our package as a built wheel.
+METALEARN_TUT_SLOW=1 runs them all, from first cell to last and back, in two minutes each. The
+environment is a new one that borrows PyTorch, Matplotlib and Jupyter from this one, because
+installing them takes longer than the notebooks do; everything else comes from the package index,
+and our package as a built wheel.
 """
 
 import json
@@ -18,10 +19,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import set_repository
-from contract_code import code_cells
 from nbformat.v4 import new_code_cell
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from reruns import changed, there_and_back
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -125,22 +126,26 @@ def colab(wheel, home, tmp_path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_notebook_runs_alone_after_installing_the_package(path, colab, tmp_path):
+def test_the_notebook_runs_alone_and_its_cells_again_in_another_order(path, colab, tmp_path):
     assert colab("-c", "import metalearn_tut").returncode == 1
     assert colab("-c", "import higher").returncode == 1
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells.append(new_code_cell(REPORT))
+    both_ways = there_and_back(nbformat.read(path, as_version=4))
+    both_ways.cells.append(new_code_cell(REPORT))
     copy = tmp_path / "empty" / path.name
-    nbformat.write(notebook, copy)
+    nbformat.write(both_ways, copy)
     ran = colab("-c", EXECUTE, copy)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    *cells, report = code_cells(nbformat.read(copy, as_version=4))
+    both_ways = nbformat.read(copy, as_version=4)
+    report = both_ways.cells.pop()
     prefix, package, versions = json.loads(report.outputs[0].text)
     assert prefix == str(tmp_path / "environment") and package.startswith(prefix)
     assert versions == {name: distribution(name).version for name in ON_COLAB}
-    outputs = [out for cell in cells for out in cell.outputs if out.get("name") == "stderr"]
+    outputs = [
+        out for cell in both_ways.cells for out in cell.outputs if out.get("name") == "stderr"
+    ]
     warned = {out.text.strip() for out in outputs if "drawing glyphs (first use" not in out.text}
     assert warned <= {""}  # a progress bar ends by wiping its line
+    assert changed(both_ways) == set()
 
 
 # The first cell alone, with a Python that has no packages at all

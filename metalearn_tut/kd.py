@@ -99,7 +99,7 @@ def rkd_loss(
     ------
     ValueError
         If a weight is negative, or the features are not ``[B, F]`` and ``[B, G]`` with the same
-        B of at least 1.
+        B and none of the three 0.
 
     References
     ----------
@@ -118,10 +118,11 @@ def rkd_loss(
     for name, weight in (("distance_weight", distance_weight), ("angle_weight", angle_weight)):
         check_weight(name, weight)
     shapes = [list(f.shape) for f in (student_features, teacher_features)]
-    if [len(s) for s in shapes] != [2, 2] or not 1 <= shapes[0][0] == shapes[1][0]:
+    fit = [len(shape) for shape in shapes] == [2, 2] and shapes[0][0] == shapes[1][0]
+    if not fit or 0 in shapes[0] + shapes[1]:
         raise ValueError(
-            "student and teacher features must be [B, F] and [B, G] with one B >= 1, "
-            f"got shapes {shapes[0]} and {shapes[1]}"
+            "student and teacher features must be [B, F] and [B, G], F and G >= 1, with one "
+            f"B >= 1, got shapes {shapes[0]} and {shapes[1]}"
         )
     _check_floats("features", student_features, teacher_features)
     student, teacher = _Geometry(student_features), _Geometry(teacher_features)
@@ -138,7 +139,8 @@ class _Geometry:
     """
 
     def __init__(self, features: Tensor) -> None:
-        offsets = features.unsqueeze(0) - features.unsqueeze(1)  # (B, B, F), from i to j
+        halves = features / 2  # whose differences are finite wherever the features are
+        offsets = _in_range(halves.unsqueeze(0) - halves.unsqueeze(1))  # (B, B, F), from i to j
         squares = offsets.square().sum(2)
         apart = squares > 0
         lengths = torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)  # (B, B)
@@ -146,7 +148,18 @@ class _Geometry:
         mean = lengths.sum() / pairs
         self.distances = lengths / torch.where(mean > 0, mean, 1.0)
         directions = offsets / torch.where(apart, lengths, 1.0).unsqueeze(2)
+        directions = torch.where(apart.unsqueeze(2), directions, 0.0)  # without a derivative
         self.cosines = directions @ directions.transpose(1, 2)
+
+
+def _in_range(offsets: Tensor) -> Tensor:
+    """These, or their shares of the largest if squares would overflow or vanish.
+
+    No derivative goes through the largest: what is made of the shares does not depend on it.
+    """
+    largest, limits = offsets.detach().abs().amax(), torch.finfo(offsets.dtype)
+    small = (largest > 0) & (largest < limits.tiny**0.25)
+    return offsets / torch.where(small | (largest > limits.max**0.25), largest, 1.0)
 
 
 def _check_floats(name: str, *tensors: Tensor) -> None:

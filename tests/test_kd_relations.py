@@ -68,6 +68,46 @@ def test_T11_rotation_translation_and_scaling_of_either_change_nothing(seed):
     assert plain > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("dtype", "factors"),
+    [(torch.float32, (1e-37, 1e-22, 1e12, 1e20, 5e37)), (torch.float64, (1e-300, 1e-170, 1e160))],
+)
+def test_T11_features_of_any_size_have_their_geometry_and_its_derivative(dtype, factors):
+    student, teacher = drawn(0, 5, 3).to(dtype), drawn(1, 5, 4).to(dtype)
+
+    def gradient(features):
+        leaf = features.clone().requires_grad_()
+        loss = rkd_loss(leaf, teacher)
+        return loss.item(), torch.autograd.grad(loss, leaf)[0]
+
+    plain, slope = gradient(student)
+    for factor in factors:
+        loss, found = gradient(student * factor)
+        assert loss == pytest.approx(plain, rel=1e-5), factor
+        torch.testing.assert_close(found * factor, slope, rtol=1e-4, atol=1e-4)
+        assert rkd_loss(student, teacher * factor).item() == pytest.approx(plain, rel=1e-5)
+
+
+def test_T11_nothing_pulls_coinciding_examples_apart_at_any_size():
+    teacher, units = drawn(1, 3, 2), []
+    for factor in (1.0, 1000.0):  # what is of the size of the features drops out
+        leaf = (factor * drawn(0, 2, 3)[[0, 0, 1]]).requires_grad_()
+        units.append(factor * torch.autograd.grad(rkd_loss(leaf, teacher), leaf)[0])
+    assert units[0].any()
+    torch.testing.assert_close(*units, rtol=1e-10, atol=1e-12)
+
+
+def test_T11_differences_of_the_largest_numbers_are_finite():
+    ends = torch.tensor([[3e38, 0.0], [-3e38, 0.0], [0.0, 3e38]])
+    assert rkd_loss(ends, ends / 3e38).item() < 1e-9
+
+
+def test_T11_far_from_the_origin_nothing_is_rounded_away():
+    near = torch.tensor([[0.0, 90.0], [37.0, 11.0], [5.0, 81.0]])
+    far = 1024 * near + 15 * 2.0**30  # as near to one another as numbers of this size can be
+    assert rkd_loss(far, near).item() == 0
+
+
 def test_it_can_be_differentiated_twice_in_both():
     features = drawn(0, 3, 2).requires_grad_(), drawn(1, 3, 4).requires_grad_()
     assert torch.autograd.gradcheck(rkd_loss, features)
@@ -95,6 +135,8 @@ def test_bad_input_is_refused():
         rkd_loss(two, three)
     with pytest.raises(ValueError, match=r"got shapes \[0, 4\]"):
         rkd_loss(two[:0], two[:0])
+    with pytest.raises(ValueError, match=r"F and G >= 1, .* got shapes \[2, 4\] and \[2, 0\]"):
+        rkd_loss(two, two[:, :0])
     with pytest.raises(ValueError, match=r"got shapes \[2\]"):
         rkd_loss(two[:, 0], two)
     with pytest.raises(ValueError, match=r"angle_weight must be finite and >= 0, got -1"):

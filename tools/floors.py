@@ -38,6 +38,7 @@ FLOORS = (
         "deployment",
         "results",
         "plots",
+        "plots_compact",
         "nb",
     ),
     ("claims",),

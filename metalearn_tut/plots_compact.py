@@ -1,0 +1,71 @@
+"""The figure of what accuracy costs: many learners, their names, and which of them are enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from math import cos, pi, sin
+from typing import TYPE_CHECKING
+
+from metalearn_tut.plots import COLORS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NEAR = 7  # points from a dot to a name that needs no line
+
+
+def trade_off(
+    ax: Axes, points: Mapping[str, tuple[float, float]], front: Sequence[str], *, xlabel: str
+) -> None:
+    """Accuracy against a cost, with names beside the points and the Pareto front as steps.
+
+    Parameters
+    ----------
+    points : mapping of name to (cost, accuracy)
+    front : sequence of str
+        The names that no other makes needless: filled dots, joined by a line.
+    xlabel : str
+        The cost, with its unit; its axis is logarithmic.
+    """
+    for name, point in points.items():
+        fill = "black" if name in front else "white"
+        ax.plot(*point, "o", color="black", markerfacecolor=fill, markersize=7, zorder=3)
+    steps = sorted(points[name] for name in front)
+    ax.plot(*zip(*steps, strict=True), "-", drawstyle="steps-post", color=COLORS[0], zorder=1)
+    ax.set(xscale="log", xlabel=xlabel, ylabel="accuracy")
+    ax.margins(0.12)
+    _name(ax, points)
+
+
+def _name(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Each name as near to its dot as others leave room, with a line to it if that is not near."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    ax.figure.draw_without_rendering()  # before, nobody knows how many pixels a text covers
+    taken = [
+        Bbox.from_extents(x - 6, y - 6, x + 6, y + 6)
+        for x, y in ax.transData.transform(list(points.values()))
+    ]
+    for name, point in points.items():
+        for far, turn in product((NEAR, 16, 28, 40), range(8)):
+            x, y = far * cos(turn * pi / 4), far * sin(turn * pi / 4)
+            text = ax.annotate(
+                name,
+                point,
+                (x, y),
+                textcoords="offset points",
+                ha="center" if abs(x) < 1 else "left" if x > 0 else "right",
+                va="center" if abs(y) < 1 else "bottom" if y > 0 else "top",
+                fontsize=10,
+                arrowprops={"arrowstyle": "-", "linewidth": 0.6} if far > NEAR else None,
+            )
+            text.set_in_layout(False)  # else it would move the axes, and all that was measured
+            box = Text.get_window_extent(text)  # without the line
+            room = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
+            if room and not box.count_overlaps(taken):
+                break
+            if (far, turn) != (40, 7):  # where nothing is free the last place must do
+                text.remove()
+        taken.append(box)

@@ -1,80 +1,20 @@
-"""What a network costs, measured on the network itself: parameters, MACs, bytes, seconds.
-
-Measure the network that is deployed. Zeros in a weight change none of these numbers; a network
-rebuilt smaller does. With the masks of a pruned network the first three count what is kept: what
-there is to store and, for a device that can skip zeros, to compute. Seconds are never saved by
-masks here.
-"""
+"""What is counted in a network: parameters and multiply-adds, those kept or those open."""
 
 from __future__ import annotations
 
-import statistics
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel.checks import check_masks
+from metalearn_tut.cost.passes import evaluating, taking, zeros
 from metalearn_tut.models.channel_gated import ChannelGated
-from metalearn_tut.saliency.sparse import save_sparse
-from metalearn_tut.tasks.sampler import check_count
 
 Masks = Mapping[str, Tensor]
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-@dataclass(frozen=True, repr=False)
-class Cost:
-    """What :func:`measure` found.
-
-    Parameters
-    ----------
-    parameters : int
-        Trainable and frozen numbers, shared ones once.
-    macs : int
-        Multiply-adds for one input.
-    size_bytes : int
-        Size of the saved file.
-    latency : float
-        Seconds for one input.
-    """
-
-    parameters: int
-    macs: int
-    size_bytes: int
-    latency: float
-
-    def __repr__(self) -> str:
-        return (
-            f"Cost({self.parameters:,} parameters, {self.macs:,} MACs, "
-            f"{self.size_bytes:,} bytes, {1e3 * self.latency:.2f} ms)"
-        )
-
-
-def measure(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = None) -> Cost:
-    """All four numbers, for one input of ``input_shape`` (without the batch dimension).
-
-    With ``masks`` the first three are those of what is kept; the latency is that of the network
-    as it is, which multiplies by zeros as by other numbers.
-
-    Examples
-    --------
-    >>> measure(nn.Linear(4, 3), (4,))  # doctest: +ELLIPSIS
-    Cost(15 parameters, 12 MACs, ... bytes, ... ms)
-    """
-    return Cost(
-        parameters(model, masks),
-        macs(model, input_shape, masks),
-        size_bytes(model, masks),
-        latency(model, input_shape),
-    )
 
 
 def parameters(model: nn.Module, masks: Masks | None = None) -> int:
@@ -169,8 +109,8 @@ def _layer_macs(
     layers = [m for m in model.modules() if isinstance(m, (*_CONVS, *_TRANSPOSED, nn.Linear))]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
-        with _evaluating(model), _taking(input_shape):
-            model(_zeros(model, 1, input_shape))
+        with evaluating(model), taking(input_shape):
+            model(zeros(model, 1, input_shape))
     finally:
         for hook in hooks:
             hook.remove()
@@ -221,97 +161,3 @@ def active_macs(
                 here = here * masks[gate].count_nonzero(1) // network.sizes[gate]
         total = total + here - full
     return total
-
-
-def size_bytes(model: nn.Module, masks: Masks | None = None) -> int:
-    """Bytes of the safetensors file that holds the parameters and buffers.
-
-    With ``masks``, of the file that :func:`~metalearn_tut.saliency.sparse.save_sparse` writes:
-    what they keep, and a bit for each weight.
-
-    Raises
-    ------
-    ValueError
-        If a mask does not fit, or a weight that it prunes is not 0.
-    """
-    from safetensors.torch import save_model
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        if masks is None:
-            save_model(model, str(path))
-        else:
-            save_sparse(path, dict([*model.named_parameters(), *model.named_buffers()]), masks)
-        return path.stat().st_size
-
-
-def latency(
-    model: nn.Module,
-    input_shape: Sequence[int],
-    batch: int = 1,
-    *,
-    warmup: int = 5,
-    repeats: int = 30,
-) -> float:
-    """Seconds of one forward pass: the median of warm runs, in evaluation mode.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Left as it was; its device is the one that is timed.
-    input_shape : sequence of int
-        Shape of one input, e.g. ``(1, 28, 28)``.
-    batch : int, default 1
-        Inputs per pass.
-    warmup, repeats : int, default 5 and 30
-        Passes before the clock runs, and passes timed.
-
-    Raises
-    ------
-    ValueError
-        If ``batch`` or ``repeats`` is below 1, ``warmup`` below 0, or the model takes no such
-        input.
-    """
-    check_count(batch=batch, repeats=repeats)
-    if not isinstance(warmup, int) or warmup < 0:
-        raise ValueError(f"warmup must be an integer >= 0, got {warmup!r}")
-    with _taking(input_shape):
-        x = _zeros(model, batch, input_shape)
-    wait: Callable[[], None] = torch.cuda.synchronize if x.is_cuda else lambda: None
-    seconds = []
-    with _evaluating(model), _taking(input_shape):
-        for _ in range(warmup + repeats):
-            wait()
-            start = time.perf_counter()
-            model(x)
-            wait()
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[warmup:])
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _zeros(model: nn.Module, batch: int, input_shape: Sequence[int]) -> Tensor:
-    """``batch`` zero inputs of the dtype and on the device of the model's first parameter."""
-    like = next(model.parameters(), torch.empty(0))
-    return torch.zeros(batch, *input_shape, dtype=like.dtype, device=like.device)
-
-
-@contextmanager
-def _taking(input_shape: Sequence[int]) -> Iterator[None]:
-    """Name the shape if a model takes no such input."""
-    try:
-        yield
-    except (IndexError, RuntimeError, TypeError) as error:
-        raise ValueError(f"the model takes no input_shape of {input_shape}: {error}") from error

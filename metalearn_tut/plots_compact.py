@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NEAR = 7  # points from a dot to a name that needs no line
+TURNS = (3, 2, 4, 1, 0, 5, 6, 7)  # eighths of a circle: first those where the front has no steps
 
 
 def trade_off(
@@ -49,7 +50,7 @@ def _name(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
         for x, y in ax.transData.transform(list(points.values()))
     ]
     for name, point in points.items():
-        for far, turn in product((NEAR, 16, 28, 40), range(8)):
+        for far, turn in product((NEAR, 16, 28, 40), TURNS):
             x, y = far * cos(turn * pi / 4), far * sin(turn * pi / 4)
             text = ax.annotate(
                 name,
@@ -62,10 +63,11 @@ def _name(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
                 arrowprops={"arrowstyle": "-", "linewidth": 0.6} if far > NEAR else None,
             )
             text.set_in_layout(False)  # else it would move the axes, and all that was measured
+            text.get_window_extent()  # before, the text is not at its place
             box = Text.get_window_extent(text)  # without the line
             room = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
             if room and not box.count_overlaps(taken):
                 break
-            if (far, turn) != (40, 7):  # where nothing is free the last place must do
+            if (far, turn) != (40, TURNS[-1]):  # where nothing is free the last place must do
                 text.remove()
         taken.append(box)

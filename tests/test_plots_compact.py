@@ -46,3 +46,12 @@ def test_names_stand_apart_from_each_other_and_from_dots(count):
         assert ax.texts[i].get_fontsize() >= 10
     for text, point in zip(ax.texts, points.values(), strict=True):
         assert text.xy == point
+
+
+def test_a_name_with_room_around_it_stands_beside_its_dot_without_a_line():
+    ax = drawn(POINTS, ["a"])
+    lonely = ax.texts[0]
+    assert lonely.get_text() == "a" and lonely.arrow_patch is None
+    x, y = ax.transData.transform(POINTS["a"])
+    box = lonely.get_window_extent()
+    assert min(abs(box.x0 - x), abs(box.x1 - x)) < 15 and min(abs(box.y0 - y), abs(box.y1 - y)) < 15

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NEAR = 7  # points from a dot to a name that needs no line
-TURNS = (3, 2, 4, 1, 0, 5, 6, 7)  # eighths of a circle: first those where the front has no steps
+# Eighths of a circle: the front's steps are below it and to its right, other dots are there, too.
+ABOVE, BELOW = (3, 2, 4, 1, 0, 5, 6, 7), (0, 7, 6, 5, 1, 4, 2, 3)
 
 
 def trade_off(
@@ -36,10 +37,10 @@ def trade_off(
     ax.plot(*zip(*steps, strict=True), "-", drawstyle="steps-post", color=COLORS[0], zorder=1)
     ax.set(xscale="log", xlabel=xlabel, ylabel="accuracy")
     ax.margins(0.12)
-    _name(ax, points)
+    _name(ax, points, front)
 
 
-def _name(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+def _name(ax: Axes, points: Mapping[str, tuple[float, float]], front: Sequence[str]) -> None:
     """Each name as near to its dot as others leave room, with a line to it if that is not near."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
@@ -50,7 +51,8 @@ def _name(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
         for x, y in ax.transData.transform(list(points.values()))
     ]
     for name, point in points.items():
-        for far, turn in product((NEAR, 16, 28, 40), TURNS):
+        turns = ABOVE if name in front else BELOW
+        for far, turn in product((NEAR, 16, 28, 40), turns):
             x, y = far * cos(turn * pi / 4), far * sin(turn * pi / 4)
             text = ax.annotate(
                 name,
@@ -68,6 +70,6 @@ def _name(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
             room = ax.bbox.x0 <= box.x0 and box.x1 <= ax.bbox.x1
             if room and not box.count_overlaps(taken):
                 break
-            if (far, turn) != (40, TURNS[-1]):  # where nothing is free the last place must do
+            if (far, turn) != (40, turns[-1]):  # where nothing is free the last place must do
                 text.remove()
         taken.append(box)

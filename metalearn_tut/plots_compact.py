@@ -62,6 +62,7 @@ def _name(ax: Axes, points: Mapping[str, tuple[float, float]], front: Sequence[s
                 ha="center" if abs(x) < 1 else "left" if x > 0 else "right",
                 va="center" if abs(y) < 1 else "bottom" if y > 0 else "top",
                 fontsize=10,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
                 arrowprops={"arrowstyle": "-", "linewidth": 0.6} if far > NEAR else None,
             )
             text.set_in_layout(False)  # else it would move the axes, and all that was measured

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import side_by_side
+from PIL import Image
 
 from metalearn_tut import evaluate, pretrained, tasks
 
@@ -283,3 +285,15 @@ def test_chapter_7_prints_what_the_second_study_found():
     assert "less Per-FedAvg {}, {} and {}.".format(*found) in text
     seeds = points[-1]["gated - dense"]["seeds"]
     assert f"range from {max(seeds):.3f} to {min(seeds):.3f}." in text
+
+
+def test_the_package_brings_the_comparison_along_as_it_is_on_record():
+    values = json.loads((ROOT / "results" / "claims" / "compact.json").read_text())["values"]
+    assert side_by_side.text(values) == side_by_side.FILE.read_text("utf-8"), (
+        "run tools/side_by_side.py"
+    )
+
+
+def test_the_readmes_figure_is_of_these_numbers():
+    with Image.open(side_by_side.FIGURE) as figure:
+        assert figure.text["Description"] == side_by_side.digest()

@@ -1,0 +1,82 @@
+"""Copy the comparison's numbers into the package, and draw them: ``python tools/side_by_side.py``.
+
+Chapter 8 shows the numbers wherever it runs; the files in ``results/`` are not installed. The
+README shows the figure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from metalearn_tut import plots
+from metalearn_tut.claims.compact import rows_of
+from metalearn_tut.nb.recorded import FILE, Rows
+from metalearn_tut.plots_compact import trade_off
+from metalearn_tut.tasks.cache import atomic_write
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "results" / "claims" / "compact.json"
+FIGURE = ROOT / "book" / "_static" / "side_by_side.png"
+COSTS = {"bytes": "bytes of the file", "macs": "multiply-adds for an image"}
+LABELS = {
+    **{f"maml{w}": f"MAML {w}" for w in (8, 16, 32)},
+    **{f"proto{w}": f"prototypes {w}" for w in (8, 32)},
+    **{f"anp{share}": f"ANP {share} %" for share in (50, 75, 90)},
+    **{f"gated{price}": f"gates {price}" for price in ("0.5", "1", "2")},
+    "filters": "half the filters",
+    "residual": "residual",
+    "abp": "ABP",
+    "tsmd": "TSMD 8",
+    "tsmd-anp50": "TSMD 8, ANP 50 %",
+}
+
+
+def text(values: dict[str, Any]) -> str:
+    """The file's content, for the values of a result: five digits of every number."""
+    found = {
+        name: {what: float(f"{number:.5g}") for what, number in row.items()}
+        for name, row in rows_of(values).items()
+    }
+    return json.dumps(found, indent=1) + "\n"
+
+
+def digest() -> str:
+    """Of the numbers in the package: the figure says which ones it shows."""
+    return hashlib.sha256(FILE.read_bytes()).hexdigest()
+
+
+def front(rows: Rows, what: str) -> list[str]:
+    """The learners that are more accurate than all that cost no more."""
+    names: list[str] = []
+    for name in sorted(rows, key=lambda n: (rows[n][what], -rows[n]["accuracy"])):
+        if not names or rows[name]["accuracy"] > rows[names[-1]]["accuracy"]:
+            names.append(name)
+    return names
+
+
+def draw(rows: Rows, path: Path) -> None:
+    """Accuracy against both costs, of the learners trained on clean tasks."""
+    clean = {LABELS[name]: row for name, row in rows.items() if name in LABELS}
+    with plots.figure(columns=2, width=5.6, height=4.0) as axes:
+        for ax, (what, label) in zip(axes, COSTS.items(), strict=True):
+            points = {name: (row[what], row["accuracy"]) for name, row in clean.items()}
+            trade_off(ax, points, front(clean, what), xlabel=label)
+        with atomic_write(path) as whole:
+            about = {"Description": digest()}
+            axes[0].figure.savefig(whole, dpi=150, metadata=about)
+
+
+def main() -> None:
+    """Write both."""
+    values = json.loads(RESULT.read_text("utf-8"))["values"]
+    with atomic_write(FILE) as path:
+        path.write_text(text(values), "utf-8")
+    draw(json.loads(FILE.read_text("utf-8")), FIGURE)
+    print(FILE, FIGURE, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -63,6 +63,8 @@ def test_the_differences_are_those_on_record():
     gated, said = values("metagater", 1)["10"], ROWS["07_metagater_federated_gates"][1]
     assert numbers(said) == [gap(gated["gated - dense"])]
     assert said.startswith(f"{gated['macs']['gated-0.5']:.2f} of the multiply-adds")
+    pruned = values("compact", 1)["gap"]
+    assert numbers(ROWS["08_compact_learners"][1]) == [gap(pruned)]
 
 
 def test_the_shipped_learner_is_the_one_of_chapter_2():

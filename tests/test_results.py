@@ -10,6 +10,7 @@ import side_by_side
 from PIL import Image
 
 from metalearn_tut import evaluate, pretrained, tasks
+from metalearn_tut.nb import recorded
 
 ROOT = Path(__file__).parent.parent
 NAMES = [path.stem for path in sorted((ROOT / "results" / "pretrained").glob("*.json"))]
@@ -297,3 +298,53 @@ def test_the_package_brings_the_comparison_along_as_it_is_on_record():
 def test_the_readmes_figure_is_of_these_numbers():
     with Image.open(side_by_side.FIGURE) as figure:
         assert figure.text["Description"] == side_by_side.digest()
+
+
+def test_chapter_8_prints_what_the_comparison_found():
+    claims, text = claims_of("compact"), cell_of("08_compact_learners", "help-recorded")
+    values = {number: claim["values"] for number, claim in claims.items()}
+    held = [number for number, claim in claims.items() if claim["holds"]]
+    assert held == ["1", "4", "6", "7"] and len(claims) == 8
+    assert "eight expectations" in text and "of which four held" in text
+    rows = [
+        [c.strip() for c in row.split("|")[2:-1]] for row in re.findall(r"^\|.*±.*\|$", text, re.M)
+    ]
+    word = {True: "yes", False: "no"}
+    for number in "123":
+        assert rows.pop(0) == [said(values[number]["gap"]), word[claims[number]["holds"]]]
+    prices = re.findall(r"gates, price (\S+), less .*; (0\.\d+|\d\.\d+) of its multiply-adds", text)
+    whole = values["1"]["maml16"]["macs"]
+    assert prices == [
+        (name.removeprefix("gated"), f"{gated['macs'] / whole:.2f}")
+        for name, gated in values["4"].items()
+    ]
+    assert [rows.pop(0)[0] for _ in prices] == [
+        said(gated["gap"]) for gated in values["4"].values()
+    ]
+    for number in "5678":
+        assert rows.pop(0) == [said(values[number]["gap"]), word[claims[number]["holds"]]]
+    assert not rows
+    assert f"adapt in {values['7']['time to adapt']:.2f} of MAML's time" in text
+    for name, how in (("hetrom", "by HeTRoM, pruned less whole, "), ("mean", "by the mean ")):
+        assert how + said(values["6"][f"noisy-{name}: pruned - whole"]) in text
+    latency = values["8"]["latency"]
+    assert f"({latency['filters']:.2f} of it, with masks {latency['anp75']:.2f})" in text
+
+
+def test_chapter_8_reads_the_fronts_and_the_choices_rightly():
+    table = {n: r for n, r in recorded.side_by_side().items() if not n.startswith("noisy")}
+    both = {what: side_by_side.front(table, what) for what in ("bytes", "macs")}
+    assert both["bytes"] == ["tsmd-anp50", "proto8", "anp90", "anp75", "anp50", "proto32"]
+    assert both["macs"] == ["tsmd-anp50", "proto8", "gated2", "gated1", "anp50", "proto32"]
+
+    def best(rows, what, most):
+        return max((n for n in rows if rows[n][what] <= most), key=lambda n: rows[n]["accuracy"])
+
+    kilobytes = {8: "tsmd-anp50", 16: "proto8", 40: "anp75", 100: "anp50", 200: "proto32"}
+    assert {kb: best(table, "bytes", 1e3 * kb) for kb in kilobytes} == kilobytes
+    assert best(table, "macs", 0.5e6) == "gated2"
+    for what in ("adapt", "latency"):
+        assert best(table, what, 1.1 * min(r[what] for r in table.values())) == "proto8"
+    noisy = {n: r for n, r in recorded.side_by_side().items() if n.startswith("noisy")}
+    assert best(noisy, "bytes", 1e9) == "noisy-hetrom"
+    assert best(noisy, "bytes", 40e3) == "noisy-hetrom-anp75"

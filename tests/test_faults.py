@@ -1,21 +1,18 @@
 """Killed at any moment, files cut off anywhere, a full disk, a folder that cannot be written to.
 
-METALEARN_TUT_SLOW=1 kills each kind of run at fifty moments, and a study at ten.
+METALEARN_TUT_SLOW=1 kills each kind of run, and a reproduction, at fifty moments each.
 """
 
 import errno
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
-import background
 import fault_runs
+import fault_study
 import federated_cases
 import numpy as np
 import pytest
@@ -57,38 +54,22 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
     assert [trial for trial in trials if trial["wrong"]] == []
 
 
-def begun(folder):
-    """The toy study in processes of its own, when its first job is at work."""
-    run = background.start(toy_study.__file__, folder, start_new_session=True)
-    jobs = toy_study.trainings()
-    while not any((folder / job.key).exists() for job in jobs):
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.005)
-    return run
-
-
-def values_in(folder):
-    jobs = toy_study.trainings()
-    return {job.name: record_of(job, folder)["values"]["values"] for job in jobs}
-
-
-@pytest.mark.skipif(not SLOW, reason="takes minutes: set METALEARN_TUT_SLOW=1")
-def test_a_study_all_of_whose_processes_are_killed_goes_on_to_the_same_numbers(tmp_path):
-    run = begun(tmp_path / "whole")
-    start = time.monotonic()
-    assert run.wait(timeout=120) == 0, run.communicate()
-    run.communicate()
-    seconds, expected = time.monotonic() - start, values_in(tmp_path / "whole")
-    draw = random.Random("study")
-    for moment in range(10):
-        folder = tmp_path / str(moment)
-        run = begun(folder)
-        time.sleep(draw.random() * seconds)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.communicate()
-        assert not run_jobs(toy_study.trainings(), folder).failed
-        assert values_in(folder) == expected
-        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the time of a process")
+@pytest.mark.skipif(not SLOW, reason="takes a quarter of an hour: set METALEARN_TUT_SLOW=1")
+def test_a_reproduction_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
+    moments = 50
+    run = subprocess.run(
+        [sys.executable, fault_study.__file__, str(moments), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=180 + 120 * moments,
+    )
+    assert run.returncode == 0, run.stderr
+    trials = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(trials) == moments
+    assert sum(trial["killed"] for trial in trials) > moments / 2
+    assert {trial["victim"] for trial in trials} == set(fault_study.VICTIMS)
+    assert [trial for trial in trials if trial["status"] or trial["wrong"]] == []
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):

@@ -18,6 +18,7 @@ PAGES    := $(shell find book -type f -not -path '*/.ipynb_checkpoints/*')
 EXECUTED := $(patsubst book/%,build/executed/%,$(sort $(wildcard book/*.ipynb)))
 HTML     := _build/html
 CLAIMS   := $(wildcard results/claims/*.json results/paper_scale/*.json tools/claims_*.py)
+SPEED    := $(wildcard results/benchmarks/*.json tools/benchmarks_*.py benchmarks/tried.json)
 READING  := tests/test_book_browser.py tools/browser.py tools/check_pages.py tools/check_pages.js
 
 # One thread per process: two notebooks at a time fill two cores. And nobody's own start-up files.
@@ -93,7 +94,7 @@ notebooks: $(READY) glyphs
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of
 # them, since a page that is not made again would keep its warnings to itself.
-$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py $(READING)
+$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py $(READING)
 	@rm -rf build/book $(HTML) _build/.doctrees
 	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/
@@ -112,7 +113,7 @@ screenshots: book
 
 bench: $(READY)
 	$(PIP) -e '.[bench]'
-	@for script in benchmarks/*.py; do env -u OMP_NUM_THREADS -u MKL_NUM_THREADS $(BIN)/python $$script; done
+	env -u OMP_NUM_THREADS -u MKL_NUM_THREADS $(BIN)/python benchmarks
 
 constraints: $(READY)
 	$(PIP) uv

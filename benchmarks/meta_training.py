@@ -1,12 +1,17 @@
-"""Meta-training speed on two cores: this package against `higher` used in the ordinary way.
+"""A meta-training step on two cores: this package beside `higher`, learn2learn and TorchOpt.
 
     python benchmarks/meta_training.py
 
-Both sides train the same Conv4-32 on the same 5-way 1-shot tasks (15 queries per class, one
-inner step, second order, 4 tasks per outer step) and are first checked to compute the same
-meta-gradient. `higher` runs its own loop in one process with two threads on images in the
-usual memory layout. The package runs as `metalearn-tut train --processes 2` does, one thread
-each. The two alternate, `--rounds` times each; the ratio of the medians is the result, written to
+Second-order MAML with four tasks per step, 5-way, 15 queries per class. A side draws the tasks,
+computes the meta-gradient and takes a step of Adam. `package` runs as `metalearn-tut train
+--processes 2` does: two processes of one thread each. The peers run their own loop as their
+READMEs show it, in one process of two threads, on a Conv4 as usually written, in the usual memory
+layout; for some cases also on the package's own Conv4, to tell network and engine apart.
+
+First the gradients of all sides on one task are compared with the package's, in float64 and in
+float32: the differences are relative to the largest entry. Then every side goes through the
+cases in a fresh process, in turns, `--rounds` times. An interrupted run goes on where it was. The
+seconds per step, and how many times faster the package is, go to
 `results/benchmarks/meta_training.json`.
 """
 
@@ -14,156 +19,194 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+from cases import FIRST, INNER_LR, TASKS, Case
+from rounds import Log, beside, fresh, in_turns
+from sides import PEERS, OrdinaryConv4, versions
 from torch import Tensor, nn
 
-from metalearn_tut import bilevel, models, tasks
-from metalearn_tut.launch import worker_environment
-from metalearn_tut.maml import MAML
-from metalearn_tut.results import write_result
-from metalearn_tut.tasks import EpisodeSampler, TaskBatch, as_float
-from metalearn_tut.training import meta_train
+from metalearn_tut import MAML, bilevel, meta_train
+from metalearn_tut.processes import Processes
+from metalearn_tut.tasks import TaskBatch
 
-RESULT = Path(__file__).parent.parent / "results" / "benchmarks" / "meta_training.json"
-INNER_LR, TASKS, WARM, STEPS = 0.4, 4, 5, 60
-
-
-def sampler() -> EpisodeSampler:
-    return tasks.glyphs("train").sampler(ways=5, shots=1, queries=15, seed=0)
+RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "meta_training.json"
+SMALL = tuple(Case(w, 28, shots, k) for w in (32, 64) for shots in (1, 5) for k in (1, 5))
+TOLERANCE = 1e-5
+LARGE = (Case(32, 84, 1, 1), Case(64, 84, 1, 1), Case(32, 84, 1, 5), Case(32, 84, 5, 5))
+SOME = (Case(32, 28, 1, 1), Case(32, 28, 1, 5), Case(32, 84, 1, 1))
 
 
-def network() -> models.Conv4:
-    torch.manual_seed(0)
-    net = models.Conv4(in_channels=1, ways=5, width=32)
-    nn.init.normal_(net.head.weight, std=0.1)  # a zero head would have a zero body gradient
-    return net
+class Side(NamedTuple):
+    """Whose loop, on whose network, in how many processes of how many threads."""
+
+    peer: str | None = None
+    engine: str = "functional"
+    processes: int = 1
+    threads: int = 2
+    our_network: bool = False
+    cases: tuple[Case, ...] = SMALL + LARGE
+
+    def network(self, case: Case, dtype: torch.dtype = torch.float32) -> nn.Module:
+        net = case.network().to(dtype)
+        return OrdinaryConv4(net) if self.peer and not self.our_network else net
 
 
-class OrdinaryConv4(nn.Module):
-    """The same function as usually written: convolution, batch norm, ReLU, then pooling."""
-
-    def __init__(self, net: models.Conv4) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(b.conv for b in net.blocks)
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(b.conv.out_channels, track_running_stats=False) for b in net.blocks
-        )
-        self.head = net.head
-
-    def forward(self, x: Tensor) -> Tensor:
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.max_pool2d(F.relu(norm(conv(x))), 2)
-        return self.head(x.flatten(1))
+SIDES = {
+    "package": Side(processes=2, threads=1),
+    "package, one process": Side(),
+    "package, one thread": Side(threads=1, cases=SOME),
+    "package, all tasks at once": Side(engine="vectorised", cases=SOME),
+    "package, engine higher": Side(engine="higher", cases=SOME),
+    **{peer: Side(peer) for peer in PEERS},
+    **{f"{peer}, our network": Side(peer, our_network=True, cases=SOME) for peer in PEERS},
+}
 
 
-def higher_gradient(net: nn.Module, inner: torch.optim.Optimizer, batch: TaskBatch) -> None:
-    """Accumulate the meta-gradient of one batch in ``net``'s ``.grad``, as its README shows."""
-    import higher
+def gradient_of(side: Side, net: nn.Module, case: Case) -> Callable[[TaskBatch], dict]:
+    """A function that computes the meta-gradient of a batch."""
+    if side.peer is None:
+        inner = {"inner_lr": INNER_LR, "inner_steps": case.steps, "engine": side.engine}
+        return lambda batch: bilevel.meta_gradient(net, batch, **inner)
+    peer = PEERS[side.peer](net, INNER_LR, case.steps)
 
-    for task in batch:
-        with higher.innerloop_ctx(net, inner, copy_initial_weights=False) as (fnet, diffopt):
-            diffopt.step(F.cross_entropy(fnet(as_float(task.support_x)), task.support_y))
-            loss = F.cross_entropy(fnet(as_float(task.query_x)), task.query_y)
-            (loss / len(batch)).backward()
+    def gradient(batch: TaskBatch) -> dict[str, Tensor]:
+        net.zero_grad()
+        peer.meta_gradient(batch)
+        return {name: p.grad for name, p in net.named_parameters()}
+
+    return gradient
 
 
-def time_higher() -> float:
-    torch.set_num_threads(2)
-    net = OrdinaryConv4(network())
-    inner = torch.optim.SGD(net.parameters(), lr=INNER_LR)
+def differences(sides: Sequence[str], case: Case, device: str = "cpu") -> dict[str, dict]:
+    """Largest difference from the package's gradient, relative to its largest entry; two tasks."""
+    batch = case.sampler().batch(0, 2).to(device)
+    found: dict[str, dict[str, float]] = {side: {} for side in sides}
+    for dtype in (torch.float64, torch.float32):
+
+        def gradient(side: str, dtype: torch.dtype = dtype) -> dict[str, Tensor]:
+            net = SIDES[side].network(case, dtype).to(device)
+            return gradient_of(SIDES[side], net, case)(batch)
+
+        ours = gradient("package")
+        scale = max(g.abs().max() for g in ours.values())
+        for side in sides:
+            theirs = gradient(side)
+            gap = max(((g - theirs[name]).abs().max() / scale).item() for name, g in ours.items())
+            found[side][str(dtype).removeprefix("torch.")] = gap
+    return found
+
+
+def trainer(side: Side, case: Case) -> Callable[[int], object]:
+    """A function that trains for so many steps."""
+    net, sampler = side.network(case), case.sampler()
+    if side.peer is None:
+        learner = MAML(net, INNER_LR, case.steps, engine=side.engine)
+        settings = {"tasks_per_step": TASKS, "progress": False}
+        return lambda steps: meta_train(learner, sampler, steps=steps, **settings)
+    peer = PEERS[side.peer](net, INNER_LR, case.steps)
     outer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    source = sampler()
 
-    def run(steps: int) -> None:
+    def train(steps: int) -> None:
         for step in range(steps):
             outer.zero_grad()
-            higher_gradient(net, inner, source.batch(step, TASKS))
+            peer.meta_gradient(sampler.batch(step, TASKS))
             outer.step()
 
-    return tasks_per_second(run)
+    return train
 
 
-def time_package() -> float:
-    torch.set_num_threads(1)
-    learner = MAML(network(), INNER_LR, 1)
-    source = sampler()
-    return tasks_per_second(
-        lambda steps: meta_train(learner, source, steps=steps, tasks_per_step=TASKS, progress=False)
-    )
+def seconds_per_step(train: Callable[[int], object], budget: float) -> float:
+    """Measured over as many steps as fit into ``budget`` seconds, after one to warm up."""
+
+    def seconds(steps: int) -> float:
+        start = time.perf_counter()
+        train(steps)
+        return time.perf_counter() - start
+
+    once = torch.tensor([seconds(1)])
+    Processes.joined(once.device).copy_from_first([once])  # all take the same number of steps
+    steps = min(max(round(budget / once.item()), 1), 100)
+    return seconds(steps) / steps
 
 
-def tasks_per_second(run: object) -> float:
-    run(WARM)
-    start = time.perf_counter()
-    run(STEPS)
-    return STEPS * TASKS / (time.perf_counter() - start)
+def measured(values: dict[str, dict], times: dict[str, list[dict[str, float]]]) -> None:
+    """Add to the values of every case the seconds of its sides and their ratios."""
+    for case, found in values.items():
+        seconds = {side: [r[case] for r in each if case in r] for side, each in times.items()}
+        found["seconds"] = {side: each for side, each in seconds.items() if each}
+        found |= beside(found["seconds"], "package", PEERS)
 
 
-def check_gradients() -> float:
-    """Largest difference of the two meta-gradients, relative to the largest entry."""
-    batch, net = sampler().batch(0, TASKS), network()
-    ours = bilevel.meta_gradient(net, batch, inner_lr=INNER_LR, inner_steps=1)
-    plain = OrdinaryConv4(net)
-    higher_gradient(plain, torch.optim.SGD(plain.parameters(), lr=INNER_LR), batch)
-    theirs = {}
-    for i in range(4):
-        theirs[f"blocks.{i}.conv.weight"] = plain.convs[i].weight.grad
-        theirs[f"blocks.{i}.norm.weight"] = plain.norms[i].weight.grad
-        theirs[f"blocks.{i}.norm.bias"] = plain.norms[i].bias.grad
-    theirs |= {"head.weight": plain.head.weight.grad, "head.bias": plain.head.bias.grad}
-    scale = max(g.abs().max() for g in ours.values())
-    return max(((ours[n] - theirs[n]).abs().max() / scale).item() for n in ours)
+def present() -> list[str]:
+    """The sides that are installed."""
+    return [name for name, side in SIDES.items() if side.peer in {None, *versions()}]
 
 
-def worker(kind: str) -> float:
-    """Run one side in fresh processes and read its speed from the last line."""
-    command = [sys.executable, __file__, "--worker", kind]
-    if kind == "higher":
-        environments = [{**os.environ, "OMP_NUM_THREADS": "2"}]
-    else:  # as `metalearn-tut train --processes 2` starts its workers
-        common = worker_environment(2)
-        environments = [{**common, "RANK": r, "LOCAL_RANK": r} for r in ("0", "1")]
-    workers = [
-        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-        for env in environments
-    ]
-    said = [worker.communicate()[0] for worker in workers]
-    if any(worker.returncode for worker in workers):
-        raise SystemExit(f"the {kind} side failed")
-    return json.loads(said[0].strip().splitlines()[-1])
+def work(arguments: argparse.Namespace, cases: Sequence[Case]) -> dict:
+    """What a fresh process is told to do."""
+    if arguments.compare:
+        torch.set_num_threads(2)
+        return {str(case): differences(json.loads(arguments.compare), case) for case in cases}
+    side = SIDES[arguments.worker]
+    torch.set_num_threads(side.threads)
+    return {str(case): seconds_per_step(trainer(side, case), arguments.budget) for case in cases}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--worker", choices=("higher", "package"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=1.0, help="seconds to time a case for")
+    parser.add_argument("--cases", type=json.loads, default=SMALL + LARGE)
+    parser.add_argument("--compare-only", action="store_true", help="the gradients, no times")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--compare", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
-        speed = time_higher() if arguments.worker == "higher" else time_package()
-        if os.environ.get("RANK", "0") == "0":
-            print(json.dumps(speed))
+    cases = [Case(*case) for case in arguments.cases]
+    if arguments.worker or arguments.compare:
+        print(json.dumps(work(arguments, cases)))
         return
-    difference = check_gradients()
-    if difference > 1e-5:
-        raise SystemExit(f"the two sides compute different gradients: {difference:.1e}")
-    speeds: dict[str, list[float]] = {"higher": [], "package": []}
-    for _ in range(arguments.rounds):
-        for kind, measured in speeds.items():
-            measured.append(worker(kind))
-            print(f"{kind:8s} {measured[-1]:6.1f} tasks/s", flush=True)
-    ratio = statistics.median(speeds["package"]) / statistics.median(speeds["higher"])
-    print(f"package / higher = {ratio:.2f}, gradients equal to {difference:.1e}")
     config = {"command": "python benchmarks/meta_training.py", "rounds": arguments.rounds}
-    values = {"tasks_per_second": speeds, "ratio": ratio, "gradient_difference": difference}
-    write_result(RESULT, config=config, values=values)
+    config |= {"seconds": arguments.budget, "tasks_per_step": TASKS, "inner_lr": INNER_LR}
+    log = Log(arguments.out, **config, cases=[str(case) for case in cases])
+    found = {str(case): {"differences": compared(log, case)} for case in cases}
+    if arguments.compare_only:
+        return
+    times = in_turns(log, present(), arguments.rounds, lambda side: timed(side, cases, arguments))
+    measured(found, times)
+    log.finish({**headline(found), "cases": found})
+
+
+def headline(found: dict[str, dict]) -> dict[str, float]:
+    """What the README tells: the first case, against `higher`."""
+    first = found.get(str(FIRST), {}).get("times_faster_than", {}).get("higher")
+    gaps = [gap["float64"] for case in found.values() for gap in case["differences"].values()]
+    told = {"gradient_difference": max(gaps)}
+    return {"ratio": first["of_medians"], **told} if first else told
+
+
+def compared(log: Log, case: Case) -> dict[str, dict[str, float]]:
+    """The differences of all sides; it is an error if one computes another gradient."""
+    sides = [side for side in present() if case in SIDES[side].cases or case not in SMALL + LARGE]
+    arguments = ["--compare", json.dumps(sides), "--cases", json.dumps([case])]
+    found = log.get(f"gradients, {case}", lambda: fresh("meta_training.py", arguments)[0])
+    for side, gaps in found[str(case)].items():
+        if not gaps["float64"] < TOLERANCE:
+            raise SystemExit(f"{side} computes another gradient: {gaps['float64']:.1e} ({case})")
+    return found[str(case)]
+
+
+def timed(side: str, cases: Sequence[Case], arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds per step of each case that the side takes part in."""
+    own = [case for case in cases if case in SIDES[side].cases or case not in SMALL + LARGE]
+    given = ["--worker", side, "--budget", str(arguments.budget), "--cases", json.dumps(own)]
+    processes, threads = SIDES[side].processes, SIDES[side].threads
+    return fresh("meta_training.py", given, processes, threads)[0]
 
 
 if __name__ == "__main__":

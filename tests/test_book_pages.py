@@ -108,7 +108,7 @@ def test_imports_are_declared_dependencies(folder):
     declared = {name.lower() for name in (CORE | optional if inside else EVERY)}
     own = {
         path.stem
-        for place in ("tools", "tools/paper_scale", "book/_ext", folder)
+        for place in ("tools", "tools/paper_scale", "book/_ext", "benchmarks", folder)
         for path in (ROOT / place).glob("*.py")
     }
     for path in (ROOT / folder).rglob("*.py"):

@@ -1,0 +1,34 @@
+"""All benchmarks, one after another: ``python benchmarks [NAME ...]``.
+
+Each goes on where it was interrupted. `many_tasks` needs a GPU and is left out without one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+# In this order: what needs no quiet machine, the comparison with the peers, what is older.
+NAMES = (
+    *("installation", "memory", "meta_training", "accuracy", "one_task", "start_up"),
+    *("where_time_goes", "many_tasks", "saliency", "sinusoid", "rank_losses"),
+)
+
+
+def main() -> None:
+    here = Path(__file__).parent
+    if unknown := sorted(set(sys.argv[1:]) - set(NAMES)):
+        raise SystemExit(f"no benchmark is called {unknown[0]}: there are {', '.join(NAMES)}")
+    for name in sys.argv[1:] or NAMES:
+        if name == "many_tasks" and not torch.cuda.is_available():
+            print("many_tasks: not measured, there is no GPU", flush=True)
+            continue
+        print(f"== {name}", flush=True)
+        subprocess.run([sys.executable, str(here / f"{name}.py")], check=True)
+
+
+if __name__ == "__main__":
+    main()

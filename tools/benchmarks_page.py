@@ -1,0 +1,269 @@
+"""What the benchmarks measured, as MyST Markdown: ``python tools/benchmarks_page.py`` prints it.
+
+``book/_ext/benchmarks_in_page.py`` puts each part into the page ``benchmarks`` where the page has
+the mark ``% benchmarks: PART``, each time the book is built. All of it comes from ``results/``.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks_figure import bars
+from benchmarks_text import (
+    NOT_YET,
+    PEERS,
+    cells,
+    circumstances,
+    faster,
+    milliseconds,
+    peaks,
+    span,
+    table,
+)
+from claims_text import folded, plain
+
+ROOT = Path(__file__).parents[1]
+SPEED, SECONDS, GPU = 2.0, 60.0, 10.0  # the goals, set before the first measurement
+GOALS = (
+    f"a meta-training step on two CPU cores: {SPEED:g} times as fast as the fastest peer, with no "
+    "more memory",
+    f"90 % validation accuracy on the book's characters: within {SECONDS:g} seconds on two cores",
+    f"a meta-training step of many tasks on a GPU: {GPU:g} times as fast as `higher`",
+)
+Result = dict[str, Any]
+
+
+class Results:
+    """The files of ``results/``; one that is not there yet is None."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def load(self, path: str) -> Result | None:
+        """A whole file."""
+        file = self.root / "results" / path
+        return json.loads(file.read_text("utf-8")) if file.is_file() else None
+
+    def values(self, name: str) -> Any:
+        """What came out of a benchmark, or None."""
+        found = self.load(f"benchmarks/{name}.json")
+        return found and found["values"]
+
+    def cases(self) -> dict[str, Result]:
+        """The cases of the meta-training step in which a peer was measured."""
+        found = (self.values("meta_training") or {}).get("cases", {})
+        return {name: case for name, case in found.items() if case["fastest_peer"]}
+
+
+def ratios(cases: dict[str, Result]) -> list[dict[str, float]]:
+    """In each case, how many times as fast as the fastest peer."""
+    return [case["times_faster_than"][case["fastest_peer"]] for case in cases.values()]
+
+
+def more_memory(results: Results) -> list[float]:
+    """In each case, the package's memory over that of the peer that needs least."""
+    found = []
+    for case in (results.values("memory") or {}).values():
+        peak = peaks(case)
+        if there := [peak[peer] for peer in PEERS if peer in peak]:
+            found.append(peak["package"] / min(there))
+    return found
+
+
+def answer(results: Results) -> str:
+    """Three sentences for someone who chooses."""
+    cases, memory = results.cases(), more_memory(results)
+    said = [f"How fast a meta-training step is beside the peers was {NOT_YET}."]
+    if cases:
+        found = [each["of_medians"] for each in ratios(cases)]
+        needs = f", and with {span(memory)} times the memory" if memory else ""
+        said = [
+            f"On two CPU cores a meta-training step of MAML is {span(found)} times as fast as with "
+            f"the fastest of the peers, at the same gradients{needs}."
+        ]
+    reached = (results.values("accuracy") or {}).get("seconds", {})
+    ours, theirs = to_goal(reached, ["package"]), to_goal(reached, PEERS)
+    if ours is None:
+        said.append(f"How long training takes to 90 % accuracy was {NOT_YET}.")
+    else:
+        peers = f"; with the fastest peer {theirs:.0f}" if theirs is not None else ""
+        said.append(
+            "From the start of the program to 90 % of unseen characters named right after one "
+            f"example of each it takes {ours:.0f} seconds{peers}."
+        )
+    gpu = on_gpu(results)
+    said.append(
+        f"On a GPU it was {NOT_YET}."
+        if gpu is None
+        else f"On a GPU, many tasks at once are up to {gpu:.1f} times as fast as `higher`."
+    )
+    return " ".join(said)
+
+
+def to_goal(seconds: dict[str, list[float | None]], sides: Sequence[str]) -> float | None:
+    """Median seconds of the fastest of these sides that reached the goal every time."""
+    whole = [seconds[side] for side in sides if side in seconds and None not in seconds[side]]
+    return min((statistics.median(each) for each in whole), default=None)
+
+
+def on_gpu(results: Results) -> float | None:
+    """The most that all tasks at once are faster than `higher`."""
+    values = results.values("many_tasks_cuda") or {}
+    rows = [row for case in values.values() for row in case["tasks"].values()]
+    return max((row["times_faster_than"]["higher"]["of_medians"] for row in rows), default=None)
+
+
+def goals(results: Results) -> str:
+    """The goals, and whether they were met."""
+    cases, memory = results.cases(), more_memory(results)
+    enough = sum(each["of_medians"] >= SPEED for each in ratios(cases))
+    seconds = to_goal((results.values("accuracy") or {}).get("seconds", {}), ["package"])
+    gpu = on_gpu(results)
+    verdicts = [NOT_YET] * 3
+    if cases:
+        fast, lean = enough == len(cases), bool(memory) and max(memory) <= 1
+        verdicts[0] = "met" if fast and lean else "not met"
+        verdicts[0] += f": {enough} of {len(cases)} cases are as fast"
+        sparing = sum(each <= 1 for each in memory)
+        verdicts[0] += f", {sparing} of {len(memory)} need no more memory" if memory else ""
+    if seconds is not None:
+        verdicts[1] = f"{'met' if seconds <= SECONDS else 'not met'}: {seconds:.0f} seconds"
+    if gpu is not None:
+        verdicts[2] = f"{'met' if gpu >= GPU else 'not met'}: {gpu:.1f} times at most"
+    return "\n".join(
+        f"* {goal}: **{verdict}**" for goal, verdict in zip(GOALS, verdicts, strict=True)
+    )
+
+
+def overview(results: Results) -> str:
+    """The table: what, the package, each peer, and how many times as fast."""
+    rows = []
+    for name, case in results.cases().items():
+        rows.append([f"step: {name}", *cells(case["seconds"], milliseconds), faster(case)])
+    for name, case in (results.values("memory") or {}).items():
+        peak = {side: [megabytes] for side, megabytes in peaks(case).items()}
+        rows.append([f"memory: {name}", *cells(peak, "{:.0f} MB".format), ""])
+    if (accuracy := results.values("accuracy")) is not None:
+        seconds = {s: found for s, found in accuracy["seconds"].items() if None not in found}
+        rows.append(["90 % accuracy", *cells(seconds, "{:.0f} s".format), faster(accuracy)])
+    for name, case in (results.values("one_task") or {}).get("adaptation", {}).items():
+        rows.append([f"adaptation: {name}", *cells(case["seconds"], milliseconds), faster(case)])
+    head = ["", "this package", *(title for title, _ in PEERS.values()), "times as fast"]
+    return table(head, rows) if rows else f"This was {NOT_YET}: `make bench` does."
+
+
+def figure(results: Results) -> str:
+    """Bars of the ratios, as an image within the page."""
+    cases = results.cases()
+    if not cases:
+        return f"The figure was {NOT_YET}."
+    found = [each["of_medians"] for each in ratios(cases)]
+    alt = (
+        f"Bars for {len(cases)} cases and each peer: the time of the peer over the time of this "
+        f"package. Against the fastest peer they reach {span(found)}; the goal is {SPEED:g}."
+    )
+    caption = (
+        "Time of a meta-training step with each peer over the time with this package. A bar is the "
+        "ratio of the medians, the line on it the least and the most of all rounds. Dashed: the "
+        "goal."
+    )
+    image = bars({name: case["times_faster_than"] for name, case in cases.items()}, SPEED)
+    lines = (f"```{{figure}} {image}", ":name: fig-beside-peers", f":alt: {alt}", "", caption)
+    return "\n".join((*lines, "```"))
+
+
+def peers(results: Results) -> str:
+    """Which peers install, and what was done about those that do not."""
+    installed = results.values("installation")
+    if installed is None:
+        return f"Which of them install was {NOT_YET}."
+    rows = []
+    for name, (title, _) in PEERS.items():
+        found = installed[name]
+        error = f"does not install: `{found['error']}`"
+        rows.append([title, f"installs: {found['version']}" if found["version"] else error])
+    return table(["peer", "`pip install`, Python of this page"], rows)
+
+
+def limits(results: Results) -> str:
+    """Where the time goes, and what was tried."""
+    said = []
+    shares = results.values("where_time_goes")
+    if shares is None:
+        said.append(f"Where the time goes was {NOT_YET}.")
+    else:
+        parts = list(next(iter(shares.values())))
+        rows = [
+            [case, *(f"{100 * found[p]:.0f} %" for p in parts)] for case, found in shares.items()
+        ]
+        said.append(table(["share of the processor's time", *parts], rows))
+    tried = json.loads((results.root / "benchmarks" / "tried.json").read_text("utf-8"))
+    keys = ("change", "prediction", "outcome", "kept")
+    rows = [[plain(str(each[key])) for key in keys] for each in tried]
+    told = ["What was tried to make it faster:", table(list(keys), rows)] if rows else []
+    return "\n\n".join([*said, *told])
+
+
+def rest(results: Results) -> str:
+    """What is of interest to fewer readers, folded."""
+    parts = []
+    for name, case in results.cases().items():
+        one = case["seconds"].get("package, one thread")
+        if one is not None:
+            middle = {side: statistics.median(each) for side, each in case["seconds"].items()}
+            gaps = case["differences"]
+            rows = [
+                [side, milliseconds(s), f"{gaps[side]['float64']:.0e}, {gaps[side]['float32']:.0e}"]
+                for side, s in middle.items()
+            ]
+            head = ["side", "time of a step", "difference of gradients: float64, float32"]
+            parts += folded(f"Engines and networks: {name}", [table(head, rows)])
+    if (started := results.values("start_up")) is not None:
+        middle = {name: statistics.median(each) for name, each in started["seconds"].items()}
+        rows = [[f"`{name}`", f"{each:.2f} s"] for name, each in middle.items()]
+        parts += folded("Imports and the command line", [table(["start", "time"], rows)])
+    if (one := results.values("one_task")) is not None:
+        rows = [[name, f"{statistics.median(r):.0f}"] for name, r in one["sampling"].items()]
+        parts += folded("Drawing tasks", [table(["tasks", "per second, one thread"], rows)])
+    if (scoring := results.values("saliency")) is not None:
+        rows = [
+            [name, f"{statistics.median(found['scoring_seconds']):.1f} s", f"{found['ratio']:.0f}"]
+            for name, found in scoring.items()
+        ]
+        head = ["ANP's scores of 20 tasks", "time", "inverse Hessians: times as fast as updates"]
+        parts += folded("Scoring weights for pruning", [table(head, rows)])
+    if (study := results.load("claims/metagater.json")) is not None:
+        gated = study["values"]["claims"]["6"]["values"]["ratios"]
+        rows = [
+            [name, f"{each['macs']:.2f}", f"{each['time']:.2f}"] for name, each in gated.items()
+        ]
+        head = ["network, share of filters open", "multiply-adds", "time"]
+        parts += folded("Gated inference, relative to no gates", [table(head, rows)])
+    names = sorted(path.stem for path in (results.root / "results" / "benchmarks").glob("*.json"))
+    told = [circumstances(n, results.load(f"benchmarks/{n}.json")) for n in names]
+    return "\n".join([*parts, *folded("Versions, dates and commits", told)])
+
+
+PARTS: dict[str, Callable[[Results], str]] = {
+    "answer": answer,
+    "goals": goals,
+    "table": overview,
+    "figure": figure,
+    "peers": peers,
+    "limits": limits,
+    "rest": rest,
+}
+
+
+def generated(root: Path = ROOT) -> dict[str, str]:
+    """Every part of the page, by the name that its mark has."""
+    results = Results(root)
+    return {name: part(results) for name, part in PARTS.items()}
+
+
+if __name__ == "__main__":
+    print("\n\n".join(generated().values()))

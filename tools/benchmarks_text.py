@@ -1,0 +1,82 @@
+"""Words, numbers and tables of the page about speed; ``benchmarks_page.py`` puts them together."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from claims_text import commits, plain
+
+NOT_YET = "not measured yet"
+PEERS = {  # how each is written, and its color among those of the book's figures
+    "higher": ("`higher`", 0),
+    "learn2learn": ("learn2learn", 1),
+    "torchopt": ("TorchOpt", 2),
+}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    Examples
+    --------
+    >>> print(table(["a", "b"], [["1", "2"]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits, in milliseconds, or in seconds from one second on.
+
+    Examples
+    --------
+    >>> milliseconds(0.08173), milliseconds(0.5), milliseconds(2.345)
+    ('81.7 ms', '500 ms', '2.35 s')
+    """
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{1000 * seconds:.0f} ms" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
+
+
+def span(values: Sequence[float]) -> str:
+    """One number, or from the least to the most.
+
+    Examples
+    --------
+    >>> span([2.04, 1.56, 2.0]), span([2.001, 1.999])
+    ('1.56 to 2.04', '2.00')
+    """
+    low, high = (f"{value:.2f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def cells(found: Mapping[str, Sequence[float]], shown: Callable[[float], str]) -> list[str]:
+    """The medians of the package and of each peer; empty where there is none."""
+    return [shown(statistics.median(found[s])) if s in found else "" for s in ("package", *PEERS)]
+
+
+def faster(found: Mapping[str, Any]) -> str:
+    """How many times as fast as the fastest peer, and the spread over the rounds."""
+    if not found.get("fastest_peer"):
+        return ""
+    each = found["times_faster_than"][found["fastest_peer"]]
+    spread = f" ({each['least']:.2f} to {each['most']:.2f})" if each["least"] < each["most"] else ""
+    return f"{each['of_medians']:.2f}{spread}"
+
+
+def peaks(case: Mapping[str, Any]) -> dict[str, float]:
+    """The most memory that each side held in any round, in MB."""
+    return {side: max(r["peak"] for r in rounds) for side, rounds in case["megabytes"].items()}
+
+
+def circumstances(name: str, result: Mapping[str, Any]) -> str:
+    """A list item: when, where and with what a benchmark was run."""
+    used = {**result["versions"], **result["config"].get("peers", {})}
+    versions = ", ".join(f"{package} {version}" for package, version in used.items())
+    where = f"{result['date']}, {plain(result['device'])}, commit {commits([result['commit']])}"
+    return f"* `{name}.json`: {where}; {plain(versions)}"

@@ -345,6 +345,14 @@ def test_chapter_8_reads_the_fronts_and_the_choices_rightly():
     assert best(table, "macs", 0.5e6) == "gated2"
     for what in ("adapt", "latency"):
         assert best(table, what, 1.1 * min(r[what] for r in table.values())) == "proto8"
+    for one, other in (
+        ("gated1", "anp75"),
+        ("gated2", "anp90"),
+        ("proto8", "maml8"),
+        ("proto8", "tsmd"),
+    ):
+        a, b = table[one], table[other]
+        assert 0 < a["accuracy"] - b["accuracy"] <= a["over_seeds"] + b["over_seeds"]
     noisy = {n: r for n, r in recorded.side_by_side().items() if n.startswith("noisy")}
     assert best(noisy, "bytes", 1e9) == "noisy-hetrom"
     assert best(noisy, "bytes", 40e3) == "noisy-hetrom-anp75"

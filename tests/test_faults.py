@@ -1,6 +1,7 @@
 """Killed at any moment, files cut off anywhere, a full disk, a folder that cannot be written to.
 
-METALEARN_TUT_SLOW=1 kills each kind of run, and a reproduction, at fifty moments each.
+METALEARN_TUT_SLOW=1 kills each kind of run at ten moments, and a reproduction at six;
+METALEARN_TUT_KILLS=50 makes fifty of both, which takes most of an hour.
 """
 
 import errno
@@ -33,6 +34,7 @@ from metalearn_tut.tasks import cache, files, glyphs
 from metalearn_tut.tasks.tensor_file import read_tensors
 
 SLOW = os.environ.get("METALEARN_TUT_SLOW") == "1"
+KILLS = int(os.environ.get("METALEARN_TUT_KILLS", "0"))
 
 
 # Killed
@@ -40,7 +42,7 @@ SLOW = os.environ.get("METALEARN_TUT_SLOW") == "1"
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the time of a process")
 def test_a_run_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
-    moments = 50 if SLOW else 3
+    moments = KILLS or (10 if SLOW else 3)
     run = subprocess.run(
         [sys.executable, fault_runs.__file__, str(moments), str(tmp_path)],
         capture_output=True,
@@ -55,9 +57,9 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the time of a process")
-@pytest.mark.skipif(not SLOW, reason="takes a quarter of an hour: set METALEARN_TUT_SLOW=1")
+@pytest.mark.skipif(not (SLOW or KILLS), reason="takes minutes: set METALEARN_TUT_SLOW=1")
 def test_a_reproduction_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
-    moments = 50
+    moments = KILLS or 6
     run = subprocess.run(
         [sys.executable, fault_study.__file__, str(moments), str(tmp_path)],
         capture_output=True,

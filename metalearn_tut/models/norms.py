@@ -72,7 +72,14 @@ _PIXELS = (0, 2, 3)
 def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and ``1 / sqrt(var + eps)`` of each channel, ``[C]``; two passes, for accuracy."""
     mean = x.mean(_PIXELS)
-    return mean, torch.rsqrt((x - mean.view(-1, 1, 1)).square().mean(_PIXELS) + eps)
+    centered = _minus(x, mean)
+    # Where no derivative will ask for it, in place: memory traffic is what takes the time.
+    squares = centered.square() if torch.is_grad_enabled() else centered.mul_(centered)
+    return mean, torch.rsqrt(squares.mean(_PIXELS) + eps)
+
+
+def _minus(x: Tensor, shift: Tensor) -> Tensor:
+    return x - shift.view(-1, 1, 1)
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -86,7 +93,7 @@ class _BatchNorm(torch.autograd.Function):
 
     ``F.batch_norm`` sums naively where channels come last: in float32 its statistics are off
     by 1e-5, enough to flip maxima of later poolings, and its second derivative under ``vmap``
-    is wrong. Here the backward pass is plain arithmetic, so it can be differentiated again.
+    is wrong.
     """
 
     generate_vmap_rule = True
@@ -108,17 +115,61 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the statistics are functions of x, too
-            mean, inverse = _statistics(x, ctx.eps)
-        centered = x - mean.view(-1, 1, 1)
+        return *_BatchNormGradient.apply(grad, *ctx.saved_tensors, ctx.eps), None
+
+
+class _BatchNormGradient(torch.autograd.Function):
+    """The derivative of :class:`_BatchNorm`, and its own derivative in closed form.
+
+    Recorded operation by operation, the latter would pass over the images, and keep them,
+    twice as often. With ``z = (x - mean) r``, ``r = 1 / sqrt(var + eps)``, ``<.>`` the mean over
+    pixels, P pixels and the incoming gradient g, the derivative is
+
+    ``by_x = w r (g - <g> - <gz> z),  by_weight = P <gz>,  by_bias = P <g>``.
+
+    For gradients u, p, q with respect to these three, and ``k = p - w r <uz>``,
+
+    ``by_g = w r (u - <u>) + k z + q,``
+    ``by_w = P r D`` with ``D = <ug> - <u><g> - <uz><gz>,``
+    ``by_x = r (k (g - <g>) - w r <gz> (u - <u>) - z (k <gz> + w r (D - <uz><gz>)))``.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        centered = _minus(x, mean)
         by_bias = grad.mean(_PIXELS)  # (C,)
         by_weight = (grad * centered).mean(_PIXELS) * inverse  # (C,)
         scale = weight * inverse
-        rest = _affine(grad, scale, -scale * by_bias)
-        by_x = _affine(centered, -scale * inverse * by_weight, rest)
+        by_x = _affine(
+            centered, -scale * inverse * by_weight, _affine(grad, scale, -scale * by_bias)
+        )
         pixels = x.numel() // x.shape[1]
-        return by_x, by_weight * pixels, by_bias * pixels, None
+        return by_x, by_weight * pixels, by_bias * pixels
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        *tensors, ctx.eps = inputs
+        ctx.save_for_backward(*tensors, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor | None, ...]:
+        g, x, weight, mean, r, by_weight, by_bias = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the statistics are functions of x, too
+            mean, r = _statistics(x, ctx.eps)
+        pixels, centered, scale = x.numel() // x.shape[1], _minus(x, mean), weight * r
+        g_mean, gz = by_bias / pixels, by_weight / pixels
+        u_mean, uz = u.mean(_PIXELS), (u * centered).mean(_PIXELS) * r
+        d = (u * g).mean(_PIXELS) - u_mean * g_mean - uz * gz
+        k = p - scale * uz
+        by_g = _affine(centered, r * k, _affine(u, scale, q - scale * u_mean))
+        by_centered = -r * r * (k * gz + scale * (d - uz * gz))
+        by_x = _affine(centered, by_centered, r * (scale * gz * u_mean - k * g_mean))
+        by_x = _affine(u, -r * scale * gz, _affine(g, r * k, by_x))
+        return by_g, by_x, pixels * r * d, None, None, None
 
 
 def usual_group_size(channels: int) -> int:

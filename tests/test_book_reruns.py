@@ -1,6 +1,6 @@
 """Chapters in the hands of readers: cells are run again and out of order, a data set is missing.
 
-That all chapters can be run so is tested where they run as on Colab (test_book_colab).
+That all chapters can be run so is tested where they run as on Colab (test_book_colab), on request.
 """
 
 import book_tools

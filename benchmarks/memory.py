@@ -59,7 +59,7 @@ def measured(side: str, case: Case) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--cases", type=json.loads, default=CASES)
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)

@@ -122,17 +122,17 @@ def test_a_ratio_is_that_of_the_medians_with_the_spread_over_rounds():
     assert rounds.beside(times, "ours", [])["fastest_peer"] is None
 
 
-def test_a_step_is_timed_after_one_to_warm_up_for_as_long_as_asked(monkeypatch):
+def test_a_step_is_timed_after_half_of_one_for_as_long_as_asked(monkeypatch):
     clock, taken = [0.0], []
 
-    def train(steps):
-        taken.append(steps)
-        clock[0] += 0.25 * steps + (10 if len(taken) % 2 else 0)  # a slow start
+    def train(steps, tasks):
+        taken.append((steps, tasks))
+        clock[0] += 0.25 * steps * tasks + (10 if len(taken) % 2 else 0)  # a slow start
 
     monkeypatch.setattr(meta_training.time, "perf_counter", lambda: clock[0])
-    assert seconds_per_step(train, 41.0) == 0.25
-    assert taken == [1, 4]
-    assert seconds_per_step(train, 0.0) == 0.25 and taken == [1, 4, 1, 1]
+    assert seconds_per_step(train, 84.0) == 1.0
+    assert taken == [(1, 2), (4, 4)]
+    assert seconds_per_step(train, 0.0) == 1.0 and taken[2:] == [(1, 2), (1, 4)]
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path):

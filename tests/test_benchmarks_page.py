@@ -118,7 +118,7 @@ def test_the_goals_are_judged_by_the_numbers(full):
     [(2.0, 400, "met"), (1.99, 400, "not met"), (2.0, 401, "not met")],
 )
 def test_the_first_goal_needs_speed_and_memory(tmp_path, factor, peak, verdict):
-    held = {"package": [{"peak": peak}], "higher": [{"peak": 400}]}
+    held = {side: [{"peak": p, "before": 1}] for side, p in (("package", peak), ("higher", 400))}
     memory = {"one": {"megabytes": held}}
     root = plant(tmp_path, meta_training={"cases": {"one": step(factor)}}, memory=memory)
     assert f"**{verdict}: " in generated(root)["goals"].splitlines()[0]
@@ -152,6 +152,7 @@ def test_the_rest_is_there(full):
     assert row(parts["limits"], "Conv4-32, small") == ["40 %", "60 %"]
     engines = parts["rest"].split("Conv4-64, large")[0]
     assert row(engines, "package, one thread") == ["150 ms", "2e-13, 3e-06"]
+    assert row(parts["rest"].split("Memory")[1], "package") == ["1 MB", "660 MB"]
     assert row(parts["rest"], "`metalearn-tut --help`") == ["0.25 s"]
     assert row(parts["rest"], "5-way 1-shot") == ["4100"]
     assert (
@@ -190,8 +191,8 @@ def test_the_bars_are_as_long_as_the_ratios(full):
 
 def test_the_figure_is_part_of_the_page_and_told_in_words(full):
     text = generated(full)["figure"]
-    (encoded,) = re.findall(r"\{figure\} data:image/svg\+xml;base64,(\S+)$", text, re.M)
-    assert b"<svg" in base64.b64decode(encoded)
+    (encoded,) = re.findall(r"\{figure\} data:image/png;base64,(\S+)$", text, re.M)
+    assert base64.b64decode(encoded).startswith(b"\x89PNG")
     (alt,) = re.findall(r"^:alt: (.*)$", text, re.M)
     assert "2 cases" in alt and "1.60 to 2.04" in alt and "the goal is 2." in alt
     assert generated(full)["figure"] == text  # the same bytes

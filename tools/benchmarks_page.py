@@ -222,6 +222,11 @@ def rest(results: Results) -> str:
             ]
             head = ["side", "time of a step", "difference of gradients: float64, float32"]
             parts += folded(f"Engines and networks: {name}", [table(head, rows)])
+    for name, case in (results.values("memory") or {}).items():
+        peak, before = peaks(case), peaks(case, "before")
+        rows = [[side, f"{before[side]:.0f} MB", f"{peak[side]:.0f} MB"] for side in peak]
+        head = ["side", "before the first step", "at most"]
+        parts += folded(f"Memory: {name}", [table(head, rows)])
     if (started := results.values("start_up")) is not None:
         middle = {name: statistics.median(each) for name, each in started["seconds"].items()}
         rows = [[f"`{name}`", f"{each:.2f} s"] for name, each in middle.items()]

@@ -69,9 +69,9 @@ def faster(found: Mapping[str, Any]) -> str:
     return f"{each['of_medians']:.2f}{spread}"
 
 
-def peaks(case: Mapping[str, Any]) -> dict[str, float]:
-    """The most memory that each side held in any round, in MB."""
-    return {side: max(r["peak"] for r in rounds) for side, rounds in case["megabytes"].items()}
+def peaks(case: Mapping[str, Any], when: str = "peak") -> dict[str, float]:
+    """The most memory that each side held in any round, in MB; or ``before`` its first step."""
+    return {side: max(r[when] for r in rounds) for side, rounds in case["megabytes"].items()}
 
 
 def circumstances(name: str, result: Mapping[str, Any]) -> str:

@@ -87,7 +87,9 @@ def full(tmp_path):
 
 def row(text, start):
     (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
-    return [cell.strip() for cell in line.split("|")[2:-1]]
+    return [
+        cell.strip().replace("\u00a0", " ").replace("\u2060", "") for cell in line.split("|")[2:-1]
+    ]
 
 
 def test_without_results_every_part_says_so(tmp_path):
@@ -132,13 +134,13 @@ def test_the_second_goal_is_a_minute(tmp_path, seconds, verdict):
 
 def test_the_table_has_a_row_for_everything_that_was_measured(full):
     text = generated(full)["table"]
-    assert row(text, "step: Conv4-32, small") == [
+    assert row(text, "step: Conv4‑32, small") == [
         *("90.0 ms", "300 ms", "200 ms", "400 ms"),
-        "2.04 (1.94 to 2.24)",
+        "2.04 (1.94–2.24)",
     ]
-    assert row(text, "memory: Conv4-32, small") == ["660 MB", "400 MB", "", "440 MB", ""]
+    assert row(text, "memory: Conv4‑32, small") == ["660 MB", "400 MB", "", "440 MB", ""]
     assert row(text, "90 % accuracy") == ["32 s", "62 s", "", "", "1.94"]
-    assert row(text, "adaptation: Conv4-32, one")[-1] == "1.20 (1.10 to 1.40)"
+    assert row(text, "adaptation: Conv4‑32, one")[-1] == "1.20 (1.10–1.40)"
 
 
 def test_a_peer_that_does_not_install_is_named_with_the_error(full):

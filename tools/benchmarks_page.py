@@ -21,6 +21,7 @@ from benchmarks_text import (
     faster,
     milliseconds,
     peaks,
+    short,
     span,
     table,
 )
@@ -143,15 +144,17 @@ def overview(results: Results) -> str:
     """The table: what, the package, each peer, and how many times as fast."""
     rows = []
     for name, case in results.cases().items():
-        rows.append([f"step: {name}", *cells(case["seconds"], milliseconds), faster(case)])
+        rows.append([f"step: {short(name)}", *cells(case["seconds"], milliseconds), faster(case)])
     for name, case in (results.values("memory") or {}).items():
         peak = {side: [megabytes] for side, megabytes in peaks(case).items()}
-        rows.append([f"memory: {name}", *cells(peak, "{:.0f} MB".format), ""])
+        rows.append([f"memory: {short(name)}", *cells(peak, "{:.0f} MB".format), ""])
     if (accuracy := results.values("accuracy")) is not None:
         seconds = {s: found for s, found in accuracy["seconds"].items() if None not in found}
         rows.append(["90 % accuracy", *cells(seconds, "{:.0f} s".format), faster(accuracy)])
     for name, case in (results.values("one_task") or {}).get("adaptation", {}).items():
-        rows.append([f"adaptation: {name}", *cells(case["seconds"], milliseconds), faster(case)])
+        rows.append(
+            [f"adaptation: {short(name)}", *cells(case["seconds"], milliseconds), faster(case)]
+        )
     head = ["", "this package", *(title for title, _ in PEERS.values()), "times as fast"]
     return table(head, rows) if rows else f"This was {NOT_YET}: `make bench` does."
 
@@ -171,7 +174,7 @@ def figure(results: Results) -> str:
         "ratio of the medians, the line on it the least and the most of all rounds. Dashed: the "
         "goal."
     )
-    image = bars({name: case["times_faster_than"] for name, case in cases.items()}, SPEED)
+    image = bars({short(name): case["times_faster_than"] for name, case in cases.items()}, SPEED)
     lines = (f"```{{figure}} {image}", ":name: fig-beside-peers", f":alt: {alt}", "", caption)
     return "\n".join((*lines, "```"))
 

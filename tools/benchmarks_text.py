@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -55,9 +56,22 @@ def span(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def short(case: str) -> str:
+    r"""The name of a case in a narrow column, its parts each on one line.
+
+    Examples
+    --------
+    >>> ascii(short("Conv4-32, 28x28, 1-shot, 5 inner steps"))
+    "'Conv4\\u201132, 28\\xd728, 1\\u2011shot, 5\\xa0steps'"
+    """
+    plainer = re.sub(r"(?<=\d)x(?=\d)", "\u00d7", case.replace("inner ", "").replace("-", "\u2011"))
+    return re.sub(r"(\d) (step)", "\\1\u00a0\\2", plainer)
+
+
 def cells(found: Mapping[str, Sequence[float]], shown: Callable[[float], str]) -> list[str]:
     """The medians of the package and of each peer; empty where there is none."""
-    return [shown(statistics.median(found[s])) if s in found else "" for s in ("package", *PEERS)]
+    middle = {side: shown(statistics.median(times)) for side, times in found.items()}
+    return [middle.get(side, "").replace(" ", "\u00a0") for side in ("package", *PEERS)]
 
 
 def faster(found: Mapping[str, Any]) -> str:
@@ -65,7 +79,8 @@ def faster(found: Mapping[str, Any]) -> str:
     if not found.get("fastest_peer"):
         return ""
     each = found["times_faster_than"][found["fastest_peer"]]
-    spread = f" ({each['least']:.2f} to {each['most']:.2f})" if each["least"] < each["most"] else ""
+    least, most = (f"{each[name]:.2f}" for name in ("least", "most"))
+    spread = f" ({least}\u2013\u2060{most})" if least != most else ""
     return f"{each['of_medians']:.2f}{spread}"
 
 

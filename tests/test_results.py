@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import benchmarks_page
 import nbformat
 import pytest
 import side_by_side
@@ -32,25 +33,13 @@ def test_the_readme_prints_what_was_measured(name):
 
 
 def test_the_readme_prints_the_measured_speed_and_memory():
-    speed, memory = (
-        json.loads((ROOT / "results" / "benchmarks" / f"{name}.json").read_text())["values"]
-        for name in ("meta_training", "memory")
-    )
-    assert speed["gradient_difference"] < 1e-5
+    results = benchmarks_page.Results(ROOT)
+    assert results.values("meta_training")["gradient_difference"] < 1e-5
     readme = (ROOT / "README.md").read_text()
-    factors = sorted(
-        case["times_faster_than"][case["fastest_peer"]]["of_medians"]
-        for case in speed["cases"].values()
-    )
+    factors = sorted(each["of_medians"] for each in benchmarks_page.ratios(results.cases()))
     assert f"is {factors[0]:.1f} to {factors[-1]:.1f} times as fast as with the fastest" in readme
-    shares = sorted(megabytes_of(case) for case in memory.values())
+    shares = sorted(benchmarks_page.more_memory(results))
     assert f"takes {shares[0]:.1f} to {shares[-1]:.1f} times the memory" in readme
-
-
-def megabytes_of(case):
-    """The package's peak over the lowest of a peer's."""
-    peaks = {side: max(r["peak"] for r in each) for side, each in case["megabytes"].items()}
-    return peaks["package"] / min(peaks[peer] for peer in ("higher", "learn2learn", "torchopt"))
 
 
 def test_the_readme_prints_how_fast_the_inverse_is():

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from metalearn_tut import cost, runs, saliency
-from metalearn_tut.claims.learners import Later, learner_of, right, tested, train_tasks
+from metalearn_tut.claims.learners import (
+    Later,
+    counted,
+    learner_of,
+    like,
+    right,
+    tested,
+    train_tasks,
+)
 from metalearn_tut.claims.paired import accuracies
 from metalearn_tut.evaluation import evaluate
 from metalearn_tut.maml import MAML
@@ -59,11 +67,7 @@ def after_rounds(
         options = {"out": folder / f"round-{number}", "resume": True, "progress": False}
         meta_train(learner, later, **{**config["retrain"], "steps": steps[number - 1]}, **options)
         network, masks = learner.model, learner.settings["masks"]
-        found[f"cost {share}"] = {
-            "parameters": cost.parameters(network, masks),
-            "macs": cost.macs(network, sampler[0].support_x.shape[1:], masks),
-            "bytes": cost.size_bytes(network, masks),
-        }
+        found[f"cost {share}"] = counted(network, sampler[0].support_x.shape[1:], masks)
         return found | test(learner, share, f"validation {share}")
 
     schedule = rounds if config["score"] else [0.0] * len(rounds)
@@ -104,9 +108,7 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
     values = {}
     for keep in config["keep"]:
         network = remove_filters(learner.model, best_filters(learner.model, scores, keep))
-        narrow = runs.ALGORITHMS["maml"](network, **_arguments(config["dense"]["algorithm"]))
-        for name, rate in learner.rates.items():
-            narrow.rates[name].data.copy_(rate)
+        narrow = like(learner, network, config["dense"]["algorithm"])
         options = {"out": folder / f"keep-{keep}", "resume": True, "progress": False}
         meta_train(narrow, Later(sampler, 10**6), **config["retrain"], **options)
         correct = accuracies(right(narrow, data, config["test"]), 5 * config["test"]["queries"])
@@ -115,10 +117,6 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
             **_relative(narrow, learner, tasks[0]),
         }
     return values
-
-
-def _arguments(config: Config) -> Config:
-    return {n: value for n, value in config.items() if n != "name"}
 
 
 def _relative(narrow: MAML, dense: MAML, task: Task) -> dict[str, float]:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from metalearn_tut import cost, runs, saliency
 from metalearn_tut.block_voting import vote_by_tasks
 from metalearn_tut.claims.hetrom_jobs import aggregate
 from metalearn_tut.claims.hetrom_tasks import training_tasks
-from metalearn_tut.claims.learners import Later, test_tasks, tested
+from metalearn_tut.claims.learners import Later, counted, like, test_tasks, tested
 from metalearn_tut.claims.records import beside
 from metalearn_tut.claims.study import Job
 from metalearn_tut.distillation import MetaDistiller
@@ -52,12 +51,10 @@ def learned(config: Config, folder: Path) -> dict[str, Any]:
     share = statistics.mean(watched.shares) if is_gated(learner) else 1.0
     task = test_tasks(config["data"], config["test"]["test"])[0]
     network = learner.adapt(task.support_x, task.support_y).deploy()
-    masks = _trained_part(learner).settings.get("masks") if _has_inner_loop(learner) else None
-    values["cost"] = {
-        "parameters": cost.parameters(network, masks),
-        "macs": share * cost.macs(network, task.support_x.shape[1:], masks),
-        "bytes": cost.size_bytes(network, masks),
-    }
+    part = _trained_part(learner)
+    masks = part.settings.get("masks") if isinstance(part, MAML) else None
+    values["cost"] = counted(network, task.support_x.shape[1:], masks)
+    values["cost"]["macs"] *= share
     return values
 
 
@@ -74,10 +71,6 @@ def _base(config: Config, folder: Path) -> Any:
 def _trained_part(learner: Learner) -> Learner:
     """Of a student and its teacher the student."""
     return getattr(learner, "student", learner)
-
-
-def _has_inner_loop(learner: Learner) -> bool:
-    return isinstance(_trained_part(learner), MAML)
 
 
 # Recipes
@@ -119,26 +112,16 @@ def narrowed(config: Config, folder: Path) -> Learner:
     few = judges.tasks(range(config["options"]["n_tasks"]))
     scores, _ = saliency.scores_of(learner, few.blind(), "anp")
     network = remove_filters(learner.model, best_filters(learner.model, scores, config["kept"]))
-    narrow = _like(learner, network, config)
+    narrow = like(learner, network, config["base"]["algorithm"])
     _train(narrow, config, config["steps"], 1, folder / "narrow")
     return narrow
-
-
-def _like(learner: MAML, network: nn.Module, config: Config) -> MAML:
-    """A learner of another network with the same settings and learned rates."""
-    algorithm = {n: value for n, value in config["base"]["algorithm"].items() if n != "name"}
-    other = MAML(network, **algorithm)
-    for name, rate in learner.rates.items():
-        other.rates[name].data.copy_(rate)
-    return other
 
 
 def gated_blocks(config: Config, folder: Path) -> Learner:
     """Meta-train a residual network whose blocks have gates."""
     torch.manual_seed(config["seed"])
     plain = runs.build_learner(config)
-    algorithm = {n: value for n, value in config["algorithm"].items() if n != "name"}
-    learner = MAML(GatedResNet12(plain.model), **algorithm)
+    learner = like(plain, GatedResNet12(plain.model), config["algorithm"])
     _train(learner, config, config["steps"], 0, folder)
     return learner
 
@@ -156,7 +139,7 @@ def shortened(config: Config, folder: Path) -> Learner:
         _train(learner, config, steps, number, folder / f"round-{number}")
 
     vote_by_tasks(learner, judges, heal=heal, **config["voting"])
-    short = _like(learner, learner.model.ungated(), config)
+    short = like(learner, learner.model.ungated(), config["base"]["algorithm"])
     _train(short, config, config["steps"][number], number + 1, folder / "final")
     return short
 

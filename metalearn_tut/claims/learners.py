@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from metalearn_tut import runs
+from metalearn_tut import cost, runs
 from metalearn_tut.claims.paired import counts
 from metalearn_tut.claims.records import beside
 from metalearn_tut.claims.study import Job
@@ -70,6 +72,14 @@ def train(learner: Learner, config: Config, folder: Path) -> None:
     meta_train(learner, sampler, **config["training"], **options)
 
 
+def like(learner: MAML, network: nn.Module, algorithm: Config) -> MAML:
+    """A learner of a smaller network, with the settings ``algorithm`` and the learned rates."""
+    other = MAML(network, **{n: value for n, value in algorithm.items() if n != "name"})
+    for name, rate in learner.rates.items():
+        other.rates[name].data.copy_(rate)
+    return other
+
+
 # Tasks
 
 
@@ -118,3 +128,14 @@ def right(learner: Learner, data: Config, wanted: Config) -> str:
     """Right answers of each of the first ``wanted["tasks"]`` of :func:`test_tasks`, in words."""
     found = evaluate(learner, test_tasks(data, wanted), wanted["tasks"]).values
     return counts(found, 5 * wanted["queries"])
+
+
+def counted(
+    network: nn.Module, shape: Sequence[int], masks: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """``parameters``, ``macs`` and ``bytes`` of a network, without what masks removed."""
+    return {
+        "parameters": cost.parameters(network, masks),
+        "macs": cost.macs(network, shape, masks),
+        "bytes": cost.size_bytes(network, masks),
+    }

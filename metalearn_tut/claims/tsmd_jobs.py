@@ -14,7 +14,7 @@ from metalearn_tut import cost, runs
 from metalearn_tut.bilevel import Params, functional, inner_loop, query_outputs
 from metalearn_tut.bilevel.checks import prepared
 from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.claims.learners import learner_of, test_tasks, tested, train
+from metalearn_tut.claims.learners import counted, learner_of, test_tasks, tested, train
 from metalearn_tut.claims.paired import counts
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.kd import kd_loss
@@ -131,14 +131,7 @@ def costs(config: Config, folder: Path) -> dict[str, Any]:
         "student": student.adapt(task.support_x, task.support_y).deploy(),
         "teacher": teacher.adapt(task.support_x, task.support_y).deploy(),
     }
-    values: dict[str, Any] = {
-        name: {
-            "parameters": cost.parameters(network),
-            "macs": cost.macs(network, shape),
-            "bytes": cost.size_bytes(network),
-        }
-        for name, network in networks.items()
-    }
+    values: dict[str, Any] = {name: counted(network, shape) for name, network in networks.items()}
     n = len(task.support_y)
     values["adaptation"] = pair.adaptation_macs(n, lambda network: cost.macs(network, shape))
     return values

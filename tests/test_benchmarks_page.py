@@ -4,14 +4,10 @@ import base64
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import benchmarks_figure
-import benchmarks_page
 import pytest
-import yaml
 from benchmarks_page import generated
 from contract_text import spelling
 
@@ -203,40 +199,3 @@ def test_the_figure_is_part_of_the_page_and_told_in_words(full):
 def test_the_generated_text_is_spelled_as_the_book_is(full):
     assert list(spelling("\n\n".join(generated(full).values()))) == []
     assert list(spelling("\n\n".join(generated().values()))) == []
-
-
-# Where it meets Sphinx
-
-
-@pytest.fixture
-def extension(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    import benchmarks_in_page
-
-    return benchmarks_in_page
-
-
-def test_the_page_is_written_anew_in_every_build(extension, full, monkeypatch):
-    text = (ROOT / "book" / "benchmarks.md").read_text("utf-8")
-    monkeypatch.setattr(benchmarks_page.generated, "__defaults__", (full,))
-    source = [text]
-    extension.write(None, "claims", source)
-    assert source == [text]
-    extension.write(None, "benchmarks", source)
-    assert "% benchmarks:" not in source[0]
-    for part in generated(full).values():
-        assert part in source[0]
-    env = SimpleNamespace(found_docs={"intro", "benchmarks"})
-    assert extension.always(None, env, set(), set(), set()) == ["benchmarks"]
-    hooks = []
-    extension.setup(SimpleNamespace(connect=lambda *hook: hooks.append(hook)))
-    assert hooks == [("source-read", extension.write), ("env-get-outdated", extension.always)]
-    sphinx = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["sphinx"]
-    assert "benchmarks_in_page" in sphinx["config"]["extensions"]
-    assert sphinx["local_extensions"]["benchmarks_in_page"] == "book/_ext"
-
-
-def test_a_page_without_all_marks_ends_the_build(extension):
-    with pytest.raises(ValueError, match=r"benchmarks\.md needs one line .* it has answer$"):
-        extension.write(None, "benchmarks", ["# Speed\n\n% benchmarks: answer\n"])

@@ -5,14 +5,12 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import claims_page
 import claims_text
 import pytest
 import toy_study
-import yaml
-from claims_page import PAPERS, generated
+from claims_page import PAPERS
 from contract_text import spelling
 
 from metalearn_tut import claims
@@ -20,6 +18,10 @@ from metalearn_tut.claims import report
 
 ROOT = Path(__file__).parents[1]
 RUN = [name for name in claims.STUDIES if (ROOT / "results/claims" / f"{name}.json").is_file()]
+
+
+def generated(root=ROOT):
+    return claims_page.generated(root)["claims"]
 
 
 @pytest.fixture(scope="module")
@@ -227,43 +229,3 @@ def test_an_interval_over_seeds_stays_with_its_number():
         "* A - B: a +0.1 ±\u00a00.1 over 9 tasks; ±\u00a00.2 over seeds",
         "* b: 3",
     ]
-
-
-# Where it meets Sphinx
-
-
-@pytest.fixture
-def extension(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "book" / "_ext")
-    import claims_in_page
-
-    return claims_in_page
-
-
-def test_the_page_is_written_anew_in_every_build(extension, page):
-    text = (ROOT / "book" / "claims.md").read_text("utf-8")
-    source = [text]
-    extension.write(None, "intro", source)
-    assert source == [text]
-    extension.write(None, "claims", source)
-    assert source[0] == text.replace(extension.HERE, page) != text
-    env = SimpleNamespace(found_docs={"intro", "claims"})
-    assert extension.always(None, env, set(), set(), set()) == ["claims"]
-    hooks = []
-    extension.setup(SimpleNamespace(connect=lambda *hook: hooks.append(hook)))
-    assert hooks == [("source-read", extension.write), ("env-get-outdated", extension.always)]
-    sphinx = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["sphinx"]
-    assert "claims_in_page" in sphinx["config"]["extensions"]
-    assert sphinx["local_extensions"]["claims_in_page"] == "book/_ext"
-
-
-def test_a_page_that_cannot_be_filled_ends_the_build(extension, monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match=r"claims\.md needs the line '% What became"):
-        extension.write(None, "claims", ["# Claims"])
-    assert extension.tools() == ROOT / "tools"
-    monkeypatch.setattr(extension, "__file__", str(tmp_path / "_ext" / "claims_in_page.py"))
-    monkeypatch.chdir(ROOT)
-    assert extension.tools() == ROOT / "tools"
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="build the book in a clone"):
-        extension.tools()

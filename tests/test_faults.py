@@ -40,17 +40,22 @@ KILLS = int(os.environ.get("METALEARN_TUT_KILLS", "0"))
 # Killed
 
 
+def trials_of(script, moments, folder):
+    """What the script printed about each kill."""
+    run = subprocess.run(
+        [sys.executable, script.__file__, str(moments), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=180 + 120 * moments,
+    )
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the time of a process")
 def test_a_run_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
     moments = KILLS or (10 if SLOW else 3)
-    run = subprocess.run(
-        [sys.executable, fault_runs.__file__, str(moments), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=180 + 60 * moments,
-    )
-    assert run.returncode == 0, run.stderr
-    trials = [json.loads(line) for line in run.stdout.splitlines()]
+    trials = trials_of(fault_runs, moments, tmp_path)
     assert [trial["kind"] for trial in trials] == [kind for kind in RUNS for _ in range(moments)]
     assert sum(trial["killed"] for trial in trials) > len(trials) / 2
     assert [trial for trial in trials if trial["wrong"]] == []
@@ -60,14 +65,7 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
 @pytest.mark.skipif(not (SLOW or KILLS), reason="takes minutes: set METALEARN_TUT_SLOW=1")
 def test_a_reproduction_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
     moments = KILLS or 6
-    run = subprocess.run(
-        [sys.executable, fault_study.__file__, str(moments), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=180 + 120 * moments,
-    )
-    assert run.returncode == 0, run.stderr
-    trials = [json.loads(line) for line in run.stdout.splitlines()]
+    trials = trials_of(fault_study, moments, tmp_path)
     assert len(trials) == moments
     assert sum(trial["killed"] for trial in trials) > moments / 2
     assert {trial["victim"] for trial in trials} == set(fault_study.VICTIMS)

@@ -1,6 +1,6 @@
 """What the benchmarks measured, as MyST Markdown: ``python tools/benchmarks_page.py`` prints it.
 
-``book/_ext/benchmarks_in_page.py`` puts each part into the page ``benchmarks`` where the page has
+``book/_ext/results_in_pages.py`` puts each part into the page ``benchmarks`` where the page has
 the mark ``% benchmarks: PART``, each time the book is built. All of it comes from ``results/``.
 """
 

@@ -1,7 +1,7 @@
 """What became of the papers' claims, as MyST Markdown: ``python tools/claims_page.py`` prints it.
 
-``book/_ext/claims_in_page.py`` puts it into the page ``claims`` each time the book is built. All of
-it comes from the studies in ``metalearn_tut.claims`` and from the files in ``results/``.
+``book/_ext/results_in_pages.py`` puts it into the page ``claims`` each time the book is built. All
+of it comes from the studies in ``metalearn_tut.claims`` and from the files in ``results/``.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Found(NamedTuple):
         return self.result["values"]["claims"][str(claim.number)]
 
 
-def generated(root: Path = ROOT) -> str:
-    """Everything on the page that may change with a result in ``root/results``.
+def generated(root: Path = ROOT) -> dict[str, str]:
+    """Everything on the page that may change with a result in ``root/results``, in one part.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def generated(root: Path = ROOT) -> str:
         parts += [_heading(paper), *(_study(found, studies) for found in of_paper)]
         parts += [] if of_paper else ["Not run yet."]
         parts += _paper_scale(paper, root / "results" / "paper_scale")
-    return "\n\n".join(parts) + "\n"
+    return {"claims": "\n\n".join(parts) + "\n"}
 
 
 def _found(name: str, folder: Path) -> Found:
@@ -199,4 +199,4 @@ def _anchor(study: Study, claim: Claim) -> str:
 
 
 if __name__ == "__main__":
-    print(generated(), end="")
+    print(generated()["claims"], end="")

@@ -37,7 +37,9 @@ from metalearn_tut.tasks import TaskBatch
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "meta_training.json"
 SMALL = tuple(Case(w, 28, shots, k) for w in (32, 64) for shots in (1, 5) for k in (1, 5))
 TOLERANCE = 1e-5
-LARGE = (Case(32, 84, 1, 1), Case(64, 84, 1, 1), Case(32, 84, 1, 5))
+LARGE = tuple(
+    Case(*case) for case in ((32, 84, 1, 1), (64, 84, 1, 1), (32, 84, 1, 5), (32, 84, 5, 1))
+)
 SOME = (Case(32, 28, 1, 1), Case(32, 28, 1, 5))
 
 
@@ -160,8 +162,8 @@ def work(arguments: argparse.Namespace, cases: Sequence[Case]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--budget", type=float, default=1.0, help="seconds to time a case for")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--budget", type=float, default=0.6, help="seconds to time a case for")
     parser.add_argument("--cases", type=json.loads, default=SMALL + LARGE)
     parser.add_argument("--compare-only", action="store_true", help="the gradients, no times")
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -129,14 +129,19 @@ def test_the_second_goal_is_a_minute(tmp_path, seconds, verdict):
 
 
 def test_the_table_has_a_row_for_everything_that_was_measured(full):
-    text = generated(full)["table"]
-    assert row(text, "step: Conv4‑32, small") == [
-        *("90.0 ms", "300 ms", "200 ms", "400 ms"),
-        "2.04 (1.94–2.24)",
-    ]
-    assert row(text, "memory: Conv4‑32, small") == ["660 MB", "400 MB", "", "440 MB", ""]
-    assert row(text, "90 % accuracy") == ["32 s", "62 s", "", "", "1.94"]
-    assert row(text, "adaptation: Conv4‑32, one")[-1] == "1.20 (1.10–1.40)"
+    case = "Conv4\u201132, small"
+    rows = {}
+    for line in generated(full)["table"].splitlines()[2:]:
+        name, *found = (cell.strip().replace("\u00a0", " ") for cell in line.strip("|").split("|"))
+        rows.setdefault(name, []).append([cell.replace("\u2060", "") for cell in found])
+    step, peak = rows[case]
+    assert step == ["90.0 ms", "300 ms", "200 ms", "400 ms", "2.04 (1.94–2.24)"]
+    assert peak == ["660 MB", "400 MB", "", "440 MB", ""]
+    assert rows["**90 % accuracy**"] == [["32 s", "62 s", "", "", "1.94"]]
+    assert rows["Conv4\u201132, one"][0][-1] == "1.20 (1.10–1.40)"
+    names = list(rows)
+    assert names.index(case) < names.index("**its memory**") < names.index("**adaptation**")
+    assert names[-2:] == ["Conv4\u201132, one", "**90 % accuracy**"]
 
 
 def test_a_peer_that_does_not_install_is_named_with_the_error(full):
@@ -147,7 +152,7 @@ def test_a_peer_that_does_not_install_is_named_with_the_error(full):
 
 def test_the_rest_is_there(full):
     parts = generated(full)
-    assert row(parts["limits"], "Conv4-32, small") == ["40 %", "60 %"]
+    assert row(parts["limits"], "Conv4‑32, small") == ["40 %", "60 %"]
     engines = parts["rest"].split("Conv4-64, large")[0]
     assert row(engines, "package, one thread") == ["150 ms", "2e-13, 3e-06"]
     assert row(parts["rest"].split("Memory")[1], "package") == ["1 MB", "660 MB"]

@@ -191,11 +191,15 @@ def test_pictures_of_a_folder_come_by_name_with_bright_ink(chapter, tmp_path):
     dark.paste(255, (0, 0, 10, 56))
     dark.save(tmp_path / "b.png")
     light.save(tmp_path / "a.png")
+    clear = Image.new("RGBA", (28, 28))  # as paint programs write a layer
+    clear.paste("black", (0, 0, 9, 28))
+    clear.save(tmp_path / "c.png")
     images = chapter.from_folder(tmp_path)
-    assert images.shape == (2, *SHAPE) and images.dtype == torch.uint8
+    assert images.shape == (3, *SHAPE) and images.dtype == torch.uint8
     assert (images[0, 0, :14, :10] == 255).all() and (images[0, 0, 14:] == 0).all()
     assert (images[1, 0, :, :5] == 255).all() and (images[1, 0, :, 5:] == 0).all()
     assert torch.equal(chapter.pixels_of(dark), images[1])
+    assert (images[2, 0, :, :9] == 255).all() and (images[2, 0, :, 9:] == 0).all()
 
 
 def test_a_linear_head_has_the_probabilities_of_distances(chapter):

@@ -140,22 +140,30 @@ def goals(results: Results) -> str:
     )
 
 
+def under(heading: str, rows: list[list[str]]) -> list[list[str]]:
+    """The rows below one of their own that says what they are."""
+    return [[f"**{heading}**", *[""] * (len(rows[0]) - 1)], *rows] if rows else []
+
+
 def overview(results: Results) -> str:
     """The table: what, the package, each peer, and how many times as fast."""
-    rows = []
-    for name, case in results.cases().items():
-        rows.append([f"step: {short(name)}", *cells(case["seconds"], milliseconds), faster(case)])
-    for name, case in (results.values("memory") or {}).items():
-        peak = {side: [megabytes] for side, megabytes in peaks(case).items()}
-        rows.append([f"memory: {short(name)}", *cells(peak, "{:.0f} MB".format), ""])
+    rows = [
+        [short(name), *cells(case["seconds"], milliseconds), faster(case)]
+        for name, case in results.cases().items()
+    ]
+    memory = [
+        [short(name), *cells({s: [m] for s, m in peaks(case).items()}, "{:.0f} MB".format), ""]
+        for name, case in (results.values("memory") or {}).items()
+    ]
+    adaptation = [
+        [short(name), *cells(case["seconds"], milliseconds), faster(case)]
+        for name, case in (results.values("one_task") or {}).get("adaptation", {}).items()
+    ]
+    rows += under("its memory", memory) + under("adaptation", adaptation)
     if (accuracy := results.values("accuracy")) is not None:
         seconds = {s: found for s, found in accuracy["seconds"].items() if None not in found}
-        rows.append(["90 % accuracy", *cells(seconds, "{:.0f} s".format), faster(accuracy)])
-    for name, case in (results.values("one_task") or {}).get("adaptation", {}).items():
-        rows.append(
-            [f"adaptation: {short(name)}", *cells(case["seconds"], milliseconds), faster(case)]
-        )
-    head = ["", "this package", *(title for title, _ in PEERS.values()), "times as fast"]
+        rows.append(["**90 % accuracy**", *cells(seconds, "{:.0f} s".format), faster(accuracy)])
+    head = ["meta-training step", "this package", *(title for title, _ in PEERS.values()), "times as fast"]
     return table(head, rows) if rows else f"This was {NOT_YET}: `make bench` does."
 
 
@@ -201,7 +209,8 @@ def limits(results: Results) -> str:
     else:
         parts = list(next(iter(shares.values())))
         rows = [
-            [case, *(f"{100 * found[p]:.0f} %" for p in parts)] for case, found in shares.items()
+            [short(case), *(f"{100 * found[p]:.0f}\u00a0%" for p in parts)]
+            for case, found in shares.items()
         ]
         said.append(table(["share of the processor's time", *parts], rows))
     tried = json.loads((results.root / "benchmarks" / "tried.json").read_text("utf-8"))

@@ -37,9 +37,7 @@ from metalearn_tut.tasks import TaskBatch
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "meta_training.json"
 SMALL = tuple(Case(w, 28, shots, k) for w in (32, 64) for shots in (1, 5) for k in (1, 5))
 TOLERANCE = 1e-5
-LARGE = tuple(
-    Case(*case) for case in ((32, 84, 1, 1), (64, 84, 1, 1), (32, 84, 1, 5), (32, 84, 5, 1))
-)
+LARGE = (Case(32, 84, 1, 1), Case(64, 84, 1, 1), Case(32, 84, 1, 5), Case(32, 84, 5, 1))
 SOME = (Case(32, 28, 1, 1), Case(32, 28, 1, 5))
 
 

@@ -26,6 +26,7 @@ from metalearn_tut.tasks.tensor_file import (
 )
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.json"
+PRUNED = "pruned.safetensors"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps per tensor
 _SERIES, _LISTS = ("loss", "accuracy"), ("validation", "skipped")
 
@@ -169,7 +170,9 @@ def restore(
 
 
 def find(run: str | os.PathLike[str]) -> Path:
-    """The file that a run is known by: its best checkpoint, else its last, or the file itself.
+    """The file that a run is known by: its best checkpoint, else its last, or what pruning left.
+
+    A file is itself.
 
     Raises
     ------
@@ -177,11 +180,12 @@ def find(run: str | os.PathLike[str]) -> Path:
         If there is none.
     """
     run = Path(run).expanduser()
-    for path in (run, run / BEST, run / LAST):
+    for path in (run, run / BEST, run / LAST, run / PRUNED):
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"no run at {run}: it must be a checkpoint file, or a folder with {BEST} or {LAST}"
+        f"no run at {run}: it must be a checkpoint file, or a folder with {BEST}, {LAST} or "
+        f"{PRUNED}"
     )
 
 

@@ -263,14 +263,14 @@ def prune(
     RUN is the folder of a run, a checkpoint file or pretrained:NAME. In rounds, weights are
     scored on training tasks (anp: after adapting to them), those worth least are removed, the
     others make up for them and are meta-trained further. The result is pruned.safetensors in
-    --out, which holds the weights that are left and can be evaluated. An interrupted run goes
-    on with the same command and --resume.
+    --out, which holds the weights that are left and is evaluated like any run. An interrupted
+    run goes on with the same command and --resume.
 
     \b
     Examples:
       metalearn-tut prune runs/maml --out runs/pruned
       metalearn-tut prune runs/maml --out runs/spared --spare blocks.0.conv --spare head
-      metalearn-tut evaluate runs/pruned/pruned.safetensors
+      metalearn-tut evaluate runs/pruned
     """
     return command("prune", locals())
 

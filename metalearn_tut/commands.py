@@ -327,7 +327,7 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
         resume=o.resume,
         **pruning,
     )
-    file = o.out / "pruned.safetensors"
+    file = o.out / checkpoint.PRUNED
     config = {**config, "pruning": {**pruning, "training": training}}
     saliency.save_sparse(file, learner.meta_parameters(), masks, config)
     model, shape = learner.model, source.images.shape[1:]

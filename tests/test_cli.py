@@ -431,7 +431,7 @@ def test_prune_does_what_the_package_does(trained, pruned):
 
 def test_a_pruned_learner_is_evaluated_with_its_masks(capsys, pruned, tmp_path):
     file, written = pruned / "pruned.safetensors", tmp_path / "result.json"
-    code, out, _ = command(capsys, "evaluate", file, "--tasks", 4, "--json", written)
+    code, out, _ = command(capsys, "evaluate", pruned, "--tasks", 4, "--json", written)
     learner = runs.load_learner(file)
     expected = evaluate(learner, tasks.glyphs("test").sampler(5, 1, 15, seed=1), 4)
     assert code == 0 and out.splitlines()[0] == str(expected)

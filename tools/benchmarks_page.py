@@ -163,7 +163,12 @@ def overview(results: Results) -> str:
     if (accuracy := results.values("accuracy")) is not None:
         seconds = {s: found for s, found in accuracy["seconds"].items() if None not in found}
         rows.append(["**90 % accuracy**", *cells(seconds, "{:.0f} s".format), faster(accuracy)])
-    head = ["meta-training step", "this package", *(title for title, _ in PEERS.values()), "times as fast"]
+    head = [
+        "meta-training step",
+        "this package",
+        *(title for title, _ in PEERS.values()),
+        "times as fast",
+    ]
     return table(head, rows) if rows else f"This was {NOT_YET}: `make bench` does."
 
 

@@ -83,7 +83,10 @@ def gradient_of(side: Side, net: nn.Module, case: Case) -> Callable[[TaskBatch],
 
 
 def differences(sides: Sequence[str], case: Case, device: str = "cpu") -> dict[str, dict]:
-    """Largest difference from the package's gradient, relative to its largest entry."""
+    """Largest difference from the package's gradient, relative to its largest entry.
+
+    Of two tasks; of one where images are large, since all sides take long there.
+    """
     batch = case.sampler().batch(0, 2 if case.size == 28 else 1).to(device)
     found: dict[str, dict[str, float]] = {side: {} for side in sides}
     for dtype in (torch.float64, torch.float32):

@@ -431,7 +431,7 @@ def test_prune_does_what_the_package_does(trained, pruned):
 
 def test_a_pruned_learner_is_evaluated_with_its_masks(capsys, pruned, tmp_path):
     file, written = pruned / "pruned.safetensors", tmp_path / "result.json"
-    code, out, _ = command(capsys, "evaluate", pruned, "--tasks", 4, "--json", written)
+    code, out, _ = command(capsys, "evaluate", file, "--tasks", 4, "--json", written)
     learner = runs.load_learner(file)
     expected = evaluate(learner, tasks.glyphs("test").sampler(5, 1, 15, seed=1), 4)
     assert code == 0 and out.splitlines()[0] == str(expected)
@@ -443,6 +443,12 @@ def test_a_pruned_learner_is_evaluated_with_its_masks(capsys, pruned, tmp_path):
     assert trained_with["pruning"]["schedule"] == [0.25, 0.25, 0.1]
     assert trained_with["pruning"]["training"]["steps"] == 3
     assert trained_with["data"] == {"name": "glyphs", "rotations": True}
+
+
+def test_the_folder_of_a_pruned_learner_is_evaluated_like_any_run(capsys, pruned):
+    ways = (pruned, pruned / "pruned.safetensors")
+    said = [command(capsys, "evaluate", way, "--tasks", 2) for way in ways]
+    assert said[0][0] == 0 and said[0][:2] == said[1][:2]
 
 
 def test_prune_says_what_is_left_and_can_go_on_from_there(capsys, pruned, tmp_path):

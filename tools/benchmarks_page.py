@@ -1,7 +1,7 @@
 """What the benchmarks measured, as MyST Markdown: ``python tools/benchmarks_page.py`` prints it.
 
 ``book/_ext/results_in_pages.py`` puts each part into the page ``benchmarks`` where the page has
-the mark ``% benchmarks: PART``, each time the book is built. All of it comes from ``results/``.
+the mark ``% from results: PART``, each time the book is built. All of it comes from ``results/``.
 """
 
 from __future__ import annotations
@@ -145,30 +145,28 @@ def under(heading: str, rows: list[list[str]]) -> list[list[str]]:
     return [[f"**{heading}**", *[""] * (len(rows[0]) - 1)], *rows] if rows else []
 
 
+def timed(cases: dict[str, Result]) -> list[list[str]]:
+    """A row for each case: its name, everybody's time, and how many times as fast."""
+    return [
+        [short(name), *cells(case["seconds"], milliseconds), faster(case)]
+        for name, case in cases.items()
+    ]
+
+
 def overview(results: Results) -> str:
     """The table: what, the package, each peer, and how many times as fast."""
-    rows = [
-        [short(name), *cells(case["seconds"], milliseconds), faster(case)]
-        for name, case in results.cases().items()
-    ]
+    rows = timed(results.cases())
     memory = [
         [short(name), *cells({s: [m] for s, m in peaks(case).items()}, "{:.0f} MB".format), ""]
         for name, case in (results.values("memory") or {}).items()
     ]
-    adaptation = [
-        [short(name), *cells(case["seconds"], milliseconds), faster(case)]
-        for name, case in (results.values("one_task") or {}).get("adaptation", {}).items()
-    ]
+    adaptation = timed((results.values("one_task") or {}).get("adaptation", {}))
     rows += under("its memory", memory) + under("adaptation", adaptation)
     if (accuracy := results.values("accuracy")) is not None:
         seconds = {s: found for s, found in accuracy["seconds"].items() if None not in found}
         rows.append(["**90 % accuracy**", *cells(seconds, "{:.0f} s".format), faster(accuracy)])
-    head = [
-        "meta-training step",
-        "this package",
-        *(title for title, _ in PEERS.values()),
-        "times as fast",
-    ]
+    titles = [title for title, _ in PEERS.values()]
+    head = ["meta-training step", "this package", *titles, "times as fast"]
     return table(head, rows) if rows else f"This was {NOT_YET}: `make bench` does."
 
 

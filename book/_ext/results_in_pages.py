@@ -34,10 +34,8 @@ def write(app: Any, name: str, source: list[str]) -> None:
     if name not in PAGES:
         return
     sys.path.append(str(tools()))
-    parts, marks = (
-        import_module(PAGES[name]).generated(),
-        MARK.findall(source[0]),
-    )
+    parts = import_module(PAGES[name]).generated()
+    marks = MARK.findall(source[0])
     if sorted(marks) != sorted(parts):
         raise ValueError(
             f"{name}.md needs one line '% from results: PART' for each of "

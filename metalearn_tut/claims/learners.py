@@ -73,7 +73,7 @@ def train(learner: Learner, config: Config, folder: Path) -> None:
 
 
 def like(learner: MAML, network: nn.Module, algorithm: Config) -> MAML:
-    """A learner of a smaller network, with the settings ``algorithm`` and the learned rates."""
+    """A learner of another network, with the settings ``algorithm`` and the learned rates."""
     other = MAML(network, **{n: value for n, value in algorithm.items() if n != "name"})
     for name, rate in learner.rates.items():
         other.rates[name].data.copy_(rate)

@@ -110,7 +110,8 @@ class MAML:
         self.inner_lr, self.inner_steps = inner_lr, inner_steps
         self.engine, self.zero_head, self.step_losses = engine, zero_head, step_losses
         self.deferred = deferred
-        self.settings = {"first_order": first_order, "groups": groups, **settings}
+        self.masks: Params = dict(settings.pop("masks", None) or {})
+        self.options = {"first_order": first_order, "groups": groups, **settings}
         self.kind, self.rates = rates, initial_rates(rates, params, inner_lr, inner_steps)
 
     def meta_parameters(self) -> Params:
@@ -136,12 +137,12 @@ class MAML:
             weights to prune.
         """
         if masks is None:
-            self.settings.pop("masks", None)
+            self.masks = {}
             return
         metas = self.meta_parameters()
         params = {n: p for n, p in metas.items() if n not in self.rates}
         check_inner(params, 0, 0.0, masks)
-        self.settings["masks"] = dict(masks)
+        self.masks = dict(masks)
         with torch.no_grad():
             for name, mask in masks.items():
                 params[name].masked_fill_(mask.to(params[name].device) == 0, 0.0)
@@ -182,7 +183,7 @@ class MAML:
             steps=self.inner_steps,
             step_weights=self.step_weights(progress),
             loss=self.loss,
-            **self.settings | self.inner_settings(self.inner_steps),
+            **self.options | self.inner_settings(self.inner_steps),
         )
         targets = batch.query_y.to(result.outputs.device)
         return TaskLosses(attach_gradients(result, metas), accuracy_of(result.outputs, targets))
@@ -200,7 +201,8 @@ class MAML:
         The gradient behind it is multiplied by the head's weights, and so is that gradient's
         own derivative: exact zeros, which would take a third of the time to compute.
         """
-        inner = {n: self.settings[n] for n in ("masks", "groups", "pull") if n in self.settings}
+        inner = {n: self.options[n] for n in ("groups", "pull") if n in self.options}
+        inner |= {"masks": self.masks} if self.masks else {}
         behind_head = type(self.model).forward is FewShotNetwork.forward
         if self.zero_head and steps == 1 and behind_head and self.engine != "implicit":
             inner["groups"] = [_head_of(self.model)] if inner["groups"] is None else inner["groups"]
@@ -225,7 +227,7 @@ class MAML:
             ``predict(x)`` gives outputs; ``predict.deploy()`` an ordinary network.
         """
         steps = self.inner_steps if steps is None else steps
-        inner_loss = self.settings.get("inner_loss") or self.loss
+        inner_loss = self.options.get("inner_loss") or self.loss
         ways = None
         if self.zero_head and not support_y.is_floating_point():
             check_targets(support_y, "support_y", loss=inner_loss)
@@ -294,7 +296,7 @@ class Reptile(MAML):
     def _task(self, task: Task, theta: Params, lr: Rate) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Query loss and outputs, and how far each meta-parameter is from where the task ends."""
         forward, norm = bilevel.functional(self.model), norm_of(self.model)
-        inner_loss = self.settings.get("inner_loss") or self.loss
+        inner_loss = self.options.get("inner_loss") or self.loss
         inner = {"steps": self.inner_steps, "lr": lr, **self.inner_settings(self.inner_steps)}
         x = torch.cat([task.support_x, task.query_x])
         y = torch.cat([task.support_y, task.query_y])
@@ -308,7 +310,7 @@ class Reptile(MAML):
         """Query losses that carry ``theta - theta_i'`` as their gradients."""
         metas = self.meta_parameters()
         theta, lr = self.start(metas)
-        losses = self.settings.get("inner_loss") or self.loss, self.loss
+        losses = self.options.get("inner_loss") or self.loss, self.loss
         batch = prepare(batch, theta, ways_of(self.model, theta), losses)
         rows = (self._task(task, theta, lr) for task in batch)
         result = bilevel.TaskGradients.of_tasks(metas, rows)

@@ -161,12 +161,12 @@ def test_a_cut_learner_has_lost_the_share_and_the_dense_one_nothing(small):
     space = book_tools.run(CHAPTER, dense=small)
     before = copy.deepcopy(small.meta_parameters())
     pruned = space["cut"](0.6, score="magnitude", spare=LAYERS[:1])
-    masks = pruned.settings["masks"]
+    masks = pruned.masks
     assert kept_fraction(masks) == pytest.approx(0.4, abs=0.01)
     assert masks["blocks.0.conv.weight"].all()
     saliency.check_pruned(pruned.meta_parameters(), masks)
     after = small.meta_parameters()
-    assert all(torch.equal(before[n], after[n]) for n in before) and "masks" not in small.settings
+    assert all(torch.equal(before[n], after[n]) for n in before) and not small.masks
 
 
 def test_waves_are_learned_from_the_seed_on_and_errors_are_of_pruned_networks():

@@ -133,10 +133,10 @@ def test_the_choice_is_within_the_limits_and_none_there_is_better(chapter, seed)
 
 
 def test_a_masked_learner_keeps_a_quarter_and_its_first_layer(chapter, live, dense):
-    masks = live["anp75"].settings["masks"]
+    masks = live["anp75"].masks
     assert masks["blocks.1.conv.weight"].double().mean() == pytest.approx(0.25, abs=0.05)
     assert masks.get("blocks.0.conv.weight", torch.ones(1)).all()
-    assert kept_fraction(masks) < 0.35 and "masks" not in dense.settings
+    assert kept_fraction(masks) < 0.35 and not dense.masks
     assert full_masks(dense).keys() >= masks.keys()
 
 
@@ -155,7 +155,7 @@ def test_training_on_changes_a_copy(chapter, live):
     more = chapter.trained_on(live["anp75"], 1)
     assert all(torch.equal(p, before[n]) for n, p in live["anp75"].model.state_dict().items())
     assert not torch.equal(more.model.blocks[1].conv.weight, before["blocks.1.conv.weight"])
-    gone = ~live["anp75"].settings["masks"]["blocks.1.conv.weight"]
+    gone = ~live["anp75"].masks["blocks.1.conv.weight"]
     assert (more.model.blocks[1].conv.weight[gone] == 0).all()
 
 

@@ -121,14 +121,14 @@ def test_costs_are_those_of_the_network_that_is_deployed(made):
 def test_pruned_weights_are_not_counted_and_the_teacher_neither(made):
     _, values = made
     masked = learner(made, "anp75")
-    kept = saliency.kept_fraction(masked.settings["masks"])
+    kept = saliency.kept_fraction(masked.masks)
     assert kept == pytest.approx(0.25, abs=0.05)
     whole, sparse = values["maml32-0"]["cost"], values["anp75-0"]["cost"]
-    removed = sum(int((~mask).sum()) for mask in masked.settings["masks"].values())
+    removed = sum(int((~mask).sum()) for mask in masked.masks.values())
     assert sparse["parameters"] == whole["parameters"] - removed
     taught = values["tsmd-anp50-0"]["cost"]["parameters"]
     student = learner(made, "tsmd-anp50").student
-    gone = sum(int((~mask).sum()) for mask in student.settings["masks"].values())
+    gone = sum(int((~mask).sum()) for mask in student.masks.values())
     assert gone > 0 and taught == cost.parameters(student.model) - gone
 
 

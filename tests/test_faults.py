@@ -118,7 +118,7 @@ def of_a_round(folder):
 def of_a_sparse_file(folder):
     learner, path = pruned_learner(folder), folder / "sparse.safetensors"
     metas = learner.meta_parameters()
-    save_sparse(path, metas, learner.settings["masks"])
+    save_sparse(path, metas, learner.masks)
     return path, metas, lambda: load_sparse(path, metas)
 
 

@@ -268,14 +268,14 @@ def test_masks_are_set_replaced_and_taken_away():
     learner.set_masks({"0.weight": mask})
     assert torch.equal(weight.detach(), before * mask)
     assert not torch.signbit(weight[~mask]).any()
-    assert list(learner.settings["masks"]) == ["0.weight"]
+    assert list(learner.masks) == ["0.weight"]
     assert torch.equal(full_masks(learner)["0.weight"], mask)
     assert full_masks(learner)["2.weight"].all()
     learner.set_masks({"2.bias": torch.zeros(3)})
-    assert list(learner.settings["masks"]) == ["2.bias"]
+    assert list(learner.masks) == ["2.bias"]
     assert not learner.model[2].bias.any()
     learner.set_masks(None)
-    assert "masks" not in learner.settings
+    assert not learner.masks
     assert full_masks(learner, ["2"])["2.bias"].all()
 
 
@@ -290,7 +290,7 @@ def test_masks_that_do_not_fit_are_refused_and_change_nothing(masks, message):
     learner = MAML(mlp(), 0.4, 1)
     with pytest.raises(ValueError, match=message):
         learner.set_masks({"0.bias": torch.zeros(8), **masks})
-    assert learner.model[0].bias.all() and "masks" not in learner.settings
+    assert learner.model[0].bias.all() and not learner.masks
 
 
 def test_a_zero_head_has_no_masks():

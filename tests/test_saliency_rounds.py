@@ -64,7 +64,7 @@ def test_a_round_is_scoring_selecting_and_surgery():
         expected |= {n: t for n, t in zip(names, new, strict=True) if t is not None}
     assert_equal(result.masks, masks)
     assert_equal(state(found), expected)
-    assert_equal(found.settings["masks"], masks)
+    assert_equal(found.masks, masks)
     (record,) = result.history
     assert record["round"] == 1 and record["retrained"] == {}
     assert record["kept"] == kept_fraction(masks)
@@ -131,9 +131,9 @@ def test_compensation_can_be_had_with_any_score_and_left_out():
     result = prune(left_out, (0.3,), compensate=False)
     before = state(learner())
     weight = "blocks.2.conv.weight"
-    mask = plain.settings["masks"][weight]
+    mask = plain.masks[weight]
     assert torch.equal(state(plain)[weight], before[weight] * mask)
-    assert torch.equal(made_up.settings["masks"][weight], mask)
+    assert torch.equal(made_up.masks[weight], mask)
     assert not torch.equal(state(made_up)[weight], state(plain)[weight])
     assert torch.equal(state(left_out)[weight], before[weight] * result.masks[weight])
 
@@ -244,7 +244,7 @@ def test_the_files_hold_every_round(tmp_path):
 
     def keep(learner, number):
         retrained(learner, number)
-        kept.append((state(learner), copy.deepcopy(learner.settings["masks"])))
+        kept.append((state(learner), copy.deepcopy(learner.masks)))
 
     result = prune(learner(meta_sgd), (0.2, 0.2), keep, out=tmp_path)
     dense = learner(meta_sgd)
@@ -253,11 +253,11 @@ def test_the_files_hold_every_round(tmp_path):
         loaded = load_round(tmp_path / f"round_{number:02d}.safetensors", dense)
         assert_equal(state(dense), weights)
         assert_equal(loaded.masks, masks)
-        assert_equal(dense.settings["masks"], masks)
+        assert_equal(dense.masks, masks)
         assert loaded.history == result.history[:number]
     assert load_round(tmp_path / "round_00.safetensors", dense) == ({}, [])
     assert_equal(state(dense), start)
-    assert "masks" not in dense.settings
+    assert not dense.masks
 
 
 def test_later_shares_may_be_others_and_earlier_ones_may_not(tmp_path):
@@ -326,7 +326,7 @@ def test_bad_arguments_change_nothing(settings, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         prune(pruned, retrain=Stopped, **{"out": tmp_path / "run", **settings})
     assert_equal(state(pruned), state(learner()))
-    assert "masks" not in pruned.settings
+    assert not pruned.masks
 
 
 def test_a_hessian_that_is_not_finite_stops_before_anything_is_pruned():
@@ -335,7 +335,7 @@ def test_a_hessian_that_is_not_finite_stops_before_anything_is_pruned():
         pruned.model.blocks[2].norm.bias.fill_(torch.nan)
     with pytest.raises(ValueError, match=r"Hessian of layer '.*' is not finite"):
         prune(pruned)
-    assert "masks" not in pruned.settings
+    assert not pruned.masks
 
 
 def test_retraining_that_moves_pruned_weights_is_found_out():

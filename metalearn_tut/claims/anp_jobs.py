@@ -66,7 +66,7 @@ def after_rounds(
         later = Later(sampler, 10**6 * number)  # no task twice in a run
         options = {"out": folder / f"round-{number}", "resume": True, "progress": False}
         meta_train(learner, later, **{**config["retrain"], "steps": steps[number - 1]}, **options)
-        network, masks = learner.model, learner.settings["masks"]
+        network, masks = learner.model, learner.masks
         found[f"cost {share}"] = counted(network, sampler[0].support_x.shape[1:], masks)
         return found | test(learner, share, f"validation {share}")
 
@@ -167,7 +167,7 @@ def naive(config: Config, folder: Path) -> dict[str, Any]:
         progress=False,
         **config["options"],
     )
-    learner.set_masks(plain.settings["masks"])
+    learner.set_masks(plain.masks)
     options["out"] = folder / "meta"
     sampler = train_tasks(setup["data"], setup["seed"])
     meta_train(learner, sampler, **config["training"], **options)

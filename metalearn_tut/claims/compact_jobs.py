@@ -52,7 +52,7 @@ def learned(config: Config, folder: Path) -> dict[str, Any]:
     task = test_tasks(config["data"], config["test"]["test"])[0]
     network = learner.adapt(task.support_x, task.support_y).deploy()
     part = _trained_part(learner)
-    masks = part.settings.get("masks") if isinstance(part, MAML) else None
+    masks = part.masks if isinstance(part, MAML) else None
     values["cost"] = counted(network, task.support_x.shape[1:], masks)
     values["cost"]["macs"] *= share
     return values

@@ -51,12 +51,12 @@ def speaker(model: nn.Module, features: bool) -> Callable[[Params, Tensor], Said
 
 def inner_loss(learner: MAML) -> TaskLoss:
     """The learner's loss on the support set."""
-    return learner.settings.get("inner_loss") or learner.loss
+    return learner.options.get("inner_loss") or learner.loss
 
 
 def _inner_settings(learner: MAML, steps: int) -> dict[str, Any]:
     """Arguments of the inner loop, which are those of the learner on its own."""
-    own = {n: learner.settings[n] for n in ("first_order", "recompute") if n in learner.settings}
+    own = {n: learner.options[n] for n in ("first_order", "recompute") if n in learner.options}
     return own | learner.inner_settings(steps)
 
 
@@ -138,7 +138,7 @@ class Coupling:
         params, lr = student.start(theta, ways, len(guides))
         inner = _inner_settings(student, len(guides))
         if self.rkd_weight:  # features pull at a network behind a zero head, too
-            inner["groups"] = student.settings["groups"]
+            inner["groups"] = student.options["groups"]
         params = masked(params, inner.get("masks"))
         speak, loss = speaker(student.model, self.rkd_weight > 0), inner_loss(student)
 

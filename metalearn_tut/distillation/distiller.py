@@ -164,7 +164,7 @@ class MetaDistiller:
         """
         metas, learners = self.meta_parameters(), (self.teacher, self.student)
         for learner in learners:
-            if not learner.settings["first_order"]:
+            if not learner.options["first_order"]:
                 assert_second_order_safe(learner.model, learner.engine)
         psi, theta = ({n: _leaf(p) for n, p in v.meta_parameters().items()} for v in learners)
         params, _ = self.student.start(theta)

@@ -84,7 +84,7 @@ def _check_settings(name: str, learner: MAML) -> None:
         "engine": (learner.engine, "functional"),
         "deferred": (learner.deferred, False),
         "step_losses": (learner.step_losses, 0),
-        "pull": (learner.settings.get("pull", 0), 0),
+        "pull": (learner.options.get("pull", 0), 0),
     }
     for setting, (value, allowed) in found.items():
         if value != allowed:

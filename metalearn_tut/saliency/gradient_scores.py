@@ -116,9 +116,9 @@ def _task_scores(
     learner: MAML, task: Task, names: Sequence[str], kind: str, steps: int, first_order: bool
 ) -> Params:
     """The derivatives (with their signs) of one task's query loss."""
-    inner_loss = learner.settings.get("inner_loss") or learner.loss
+    inner_loss = learner.options.get("inner_loss") or learner.loss
     metas = {n: p.detach() for n, p in learner.meta_parameters().items()}
-    masks = {n: m.to(metas[n]) for n, m in (learner.settings.get("masks") or {}).items()}
+    masks = {n: m.to(metas[n]) for n, m in learner.masks.items()}
     leaves = metas
     if kind == "meta_snip":
         leaves = masks = {n: masks.get(n, torch.ones_like(metas[n])) for n in masks.keys() | names}

@@ -19,7 +19,7 @@ ALLOCATIONS = ("uniform", "global", "lamp")
 
 def full_masks(learner: MAML, layers: Sequence[str] | None = None) -> Masks:
     """What the learner keeps now, by name of prunable parameter; all True if it has no masks."""
-    params, own = parameters_of(learner.model), learner.settings.get("masks") or {}
+    params, own = parameters_of(learner.model), learner.masks
     names = prunable_parameters(learner, layers)
     ones = {n: torch.ones_like(params[n], dtype=torch.bool) for n in names}
     return {n: own[n].to(one.device) != 0 if n in own else one for n, one in ones.items()}

@@ -51,7 +51,7 @@ def obs_scores(
         If ``guard`` is negative.
     """
     _check_guard(guard)
-    params, masks = parameters_of(learner.model), learner.settings.get("masks") or {}
+    params, masks = parameters_of(learner.model), learner.masks
     scores: Scores = {}
     for layer, hessian in hessians.items():
         names = [n for n in (parameter_name(layer, leaf) for leaf in _LEAVES) if n in params]

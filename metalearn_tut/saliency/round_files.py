@@ -105,7 +105,7 @@ class RoundFolder:
         if self.path is None:
             return
         tensors = {f"meta.{n}": p for n, p in self.learner.meta_parameters().items()}
-        masks = self.learner.settings.get("masks") or {}
+        masks = self.learner.masks
         tensors |= {f"mask.{n}": m for n, m in masks.items()}
         state = {"history": history, "config": self._config(number)}
         write_tensors(self.file(number), tensors, state)

@@ -239,7 +239,7 @@ def remove(
             for tensor, value in zip(old, new, strict=True):
                 if value is not None:
                     tensor.copy_(value)
-    learner.set_masks({**(learner.settings.get("masks") or {}), **masks})
+    learner.set_masks({**learner.masks, **masks})
 
 
 def _shares(learner: MAML, masks: Masks) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def save_sparse(
         ``learner.meta_parameters()`` or a network's ``state_dict()``, of any dtype.
     masks : mapping of name to bool or 0/1 Tensor
         True where a weight is kept; tensors without a mask are kept whole. A learner with masks
-        has them as ``learner.settings["masks"]``.
+        has them as ``learner.masks``.
     config : mapping, optional
         What is to be stored with them, as JSON.
 

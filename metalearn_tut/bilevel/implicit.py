@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from numbers import Real
@@ -21,7 +20,7 @@ from metalearn_tut.bilevel.objective import (
     TaskLoss,
     collect,
 )
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.tasks.sampler import as_integer, check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 Vector = Params
@@ -85,7 +84,7 @@ def implicit_gradients(
     params, lr = start(metas)
     stepped = list(params) if groups is None else list(dict.fromkeys(chain(*groups)))
     _check(pull, stepped, solver, lr, others)
-    solver_steps = check_solver_steps(solver_steps)
+    solver_steps = _check_solver_steps(solver_steps)
     forward, norm = functional(model), norm_of(model)
     inner_loss = loss if inner_loss is None else inner_loss
     inner = {"steps": steps, "lr": lr, "pull": pull, "masks": masks, "groups": groups}
@@ -142,13 +141,10 @@ def _check(
         raise ValueError("solver='neumann' needs one number as inner_lr; use solver='cg'")
 
 
-def check_solver_steps(solver_steps: int) -> int:
-    """Refuse a number of products that is none; the number as a plain int."""
-    try:
-        count = operator.index(solver_steps)
-    except TypeError:
-        count = -1
-    if count < 0 or isinstance(solver_steps, bool):
+def _check_solver_steps(solver_steps: int) -> int:
+    """The number of products as a plain integer."""
+    count = as_integer(solver_steps)
+    if count is None or count < 0:
         raise ValueError(f"solver_steps must be an integer >= 0, got {solver_steps!r}")
     return count
 

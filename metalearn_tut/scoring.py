@@ -23,7 +23,7 @@ _ELEMENTWISE_MODULES = (
 
 
 def is_classification(outputs: Tensor, targets: Tensor) -> bool:
-    """Whether these are logits ``[B, N]``, N >= 2, and class indices ``[B]``: what accuracy is of."""
+    """Whether these are logits ``[B, N]``, N >= 2, and class indices ``[B]``."""
     return (
         outputs.ndim == 2
         and outputs.shape[1] > 1

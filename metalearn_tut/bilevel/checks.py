@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from numbers import Real
@@ -12,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel.inner import Params, Rate, is_per_step
+from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.tasks.sampler import as_integer
 from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
 
 
@@ -45,11 +46,8 @@ def whole_number(name: str, value: object, least: int = 0) -> int:
     ValueError
         If it is not an integer of at least ``least``.
     """
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = least - 1
-    if number < least:
+    number = as_integer(value)
+    if number is None or number < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
     return number
 
@@ -166,13 +164,13 @@ def check_targets(
 
 
 def ways_of(model: nn.Module, params: Mapping[str, Tensor]) -> int | None:
-    """Number of outputs, where it is sure: of a network of this package, or of an ``nn.Sequential``.
+    """Number of outputs where it is sure: of a network of this package or an ``nn.Sequential``.
 
     There it is the number of rows of the ``head``, or of the last layer. None where it cannot be
     told: a layer's name says nothing.
     """
     path = []
-    if isinstance(model, FewShotNetwork):
+    if isinstance(model, (FewShotNetwork, CifarResNet)):
         path, model = ["head"], model.head
     while isinstance(model, nn.Sequential) and len(model):
         name, model = list(model.named_children())[-1]

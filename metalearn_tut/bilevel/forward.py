@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import signature
 
 import torch
@@ -24,6 +24,37 @@ def parameters_of(model: nn.Module) -> Params:
 def trainable_of(model: nn.Module) -> Params:
     """Those of :func:`parameters_of` that are not frozen (``requires_grad``)."""
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def completed(model: nn.Module, params: Params) -> Params:
+    """All parameters of the model, the frozen ones with the leading task dimension of the others.
+
+    Raises
+    ------
+    ValueError
+        If all parameters are frozen.
+    """
+    own = parameters_of(model)
+    known = next((n for n in own if n in params), None)
+    if known is None:
+        raise ValueError(
+            f"{type(model).__name__} has nothing to adapt: all parameters are frozen "
+            "(requires_grad=False)"
+        )
+    lead = params[known].shape[: params[known].ndim - own[known].ndim]
+    return {
+        n: params[n] if n in params else p.detach().expand(*lead, *p.shape) for n, p in own.items()
+    }
+
+
+def stepped_groups(
+    model: nn.Module, groups: Sequence[Sequence[str]] | None
+) -> Sequence[Sequence[str]] | None:
+    """The groups that an inner loop steps without the frozen parameters; None for all at once."""
+    frozen = parameters_of(model).keys() - trainable_of(model).keys()
+    if groups is None:
+        return [list(trainable_of(model))] if frozen else None
+    return [[name for name in group if name not in frozen] for group in groups]
 
 
 def functional(model: nn.Module, *, training: bool | None = None) -> Forward:

@@ -70,7 +70,7 @@ def higher_path(
             updated = diffopt.step(
                 value,
                 params=list(current.values()),
-                override={"lr": [rate_at(lr, k, n) for n in current]},
+                override={"lr": [rate_at(lr, k, n) if n in group else 0.0 for n in current]},
                 grad_callback=partial(shaped, group),
             )
             current = dict(zip(current, updated, strict=True))

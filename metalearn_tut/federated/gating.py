@@ -19,8 +19,9 @@ from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, pre
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.federated.differences import difference_gradients
 from metalearn_tut.federated.stages import STAGES, Stages
-from metalearn_tut.learner import Predictor, TaskLosses, accuracy_of, attach_gradients
+from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.models.channel_gated import ChannelGated
+from metalearn_tut.scoring import scores
 from metalearn_tut.tasks.sampler import check_choice, check_seed
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -183,7 +184,7 @@ class MetaGater:
         batch = prepare(batch, metas, ways_of(self.model, metas), (self.loss, self.loss))
         sparsity = self.sparsity if progress >= self.warmup else 0.0
         result = TaskGradients.of_tasks(metas, (self._task(t, sparsity) for t in batch))
-        accuracy = accuracy_of(result.outputs, batch.query_y)
+        accuracy = scores(None, result.outputs, batch.query_y)
         return TaskLosses(attach_gradients(result, metas), accuracy)
 
     def _task(self, task: Task, sparsity: float) -> tuple[Tensor, Tensor, list[Tensor]]:

@@ -92,6 +92,14 @@ def without_statistics(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, _NormBase) and not _is_filled(m)]
 
 
+def forget_statistics(model: nn.Module) -> None:
+    """Reset running statistics of layers in training mode: weights that are trained leave them."""
+    for layer in model.modules():
+        filled = isinstance(layer, _NormBase) and layer.running_mean is not None
+        if filled and layer.training and layer.num_batches_tracked:
+            layer.reset_running_stats()
+
+
 def _is_filled(norm: _NormBase) -> bool:
     if norm.training or norm.running_mean is None or norm.running_var is None:
         return False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -23,11 +26,13 @@ def same(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b.to(a), rtol=0.0, atol=close * (1 + size), equal_nan=True)
 
 
-def depends_on_others(network: nn.Module, x: Tensor) -> bool:
-    """Whether the answer to the first of ``x [B, ...]`` changes when it comes alone."""
-    with torch.no_grad():
-        together = with_tensors(network, {})(_company(x))
-        return not same(with_tensors(network, {})(x[:1]), together[:1])
+def depends_on_others(answer: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """Whether the answer to the first of ``x [B, ...]`` changes, or fails, when it comes alone."""
+    together = answer(x)[:1]
+    try:
+        return not same(answer(x[:1]), together)
+    except (RuntimeError, ValueError):  # PyTorch's batch norms refuse a batch of one
+        return True
 
 
 def prove_alone(network: nn.Module, x: Tensor) -> None:
@@ -38,7 +43,7 @@ def prove_alone(network: nn.Module, x: Tensor) -> None:
     ValueError
         If the first of ``x [B, ...]`` does not get alone the answer that it gets in a batch.
     """
-    if depends_on_others(network, x):
+    if depends_on_others(lambda rows: with_tensors(network, {})(rows), _company(x)):
         raise ValueError(
             f"{type(network).__name__} cannot be deployed: {_culprit(network, x)} normalizes an "
             "input by those that come with it, so that an answer would depend on its company; "
@@ -49,13 +54,12 @@ def prove_alone(network: nn.Module, x: Tensor) -> None:
 def _culprit(network: nn.Module, x: Tensor) -> str:
     """The first layer that makes of the same input something else when it comes alone."""
     modules = dict(network.named_modules())
-    pairs = zip(_calls(network, _company(x)), _calls(network, x[:1]), strict=False)
-    for (name, given, gave), (_, given_alone, gave_alone) in pairs:
+    pairs = zip_longest(_calls(network, _company(x)), _calls(network, x[:1]))
+    for (name, given, gave), alone in pairs:
         where = f"layer {name!r} ({type(modules[name]).__name__})" if name else "its only layer"
-        if not _first(given, given_alone):
-            return f"what its forward() does before {where}"
-        if not _first(gave, gave_alone):
-            return where
+        if alone is None or not _first(gave, alone[2]):
+            alike = alone is None or _first(given, alone[1])
+            return where if alike else f"what its forward() does before {where}"
     return "its forward()"
 
 
@@ -103,6 +107,6 @@ def _calls(network: nn.Module, x: Tensor) -> list[Call]:
     for name, layer in twin.named_modules():
         if not [*layer.children()]:
             layer.register_forward_hook(hook_of(name))
-    with torch.no_grad():
+    with torch.no_grad(), suppress(RuntimeError, ValueError):
         twin(x)
     return calls

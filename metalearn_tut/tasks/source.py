@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +116,8 @@ class ClassSource:
     @cached_property
     def _fingerprint(self) -> str:
         names, groups = (list(map(str, part)) for part in (self.class_names, self.groups))
-        return content_hash([names, groups, self.turns, self.within_group, *self._contents()])
+        facts = [names, groups, self.turns, self.within_group]
+        return content_hash(chain(facts, self._contents()))  # one piece of images at a time
 
     def _contents(self) -> Iterator[Any]:
         """Of every class the number of its images, and the images, a few at a time."""

@@ -8,6 +8,7 @@ sizes beyond the constants below. A member never yields more than the size it de
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import stat
 import tarfile
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NoReturn
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -38,8 +39,10 @@ Read = Callable[[str], bytes]
 
 def is_hidden(name: str) -> bool:
     """Whether a file is a by-product of the system that made or packed the folder."""
-    parts = PurePosixPath(name).parts
-    return any((part.startswith(".") and part != "..") or part.lower() in _LITTER for part in parts)
+    return any(
+        (part.startswith(".") and part not in (".", "..")) or part.lower() in _LITTER
+        for part in name.split("/")
+    )
 
 
 @contextmanager
@@ -64,8 +67,12 @@ def opened(path: Path) -> Iterator[tuple[list[str], Read]]:
             with _damage_named(f"{name} in {path}"):
                 return read_raw(name)
 
-        # as the same folder is sorted on every system: macOS stores accents apart
-        yield sorted(names, key=lambda name: (unicodedata.normalize("NFC", name), name)), read
+        yield sorted(names, key=_everywhere), read
+
+
+def _everywhere(name: str) -> tuple[str, str]:
+    """What sorts a folder's files alike on every system: macOS stores accents apart."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name), name
 
 
 class Refused(ValueError):
@@ -190,7 +197,7 @@ def _by_name(path: Path, members: list[tuple[str, object]]) -> dict[str, object]
     """Members under their plain names, of which each may occur once."""
     found: dict[str, object] = {}
     for name, member in members:
-        plain = str(PurePosixPath(name))
+        plain = posixpath.normpath(name)
         if plain in found:
             raise Refused(f"refused: {path} holds {plain} twice")
         found[plain] = member

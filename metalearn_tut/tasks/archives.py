@@ -116,6 +116,13 @@ def walked(folder: Path) -> Iterator[str]:
                 yield (inside / name).as_posix()
 
 
+def empty_folders(path: Path) -> list[str]:
+    """The folders inside a folder that hold nothing; of an archive, none."""
+    found = (Path(place) for place, folders, files in os.walk(path) if not folders + files)
+    names = (folder.relative_to(path).as_posix() for folder in found)
+    return [name for name in names if name != "." and not is_hidden(name)]
+
+
 def _raise(error: OSError) -> NoReturn:
     raise error
 

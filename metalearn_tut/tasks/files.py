@@ -88,7 +88,7 @@ def fingerprint(paths: Sequence[Path], *settings: object) -> str:
     for path in paths:
         inside = sorted(path / name for name in walked(path)) if path.is_dir() else [path]
         for file in inside:
-            found = file.stat()
+            found = file.stat() if file.exists() else file.lstat()  # a link to nothing
             name = file.relative_to(path.parent).as_posix()
             times = f"{found.st_mtime_ns} {found.st_ctime_ns}"
             digest.update(f"\n{name} {found.st_size} {times}".encode())

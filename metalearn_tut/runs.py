@@ -53,10 +53,18 @@ from metalearn_tut.tasks.tensor_file import read_tensors
 
 Config = Mapping[str, Any]
 
+
+def _image_folder(split: str, root: str | os.PathLike[str] | None = None, **options: Any) -> Any:
+    if root is None:
+        raise ValueError("image_folder needs root (--root): the folder of your pictures")
+    return tasks.image_folder(root, split, **options)
+
+
 SOURCES: dict[str, Callable[..., ClassSource]] = {
     "glyphs": tasks.glyphs,
     "omniglot": tasks.omniglot,
     "mini_imagenet": tasks.mini_imagenet,
+    "image_folder": _image_folder,
 }
 
 

@@ -18,7 +18,7 @@ from metalearn_tut.bilevel import (
 from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.federated.differences import difference_gradients
-from metalearn_tut.federated.stages import STAGES, Stages
+from metalearn_tut.federated.stages import STAGES, Stages, trainable
 from metalearn_tut.learner import Predictor, TaskLosses, accuracy_of, attach_gradients
 from metalearn_tut.models.channel_gated import ChannelGated
 from metalearn_tut.tasks.sampler import check_choice, check_seed
@@ -37,23 +37,24 @@ class MetaGater:
     ``phi_i = phi - gate_lr · grad_phi [L(theta_i, phi) + sparsity · R(theta_i, phi)]``
 
     and on its query set ``F_i = L(theta_i, phi_i) + sparsity · R(theta_i, phi_i)``, R the mean
-    share of open filters (:func:`~metalearn_tut.models.open_share`).
+    share of open filters (:func:`~metalearn_tut.models.open_share`), or, as by default, what of
+    it is above a target. Frozen parameters are in neither part: they stay as they are.
 
     Parameters
     ----------
     model : ChannelGatedConv4 or ChannelGatedResNet12
         Its parameters are theta and phi, trained in place.
-    inner_lr, gate_lr : float
+    inner_lr, gate_lr : float, default 0.4
         Step sizes of backbone and gates, >= 0; ``gate_lr`` is ``inner_lr`` by default.
     stages : sequence of {"backbone", "gates"}, default ("backbone", "gates")
         The steps, in order. Each takes its gradient at what those before it made. Several of a
         kind are several steps; none at all is FedAvg with gates.
     backbone_gates : {"open", "gated"}
         Gates in a step of the backbone: all open, or by ``phi``.
-    sparsity : float, default 0
-        Weight of R, >= 0.
-    target : float, optional
-        Penalize only what R has more than this: ``max(R - target, 0)``.
+    sparsity : float, default 2
+        Weight of R, >= 0; 0 prices nothing.
+    target : float or None, default 0.5
+        Penalize only what R has more than this: ``max(R - target, 0)``; None penalizes R.
     two_sided : bool, default False
         With a target, penalize ``|R - target|``.
     warmup : float, default 0
@@ -111,13 +112,13 @@ class MetaGater:
     def __init__(
         self,
         model: ChannelGated,
-        inner_lr: float = 0.1,
+        inner_lr: float = 0.4,
         gate_lr: float | None = None,
         *,
         stages: Sequence[str] = STAGES,
         backbone_gates: str = "open",
-        sparsity: float = 0.0,
-        target: float | None = None,
+        sparsity: float = 2.0,
+        target: float | None = 0.5,
         two_sided: bool = False,
         warmup: float = 0.0,
         update: str = "full",
@@ -164,8 +165,8 @@ class MetaGater:
         )
 
     def meta_parameters(self) -> Params:
-        """All parameters of the model: those of gates are called ``gates.*``."""
-        return parameters_of(self.model)
+        """The parameters that are not frozen: those of gates are called ``gates.*``."""
+        return trainable(self.model)
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """F of each task, with its meta-gradient attached, and the accuracy on the query set.
@@ -229,4 +230,5 @@ class MetaGater:
         generator = torch.Generator(x.device).manual_seed(self.seed)
         noise = self.model.noise(len(x), generator)
         *_, (_, end) = self.inner.steps(params, x, y, noise, self.sparsity)
+        end = {**parameters_of(self.model), **end}  # and what is frozen
         return Predictor(self.model, {n: p.clone() for n, p in end.items()}, support_x)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -18,6 +20,23 @@ from metalearn_tut.tasks.sampler import (
 )
 from metalearn_tut.tasks.source import ClassSource
 from metalearn_tut.tasks.task import Task
+
+
+def digest(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
+    """Sixteen letters that stand for named arrays: their names, types, shapes and numbers.
+
+    Examples
+    --------
+    >>> digest([("w", np.zeros(2))]) == digest([("w", np.zeros(2))])
+    True
+    >>> digest([("w", np.zeros(2))]) == digest([("w", np.zeros((1, 2)))])
+    False
+    """
+    total = blake2b(digest_size=8)
+    for name, array in arrays:
+        total.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +79,18 @@ class Node:
 
     def __repr__(self) -> str:
         return f"Node({self.number}: {self.size} images of {len(self.classes)} classes)"
+
+    def fingerprint(self) -> str:
+        """Of the content: two nodes with the same images under the same labels have the same.
+
+        Computed once: data that changes afterwards is not looked at again.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        parts = zip(self.labels, self.classes, self.positions, strict=True)
+        return digest((str(label), self.source.images_of(c, own)) for label, c, own in parts)
 
     def sampler(self, support: int, query: int, seed: int = 0) -> NodeSampler:
         """Tasks with ``support`` and ``query`` images of this node."""

@@ -36,6 +36,11 @@ class Step(NamedTuple):
     constant: frozenset[str]
 
 
+def trainable(model: nn.Module) -> Params:
+    """The parameters that are not frozen, by name."""
+    return {n: p for n, p in parameters_of(model).items() if p.requires_grad}
+
+
 @dataclass(frozen=True)
 class Stages:
     """The inner loop and the losses of :class:`~metalearn_tut.federated.MetaGater`.
@@ -65,7 +70,7 @@ class Stages:
 
     def groups(self) -> dict[str, list[str]]:
         """The names of the parameters that each stage moves."""
-        names = list(parameters_of(self.model))
+        names = list(trainable(self.model))
         gates = [name for name in names if name.startswith("gates.")]
         return {"backbone": [name for name in names if name not in gates], "gates": gates}
 

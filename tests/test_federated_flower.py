@@ -9,13 +9,14 @@ import sys
 import time
 import types
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from bilevel_cases import assert_same
 from federated_cases import gater_federation, maml_federation
 
-from metalearn_tut.federated import flower_app, flower_local, in_process, run_rounds, state_of
+from metalearn_tut.federated import flower_app, flower_processes, in_process, run_rounds, state_of
 from metalearn_tut.federated.flower_app import apps, make_federation
 from metalearn_tut.federated.flower_local import LocalFlower
 from metalearn_tut.tasks.tensor_file import read_tensors
@@ -69,14 +70,14 @@ def test_without_flower_the_error_says_what_to_install(monkeypatch):
 
 
 def test_a_port_in_use_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(flower_local, "version", lambda name: "1.41.0")
+    monkeypatch.setattr(flower_processes, "version", lambda name: "1.41.0")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"port {port} is in use: name another one"):
             LocalFlower(tmp_path, 2, GATER, port=port)
-    assert flower_local.check_port(flower_local.free_port()) > 0
+    assert flower_processes.check_port(flower_processes.free_port()) > 0
     with pytest.raises(ValueError, match=r"port must be in 1..65535, got 0"):
         LocalFlower(tmp_path, 2, GATER, port=0)
     with pytest.raises(ValueError, match="clients must be at least 1, got 0"):
@@ -84,7 +85,7 @@ def test_a_port_in_use_is_named(tmp_path, monkeypatch):
 
 
 def test_an_old_flower_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(flower_local, "version", lambda name: "1.30.0")
+    monkeypatch.setattr(flower_processes, "version", lambda name: "1.30.0")
     with pytest.raises(ImportError, match=r"needs flwr 1.41 or newer .*, found 1.30.0"):
         LocalFlower(tmp_path, 2, GATER)
 
@@ -98,7 +99,7 @@ class FakeGrid:
     def __init__(self, client_app, clients, behave=None):
         self.app, self.behave = client_app, behave or {}
         self.nodes = {1000 + client: client for client in range(clients)}
-        self.replies, self.pushed = {}, []
+        self.replies, self.pushed, self.memory = {}, [], {}
 
     def get_node_ids(self):
         return [node for node in self.nodes if self.behave.get(self.nodes[node]) != "gone"]
@@ -125,7 +126,8 @@ class FakeGrid:
             try:
                 if how == "raises":
                     raise RuntimeError("out of memory")
-                self.replies[ids[-1]] = self.app(message, self.context(client))
+                arrived = deepcopy(message)  # as if it had travelled
+                self.replies[ids[-1]] = self.app(arrived, self.context(client))
             except Exception as error:
                 self.replies[ids[-1]] = Message(Error(0, str(error)), reply_to=message)
         return ids
@@ -138,7 +140,8 @@ class FakeGrid:
 
         config = {"partition-id": client, "num-partitions": len(self.nodes)}
         config = {} if self.behave.get(client) == "nobody" else config
-        return Context(1, 1000 + client, config, RecordDict(), run_config)
+        state = self.memory.setdefault(client, RecordDict())
+        return Context(1, 1000 + client, config, state, run_config)
 
 
 @pytest.fixture

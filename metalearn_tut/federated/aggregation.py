@@ -99,6 +99,7 @@ def weighted_average(states: Sequence[State], weights: Sequence[float], current:
     current : dict
         The server's own state. If no weight is positive it is returned as it is, and its
         integers (counters, masks) are kept in any case: their average would mean nothing.
+        What its masks have pruned is zero, whatever clients say.
 
     Raises
     ------
@@ -131,6 +132,8 @@ def weighted_average(states: Sequence[State], weights: Sequence[float], current:
                 w * state[name].double() for state, w in zip(states, weights, strict=True) if w
             )
             averaged[name] = (sum(parts) / total).to(own)
+            if (mask := current.get(_MASK + name)) is not None:
+                averaged[name] = averaged[name].masked_fill(~mask, 0.0)
         else:
             averaged[name] = own
     return averaged

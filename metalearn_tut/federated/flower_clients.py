@@ -71,8 +71,6 @@ class FlowerClients:
 
     def __call__(self, chosen: Sequence[int], state: State, number: int) -> dict[int, Any]:
         """What came back of each client; RuntimeError if no node has ever come."""
-        from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-
         nodes, deadline = self.connected(), time.monotonic() + self.wait
         while not self.begun and len(nodes) < len(self.federation.nodes):
             if time.monotonic() > deadline:
@@ -82,30 +80,50 @@ class FlowerClients:
         if not self.known:
             raise RuntimeError(f"no node has connected within {self.wait:g} s")
         self.begun = True
-        arrays = ArrayRecord(torch_state_dict=on_cpu(state))
-        content = RecordDict({"state": arrays, "told": ConfigRecord({"round": number})})
-        sent = {c: (content, nodes[c]) for c in chosen if c in nodes}
-        late = f"no answer within {self.timeout:g} s"
-        found: dict[int, Any] = {c: late if c in nodes else "not connected" for c in chosen}
-        for client, message in exchange(self.grid, sent, "train", self.timeout).items():
-            found[client] = reply_of(message, self.federation)
-        return found
+        found: dict[int, Any] = {c: self.late if c in nodes else "not connected" for c in chosen}
+        return found | self.answers({c: nodes[c] for c in chosen if c in nodes}, state, number)
+
+    @property
+    def late(self) -> str:
+        """What is said of a client that did not answer."""
+        return f"no answer within {self.timeout:g} s"
+
+    def answers(self, nodes: Mapping[int, int], state: State, number: int) -> dict[int, Any]:
+        """What came back of the clients (client -> node id) that can be asked, if anything did."""
+        content = question(state, {"round": number})
+        sent = {client: (content, node) for client, node in nodes.items()}
+        came = exchange(self.grid, sent, "train", self.timeout)
+        return {client: reply_of(message, self.federation) for client, message in came.items()}
+
+
+def question(state: State, told: Mapping[str, int | float]) -> RecordDict:
+    """What a client is sent."""
+    from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+    arrays = ArrayRecord(torch_state_dict=on_cpu(state))
+    return RecordDict({"state": arrays, "told": ConfigRecord(dict(told))})
 
 
 def exchange(
     grid: Grid, contents: Mapping[int, tuple[RecordDict, int]], kind: str, timeout: float
 ) -> dict[int, Message]:
-    """Send each content to its node, and wait for the replies as long as is allowed.
+    """Send each content to its node, and wait for the replies as long as is allowed."""
+    from flwr.app import Message
+
+    ttl = {"ttl": float(timeout)}
+    messages = {key: Message(c, node, kind, **ttl) for key, (c, node) in contents.items()}
+    return delivered(grid, messages, timeout)
+
+
+def delivered(grid: Grid, messages: Mapping[int, Message], timeout: float) -> dict[int, Message]:
+    """The replies to messages, by their keys, as far as they come in time.
 
     Flower's own ``send_and_receive`` looks for replies every three seconds only.
     """
-    from flwr.app import Message
-
-    if not contents:
+    if not messages:
         return {}
     deadline = time.monotonic() + timeout
-    messages = [Message(c, node, kind, ttl=float(timeout)) for c, node in contents.values()]
-    sent = zip(grid.push_messages(messages), contents, strict=False)
+    sent = zip(grid.push_messages(list(messages.values())), messages, strict=False)
     waiting = {message: key for message, key in sent if message}
     found: dict[int, Message] = {}
     while waiting and time.monotonic() < deadline:

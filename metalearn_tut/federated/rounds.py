@@ -101,9 +101,10 @@ def run_rounds(
     >>> source = tasks.from_arrays(torch.randn(120, 4), torch.arange(120) % 6)
     >>> nodes = by_classes(source, nodes=5, classes_per_node=2).train
     >>> learner = per_fed_avg(torch.nn.Linear(4, 6))
-    >>> records = run_rounds(Federation(learner, nodes, rounds=3, support=4, query=6))
+    >>> federation = Federation(learner, nodes, rounds=3, support=4, query=6, fraction=0.5)
+    >>> records = run_rounds(federation)
     >>> records[0]["clients"], records[0]["left_out"], records[0]["bytes_up"]
-    (['node 0', 'node 1', 'node 3', 'node 4'], {}, 480)
+    (['node 1', 'node 3'], {}, 240)
     """
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +17,14 @@ import pytest
 from bilevel_cases import assert_same
 from federated_cases import gater_federation, maml_federation
 
-from metalearn_tut.federated import flower_app, flower_processes, in_process, run_rounds, state_of
+from metalearn_tut.federated import (
+    flower_app,
+    flower_guard,
+    flower_processes,
+    in_process,
+    run_rounds,
+    state_of,
+)
 from metalearn_tut.federated.flower_app import apps, make_federation
 from metalearn_tut.federated.flower_local import LocalFlower
 from metalearn_tut.tasks.tensor_file import read_tensors
@@ -377,3 +385,89 @@ def test_processes_on_loopback_survive_a_node_that_is_killed(tmp_path, monkeypat
 
     run_rounds(federation, ask)
     assert_same(state, state_of(federation.learner), rtol=1e-6)
+
+
+def documented(folder, nodes):
+    """Run the commands by which the documentation makes certificates and nodes' keys."""
+    lines = flower_guard.__doc__.replace("\\\n", " ").splitlines()
+    commands = [line.strip() for line in lines if line.startswith("    ")]
+    made = [c for c in commands if c.split()[0] in ("openssl", "echo", "ssh-keygen")]
+    assert len(made) == 5
+    others = [made[-1].replace("node-0", f"node-{i}") for i in range(1, nodes)]
+    folder.mkdir()
+    for line in [*made, *others]:
+        subprocess.run(["bash", "-c", line], cwd=folder, check=True, capture_output=True)
+    return flower_guard.Guard(folder)
+
+
+guarded = pytest.mark.skipif(
+    any(shutil.which(name) is None for name in ("openssl", "ssh-keygen", "bash")),
+    reason="certificates and keys are made by openssl and ssh-keygen",
+)
+
+
+@slow
+@guarded
+def test_a_node_without_a_registered_key_and_another_server_are_refused(tmp_path, monkeypatch):
+    pytest.importorskip("flwr", minversion="1.41", reason="its programs take other arguments")
+    importable(monkeypatch)
+    skip_where_flower_gives_up()
+    limit = 200.0
+    guard, strange = documented(tmp_path / "keys", 1), documented(tmp_path / "strange", 1)
+    unknown = tmp_path / "unknown"  # the right authority, and a key that nobody registered
+    shutil.copytree(strange.folder, unknown)
+    shutil.copy(guard.folder / "ca.crt", unknown)
+    others = {"key": flower_guard.Guard(unknown), "server": strange, "plain": None}
+    said = {
+        "key": "No SuperNode found with the given public key",
+        "server": "CERTIFICATE_VERIFY_FAILED",
+    }
+    with LocalFlower(tmp_path, 1, GATER, start_limit=limit, guard=guard) as flower:
+        link = flower.processes["superlink"]
+        for name, other in others.items():
+            flower.guard = other
+            flower.start_node(0, name=name)
+        deadline = time.monotonic() + limit
+        while any(flower.processes[name].poll() is None for name in others):
+            assert time.monotonic() < deadline, [flower.log(name) for name in others]
+            assert link.poll() is None
+            time.sleep(0.5)
+        assert all(flower.processes[name].poll() != 0 for name in others)
+        while "Activated node_id" not in flower.log("superlink", 10**6):  # the one that may
+            assert time.monotonic() < deadline, flower.log("superlink")
+            time.sleep(0.5)
+        assert flower.processes["node-0"].poll() is None
+        whole = flower.log("superlink", 10**6)
+        assert whole.count("Activated node_id") == 1 and said["key"] in whole
+        assert said["server"] in flower.log("server", 10**6)
+        flower.guard = strange  # flwr itself, with another authority
+        flower._write()
+        with pytest.raises(RuntimeError, match=r"flwr run failed|did not start the run"):
+            flower.submit(limit)
+        assert "StartRun" not in flower.log("superlink", 10**6)
+
+
+@slow
+@guarded
+def test_processes_with_keys_and_sums_give_the_same_parameters(tmp_path, monkeypatch):
+    """TLS, registered nodes and SecAgg+ over loopback, against plain rounds in this process."""
+    pytest.importorskip("flwr", minversion="1.41", reason="its programs take other arguments")
+    importable(monkeypatch)
+    skip_where_flower_gives_up()
+    limit, arguments = 200.0, '{"n": 2, "rounds": 1}'
+    config = {**MAML, "arguments": arguments, "secure": True, "out": str(tmp_path / "out")}
+    config |= {"timeout": 2 * limit, "wait": limit}
+    guard = documented(tmp_path / "keys", 2)
+    with LocalFlower(tmp_path, 2, config, start_limit=limit, guard=guard) as flower:
+        try:
+            flower.run(5 * limit)
+        except RuntimeError as error:
+            if "timed out" in str(error) or "task-token authentication failed" in str(error):
+                pytest.skip("too busy: Flower's own time limits have passed")
+            raise
+    state, (record,) = saved(tmp_path / "out")
+    assert record["left_out"] == {}
+    federation = maml_federation(n=2, rounds=1)
+    run_rounds(federation)
+    for name, p in state_of(federation.learner).items():
+        assert (state[name] - p).abs().max() < 1e-7, name

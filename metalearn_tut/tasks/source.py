@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from metalearn_tut.tasks.content import content_hash
 from metalearn_tut.tasks.sampler import (
     EpisodeSampler,
     check_choice,
@@ -19,6 +21,7 @@ from metalearn_tut.tasks.sampler import (
 )
 
 SPLITS = ("train", "validation", "test")
+_AT_ONCE = 16 << 20  # bytes of images that are read at a time, for a fingerprint
 
 
 def check_split(split: str, allowed: Sequence[str] = SPLITS) -> None:
@@ -90,6 +93,48 @@ class ClassSource:
         return (
             f"ClassSource({self.name}: {self.n_classes} classes, {shape} {self.images.dtype.name})"
         )
+
+    def fingerprint(self) -> str:
+        """A short name for all that tasks are made of, which another content does not share.
+
+        A hash of every class's images in their order, their dtype and shape, the names of
+        classes and groups, ``turns`` and ``within_group``; not of ``name``, nor of where the
+        images lie. It is computed at the first call, at about a gigabyte a second, and kept.
+
+        Examples
+        --------
+        >>> x, y = np.zeros((4, 2)), [0, 0, 1, 1]
+        >>> one, two = from_arrays(x, y, name="one"), from_arrays(x, y, name="two")
+        >>> one.fingerprint() == two.fingerprint()
+        True
+        >>> one.fingerprint() == from_arrays(x + 1, y).fingerprint()
+        False
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        names, groups = (list(map(str, part)) for part in (self.class_names, self.groups))
+        return content_hash([names, groups, self.turns, self.within_group, *self._contents()])
+
+    def _contents(self) -> Iterator[Any]:
+        """Of every class the number of its images, and the images, a few at a time."""
+        size = max(int(np.prod(self.images.shape[1:])) * self.images.dtype.itemsize, 1)
+        step = max(_AT_ONCE // size, 1)
+        for rows in self.rows:
+            yield len(rows)
+            yield from (self.images[rows[i : i + step]] for i in range(0, len(rows), step))
+
+    def settings(self) -> dict[str, Any]:
+        """What the tasks are made of, as JSON: what :meth:`TaskSampler.settings` compares."""
+        return {
+            "classes": self.n_classes,
+            "shape": list(self.images.shape[1:]),
+            "dtype": self.images.dtype.name,
+            "within_group": self.within_group,
+            "turns": self.turns,
+            "fingerprint": self.fingerprint(),
+        }
 
     def sampler(self, ways: int, shots: int, queries: int = 15, seed: int = 0) -> EpisodeSampler:
         """An :class:`EpisodeSampler` over these classes."""

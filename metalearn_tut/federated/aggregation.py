@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metalearn_tut.bilevel import Params
 from metalearn_tut.learner import Learner
 from metalearn_tut.maml import MAML
+from metalearn_tut.tasks.sampler import as_integer
 
 State = Mapping[str, Tensor]
 _BUFFER, _MASK = "buffer.", "mask."
@@ -160,7 +161,7 @@ def problem_of(reply: Any, current: State) -> str | None:
         return reply
     if not isinstance(reply, Reply):
         return f"a reply was expected, not {type(reply).__name__}"
-    count = _whole(reply.count)
+    count = as_integer(reply.count)
     if count is not None and abs(count) >= 2**63:
         return "its number of images is beyond all numbers"  # perhaps too long to be written
     if count is None or count < 1:
@@ -182,15 +183,6 @@ def plain(reply: Reply) -> Reply:
     """A reply without a problem, its numbers as Python's: records of them are JSON."""
     accuracy = None if reply.accuracy is None else float(reply.accuracy)
     return Reply(reply.state, operator.index(reply.count), float(reply.loss), accuracy)
-
-
-def _whole(value: Any) -> int | None:
-    """The integer that a value stands for, of whatever library; a truth value is none."""
-    try:
-        found = operator.index(value)
-    except TypeError:
-        return None
-    return None if "bool" in str(getattr(value, "dtype", type(value))) else found
 
 
 def _is_finite(value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,8 +12,9 @@ import torch
 from torch import nn
 
 from metalearn_tut.federated.aggregation import Reply, State, load_state, state_of
-from metalearn_tut.federated.nodes import Node, NodeSampler, digest
+from metalearn_tut.federated.nodes import Node, NodeSampler
 from metalearn_tut.learner import Learner
+from metalearn_tut.tasks.content import content_hash
 from metalearn_tut.tasks.sampler import check_count, check_seed, distinct, raw_draws
 
 _CLIENTS, _NOISE = 2**32, 2**33  # streams of random numbers, one a purpose
@@ -85,10 +85,11 @@ class Federation:
     samplers: list[NodeSampler] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_count(
-            rounds=self.rounds, local_steps=self.local_steps, tasks_per_step=self.tasks_per_step
-        )
-        check_seed(self.seed)
+        names = ("rounds", "local_steps", "tasks_per_step")
+        counts = check_count(**{name: getattr(self, name) for name in names})
+        for name, count in zip(names, counts, strict=True):
+            object.__setattr__(self, name, count)
+        object.__setattr__(self, "seed", check_seed(self.seed))
         if not self.nodes:
             raise ValueError("nodes must not be empty")
         numbers = sorted(node.number for node in self.nodes)
@@ -102,6 +103,9 @@ class Federation:
             value = getattr(self, name)
             if value is not None and not 0 <= value < inf:
                 raise ValueError(f"{name} must be finite and >= 0, got {value}")
+        support, query = check_count(support=self.support, query=self.query)
+        object.__setattr__(self, "support", support)
+        object.__setattr__(self, "query", query)
         samplers = [node.sampler(self.support, self.query, self.seed) for node in self.nodes]
         object.__setattr__(self, "samplers", samplers)
 
@@ -154,9 +158,9 @@ class Federation:
         """
         names = ("rounds", "support", "query", "fraction", "local_steps", "tasks_per_step")
         names += ("outer_lr", "gate_outer_lr", "equal_weights", "seed")
-        nodes = {str(place): _node(node) for place, node in enumerate(self.nodes)}
         own = {name: getattr(self, name) for name in names}
-        return json.loads(json.dumps({"learner": _learner(self.learner), "nodes": nodes, **own}))
+        nodes = {f"node {place}": node.settings() for place, node in enumerate(self.nodes)}
+        return {"learner": _learner(self.learner), **nodes, **own}
 
     def _rate(self, name: str) -> float:
         own = self.gate_outer_lr if name.startswith("gates.") else None
@@ -169,16 +173,11 @@ class Federation:
             torch.cuda.manual_seed(number)
 
 
-def _node(node: Node) -> dict[str, Any]:
-    names = ("number", "size", "classes", "labels")
-    return {name: getattr(node, name) for name in names} | {"content": node.fingerprint()}
-
-
 def _learner(learner: Learner) -> dict[str, Any]:
     """What decides the result of a learner, but for what travels."""
     settings, model = getattr(learner, "settings", None), getattr(learner, "model", None)
     own = dict(settings()) if callable(settings) else {}
     parameters = model.named_parameters() if isinstance(model, nn.Module) else ()
-    frozen = [(n, p.detach().cpu().numpy()) for n, p in parameters if not p.requires_grad]
-    own |= {"frozen": digest(frozen)} if frozen else {}
+    if frozen := {n: p for n, p in parameters if not p.requires_grad}:
+        own["frozen"] = content_hash(part for pair in sorted(frozen.items()) for part in pair)
     return {"kind": type(learner).__qualname__, **own}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,10 @@ from metalearn_tut.bilevel import (
 from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.federated.differences import difference_gradients
-from metalearn_tut.federated.stages import STAGES, Stages, trainable
+from metalearn_tut.federated.stages import STAGES, Stages, trainable_of
 from metalearn_tut.learner import Predictor, TaskLosses, accuracy_of, attach_gradients
 from metalearn_tut.models.channel_gated import ChannelGated
+from metalearn_tut.models.describe import described
 from metalearn_tut.tasks.sampler import check_choice, check_seed
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -166,7 +168,15 @@ class MetaGater:
 
     def meta_parameters(self) -> Params:
         """The parameters that are not frozen: those of gates are called ``gates.*``."""
-        return trainable(self.model)
+        return trainable_of(self.model)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what it learns, as JSON."""
+        own = ("sparsity", "warmup", "update", "delta", "seed")
+        inner = ("lr", "stages", "backbone_gates", "how", "target", "two_sided", "detach_stage1")
+        found = {name: getattr(self, name) for name in own}
+        found |= {name: getattr(self.inner, name) for name in inner}
+        return described({**found, "loss": self.loss, "model": self.model})
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """F of each task, with its meta-gradient attached, and the accuracy on the query set.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
 
+from metalearn_tut.tasks.content import content_hash
 from metalearn_tut.tasks.sampler import (
     TaskSampler,
     check_count,
@@ -20,23 +21,6 @@ from metalearn_tut.tasks.sampler import (
 )
 from metalearn_tut.tasks.source import ClassSource
 from metalearn_tut.tasks.task import Task
-
-
-def digest(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
-    """Sixteen letters that stand for named arrays: their names, types, shapes and numbers.
-
-    Examples
-    --------
-    >>> digest([("w", np.zeros(2))]) == digest([("w", np.zeros(2))])
-    True
-    >>> digest([("w", np.zeros(2))]) == digest([("w", np.zeros((1, 2)))])
-    False
-    """
-    total = blake2b(digest_size=8)
-    for name, array in arrays:
-        total.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +65,23 @@ class Node:
         return f"Node({self.number}: {self.size} images of {len(self.classes)} classes)"
 
     def fingerprint(self) -> str:
-        """Of the content: two nodes with the same images under the same labels have the same.
+        """A short name for its images and their labels, which another content does not share.
 
-        Computed once: data that changes afterwards is not looked at again.
+        Computed at the first call and kept.
         """
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        parts = zip(self.labels, self.classes, self.positions, strict=True)
-        return digest((str(label), self.source.images_of(c, own)) for label, c, own in parts)
+        own = zip(self.classes, self.positions, strict=True)
+        images = (self.source.images_of(c, positions) for c, positions in own)
+        return content_hash([list(map(int, self.labels)), *images])
+
+    def settings(self) -> dict[str, Any]:
+        """What decides its tasks, as JSON."""
+        labels = [int(label) for label in self.labels]
+        own = {"number": int(self.number), "images": self.size, "labels": labels}
+        return {**own, "fingerprint": self.fingerprint()}
 
     def sampler(self, support: int, query: int, seed: int = 0) -> NodeSampler:
         """Tasks with ``support`` and ``query`` images of this node."""
@@ -127,9 +118,11 @@ class NodeSampler(TaskSampler):
     ([2, 3], torch.Size([4, 2]))
     """
 
+    decided_by = ("node", "support", "query", "seed")
+
     def __init__(self, node: Node, support: int, query: int, seed: int = 0) -> None:
-        check_count(support=support, query=query)
-        check_seed(seed)
+        support, query = check_count(support=support, query=query)
+        seed = check_seed(seed)
         if node.size < support + query:
             raise ValueError(
                 f"{node.name} has {node.size} images, fewer than support + query = "
@@ -200,6 +193,8 @@ class Across(TaskSampler):
     >>> Across(nodes, support=2, query=3)[1].query_y
     tensor([1, 1, 1])
     """
+
+    decided_by = ("samplers",)
 
     def __init__(self, nodes: Sequence[Node], support: int, query: int, seed: int = 0) -> None:
         if not nodes:

@@ -104,7 +104,7 @@ def run_rounds(
     >>> federation = Federation(learner, nodes, rounds=3, support=4, query=6, fraction=0.5)
     >>> records = run_rounds(federation)
     >>> records[0]["clients"], records[0]["left_out"], records[0]["bytes_up"]
-    (['node 1', 'node 3'], {}, 240)
+    (['node 1', 'node 4'], {}, 240)
     """
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel import Params, functional, inner_loop, parameters_of
-from metalearn_tut.bilevel.forward import norm_of
+from metalearn_tut.bilevel import Params, functional, inner_loop
+from metalearn_tut.bilevel.forward import norm_of, parameters_of
 from metalearn_tut.bilevel.inner import Loss
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.models.channel_gated import ChannelGated
@@ -36,7 +36,7 @@ class Step(NamedTuple):
     constant: frozenset[str]
 
 
-def trainable(model: nn.Module) -> Params:
+def trainable_of(model: nn.Module) -> Params:
     """The parameters that are not frozen, by name."""
     return {n: p for n, p in parameters_of(model).items() if p.requires_grad}
 
@@ -70,7 +70,7 @@ class Stages:
 
     def groups(self) -> dict[str, list[str]]:
         """The names of the parameters that each stage moves."""
-        names = list(trainable(self.model))
+        names = list(trainable_of(self.model))
         gates = [name for name in names if name.startswith("gates.")]
         return {"backbone": [name for name in names if name not in gates], "gates": gates}
 

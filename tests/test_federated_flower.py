@@ -10,12 +10,13 @@ import sys
 import time
 import types
 from contextlib import suppress
-from copy import deepcopy
 from pathlib import Path
 
+import federated_grid
 import pytest
 from bilevel_cases import assert_same
 from federated_cases import gater_federation, maml_federation
+from federated_grid import FakeGrid
 
 from metalearn_tut.federated import (
     flower_app,
@@ -101,72 +102,10 @@ def test_an_old_flower_is_refused(tmp_path, monkeypatch):
 # Flower's messages in one process
 
 
-class FakeGrid:
-    """Nodes that answer at once, in this process; some of them badly."""
-
-    def __init__(self, client_app, clients, behave=None):
-        self.app, self.behave = client_app, behave or {}
-        self.nodes = {1000 + client: client for client in range(clients)}
-        self.replies, self.pushed, self.memory = {}, [], {}
-
-    def get_node_ids(self):
-        return [node for node in self.nodes if self.behave.get(self.nodes[node]) != "gone"]
-
-    def push_messages(self, messages):
-        from flwr.app import Error, Message, RecordDict
-
-        ids = []
-        for message in messages:
-            client = self.nodes[message.metadata.dst_node_id]
-            kind = message.metadata.message_type
-            self.pushed.append((kind, client))
-            ids.append(f"message {len(self.pushed)}")
-            message.metadata.__dict__["_message_id"] = ids[-1]
-            how = self.behave.get(client) if kind == "train" else None
-            if how == "late":
-                continue
-            if how == "unsent":
-                ids[-1] = None
-                continue
-            if how == "empty":
-                self.replies[ids[-1]] = Message(RecordDict(), reply_to=message)
-                continue
-            try:
-                if how == "raises":
-                    raise RuntimeError("out of memory")
-                arrived = deepcopy(message)  # as if it had travelled
-                self.replies[ids[-1]] = self.app(arrived, self.context(client))
-            except Exception as error:
-                self.replies[ids[-1]] = Message(Error(0, str(error)), reply_to=message)
-        return ids
-
-    def pull_messages(self, ids):
-        return [self.replies.pop(i) for i in ids if i in self.replies]
-
-    def context(self, client, **run_config):
-        from flwr.app import Context, RecordDict
-
-        config = {"partition-id": client, "num-partitions": len(self.nodes)}
-        config = {} if self.behave.get(client) == "nobody" else config
-        state = self.memory.setdefault(client, RecordDict())
-        return Context(1, 1000 + client, config, state, run_config)
-
-
 @pytest.fixture
 def flower(monkeypatch):
-    pytest.importorskip("flwr")
-    identity = pytest.importorskip("flwr.supercore.task_identity").TaskIdentity
-    for name in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(identity, name, 1)
-
-    def run(behave=None, clients=None, run_config=None, **config):
-        server_app, client_app = apps(**config)
-        n = clients or len(make_federation(config["experiment"], config["arguments"]).nodes)
-        grid = FakeGrid(client_app, n, behave)
-        server_app(grid, grid.context(0, **(run_config or {})))
-        return grid
-
-    return run
+    federated_grid.identify(monkeypatch)
+    return federated_grid.run
 
 
 def test_flower_and_in_process_runs_are_the_same(flower, tmp_path):
@@ -222,10 +161,8 @@ def test_a_node_that_cannot_say_who_it_is_is_asked_once(flower, tmp_path, caplog
 
 
 def test_without_any_node_the_server_gives_up_in_time(flower):
-    started = time.monotonic()
     with pytest.raises(RuntimeError, match=r"no node has connected within 0.3 s"):
         flower(dict.fromkeys(range(3), "gone"), **MAML, wait=0.3)
-    assert time.monotonic() - started < 5
 
 
 def test_a_killed_server_goes_on_from_its_checkpoint(flower, tmp_path):

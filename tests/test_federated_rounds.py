@@ -34,6 +34,7 @@ from metalearn_tut.federated import (
     load_state,
     per_fed_avg,
     problem_of,
+    rounds,
     run_rounds,
     state_of,
     weighted_average,
@@ -332,10 +333,21 @@ def test_a_hostile_client_is_left_out_named_and_the_round_goes_on(what, caplog):
     assert_same(state_of(federation.learner), state_of(without.learner), rtol=0)
 
 
-def test_a_late_client_is_left_out_and_disturbs_nobody():
+def test_a_late_client_is_left_out_and_disturbs_nobody(monkeypatch):
     federation, without = maml_federation(rounds=2), maml_federation(rounds=2)
-    release, real = threading.Event(), federation.samplers[1].tasks
-    federation.samplers[1].tasks = lambda indices: release.wait(60) and real(indices)
+    release, real, stuck = threading.Event(), federation.samplers[1].tasks, set()
+
+    def late(indices):
+        stuck.add(threading.current_thread())
+        return release.wait(600) and real(indices)
+
+    class Thread(threading.Thread):  # too late is who waits, however slow the others are
+        def join(self, timeout=None):
+            while self.is_alive() and not (timeout == 2.0 and self in stuck):
+                super().join(0.01)
+
+    monkeypatch.setattr(rounds.threading, "Thread", Thread)
+    federation.samplers[1].tasks = late
     before = set(threading.enumerate())
     records = run_rounds(federation, in_process(federation, timeout=2.0))
     assert [r["left_out"] for r in records] == [{"node 1": "no answer within 2 s"}] * 2

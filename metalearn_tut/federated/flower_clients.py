@@ -126,11 +126,13 @@ def delivered(grid: Grid, messages: Mapping[int, Message], timeout: float) -> di
     sent = zip(grid.push_messages(list(messages.values())), messages, strict=False)
     waiting = {message: key for message, key in sent if message}
     found: dict[int, Message] = {}
-    while waiting and time.monotonic() < deadline:
+    while waiting:
         for reply in grid.pull_messages(list(waiting)):
             key = waiting.pop(reply.metadata.reply_to_message_id, None)
             if key is not None:
                 found[key] = reply
+        if time.monotonic() >= deadline:  # looked at last: what has come by then counts
+            break
         if waiting:
             time.sleep(_POLL)
     return found

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _MODULUS = 2**32  # Flower's masks are of 32 bits
 _TOLD = 3  # loss, accuracy, and whether there is one
+# When a stage has to be over, as a share of a round: keys, their shares, updates, unmasking
+_SHARES = (1 / 8, 1 / 4, 7 / 8, 1.0)
 
 
 class SecureClients(FlowerClients):
@@ -90,21 +92,29 @@ class SecureClients(FlowerClients):
 
 
 class _Postman:
-    """A grid for Flower's workflow, which keeps the time limit of a round and what went wrong."""
+    """A grid for Flower's workflow: one time limit for a round, and what went wrong, by node.
+
+    Each stage has its share of the time, so that a node that is late in one does not take the
+    next one's.
+    """
 
     def __init__(self, grid: Grid, timeout: float) -> None:
-        self.grid, self.deadline = grid, time.monotonic() + timeout
-        self.errors: dict[int, str] = {}  # by node
+        self.grid, self.timeout, self.start = grid, timeout, time.monotonic()
+        self.shares = iter(_SHARES)
+        self.errors: dict[int, str] = {}
 
     def send_and_receive(
         self, messages: Sequence[Message], *, timeout: float | None = None
     ) -> list[Message]:
         """The replies that come in time."""
-        left = max(self.deadline - time.monotonic(), 0.0)
-        came = delivered(self.grid, dict(enumerate(messages)), left)
-        for key, reply in came.items():
-            if reply.has_error():
-                node, error = messages[key].metadata.dst_node_id, reply.error
+        end = self.start + next(self.shares) * self.timeout
+        came = delivered(self.grid, dict(enumerate(messages)), max(end - time.monotonic(), 0.0))
+        for key, message in enumerate(messages):
+            node = message.metadata.dst_node_id
+            if key not in came:
+                self.errors[node] = "no answer in time"
+            elif came[key].has_error():
+                error = came[key].error
                 self.errors[node] = f"error {error.code}: {error.reason}"
         return list(came.values())
 
@@ -220,7 +230,7 @@ def to_be_masked(
     parts: list[Tensor] = [(reply.state[n].double() - state[n].double()).flatten() for n in floats]
     known = reply.accuracy is not None
     said = [float(reply.loss), float(reply.accuracy) if known else 0.0, float(known)]
-    vector = torch.cat([*(part.cpu() for part in parts), torch.tensor(said).double()])
+    vector = torch.cat([*(part.cpu() for part in parts), torch.tensor(said, dtype=torch.float64)])
     if vector.abs().max() > told["clip"]:
         raise ValueError(f"a number of its update is beyond ±{told['clip']:g}: raise clip")
     parameters = ndarrays_to_parameters([vector.numpy()])

@@ -13,8 +13,9 @@ class FakeGrid:
     How a client behaves is a word, or a function of the message that gives one.
     """
 
-    def __init__(self, client_app, clients, behave=None):
+    def __init__(self, client_app, clients, behave=None, run_config=None):
         self.app, self.behave = client_app, behave or {}
+        self.run_config = run_config or {}
         self.nodes = {1000 + client: client for client in range(clients)}
         self.replies, self.pushed, self.memory, self.answered = {}, [], {}, []
 
@@ -54,13 +55,13 @@ class FakeGrid:
     def pull_messages(self, ids):
         return [self.replies.pop(i) for i in ids if i in self.replies]
 
-    def context(self, client, **run_config):
+    def context(self, client):
         from flwr.app import Context, RecordDict
 
         config = {"partition-id": client, "num-partitions": len(self.nodes)}
         config = {} if self.behave.get(client) == "nobody" else config
         state = self.memory.setdefault(client, RecordDict())
-        return Context(1, 1000 + client, config, state, run_config)
+        return Context(1, 1000 + client, config, state, self.run_config)
 
 
 def identify(monkeypatch):
@@ -75,6 +76,6 @@ def run(behave=None, clients=None, run_config=None, **config):
     """A run of the apps with this configuration; returns the grid."""
     server_app, client_app = apps(**config)
     n = clients or len(make_federation(config["experiment"], config["arguments"]).nodes)
-    grid = FakeGrid(client_app, n, behave)
-    server_app(grid, grid.context(0, **(run_config or {})))
+    grid = FakeGrid(client_app, n, behave, run_config)
+    server_app(grid, grid.context(0))
     return grid

@@ -153,14 +153,21 @@ class Federation:
     def describe(self) -> dict[str, Any]:
         """What two runs must have in common to be one, as JSON, and by content.
 
-        That is the numbers above; the ``settings()`` of the learner, and a fingerprint of its
-        frozen parameters; of each node its images and their labels, likewise.
+        That is :meth:`plan`, and of each node its images and their labels by a fingerprint.
+        """
+        nodes = {f"node {place}": node.settings() for place, node in enumerate(self.nodes)}
+        return {**self.plan(), **nodes}
+
+    def plan(self) -> dict[str, Any]:
+        """What all that take part must have in common, as JSON.
+
+        The numbers above, and of the learner its class and ``settings()``, and a fingerprint of
+        its frozen parameters, which do not travel.
         """
         names = ("rounds", "support", "query", "fraction", "local_steps", "tasks_per_step")
         names += ("outer_lr", "gate_outer_lr", "equal_weights", "seed")
-        own = {name: getattr(self, name) for name in names}
-        nodes = {f"node {place}": node.settings() for place, node in enumerate(self.nodes)}
-        return {"learner": _learner(self.learner), **nodes, **own}
+        learner = {f"learner.{name}": value for name, value in _learner(self.learner).items()}
+        return {**learner, **{name: getattr(self, name) for name in names}}
 
     def _rate(self, name: str) -> float:
         own = self.gate_outer_lr if name.startswith("gates.") else None

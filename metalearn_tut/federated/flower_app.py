@@ -16,8 +16,12 @@ imported without ``flwr``. What they do is in the run's configuration::
     wait = 60.0                              # seconds to wait for nodes at the start
     out = "/where/the/server/keeps/its/checkpoint"
 
-Every process makes the federation by itself; what travels is the state. A node is told which
-client it is by ``--node-config "partition-id=0 num-partitions=8"``.
+Every process makes the federation by itself; what travels is the state, and the plan: a node that
+made another one (:meth:`~metalearn_tut.federated.Federation.plan`) says so and does not train. A
+node is told which client it is by ``--node-config "partition-id=0 num-partitions=8"``.
+
+Across machines, certificates and keys keep others out: see
+:mod:`~metalearn_tut.federated.flower_guard`, and there what still leaks.
 
 On one machine there are three ways to run it. As processes that talk over loopback:
 :class:`~metalearn_tut.federated.flower_local.LocalFlower`. In Flower's simulation, for which
@@ -39,7 +43,13 @@ from typing import TYPE_CHECKING, Any
 
 from metalearn_tut.federated.aggregation import Reply, State
 from metalearn_tut.federated.federation import Federation
-from metalearn_tut.federated.flower_clients import FlowerClients, client_of, on_cpu, state_in
+from metalearn_tut.federated.flower_clients import (
+    FlowerClients,
+    check_plan,
+    client_of,
+    on_cpu,
+    state_in,
+)
 from metalearn_tut.federated.flower_sums import SecureClients, to_be_masked
 from metalearn_tut.federated.rounds import run_rounds
 
@@ -130,6 +140,7 @@ def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
     def trained(message: Message, context: Context) -> tuple[Reply, State, float]:
         given = settings(context)
         federation = _own_federation(given["experiment"], given["arguments"])
+        check_plan(federation, message.content)
         state = state_in(message.content, federation)
         number = int(message.content["told"]["round"])
         reply = federation.train(client_of(context, len(federation.nodes)), state, number)

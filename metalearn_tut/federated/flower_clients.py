@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -90,18 +91,36 @@ class FlowerClients:
 
     def answers(self, nodes: Mapping[int, int], state: State, number: int) -> dict[int, Any]:
         """What came back of the clients (client -> node id) that can be asked, if anything did."""
-        content = question(state, {"round": number})
+        content = question(self.federation, state, {"round": number})
         sent = {client: (content, node) for client, node in nodes.items()}
         came = exchange(self.grid, sent, "train", self.timeout)
         return {client: reply_of(message, self.federation) for client, message in came.items()}
 
 
-def question(state: State, told: Mapping[str, int | float]) -> RecordDict:
-    """What a client is sent."""
+def question(federation: Federation, state: State, told: Mapping[str, int | float]) -> RecordDict:
+    """What a client is sent: where to start, and by what plan."""
     from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
     arrays = ArrayRecord(torch_state_dict=on_cpu(state))
-    return RecordDict({"state": arrays, "told": ConfigRecord(dict(told))})
+    record = ConfigRecord({**told, "plan": json.dumps(federation.plan())})
+    return RecordDict({"state": arrays, "told": record})
+
+
+def check_plan(federation: Federation, content: RecordDict) -> None:
+    """Refuse to train by another plan than the server's.
+
+    Raises
+    ------
+    ValueError
+        Naming what differs.
+    """
+    theirs, own = json.loads(content["told"]["plan"]), json.loads(json.dumps(federation.plan()))
+    for name in sorted(theirs.keys() | own.keys()):
+        if theirs.get(name) != own.get(name):
+            raise ValueError(
+                f"this node has another plan than the server: {name} is {own.get(name)!r} here "
+                f"and {theirs.get(name)!r} there"
+            )
 
 
 def exchange(

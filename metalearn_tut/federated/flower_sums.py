@@ -79,7 +79,7 @@ class SecureClients(FlowerClients):
         weights = [self._weight(client) for client in nodes]
         told = {"round": number, "clip": self.clip, "most": max(weights)}
         grid = _Postman(self.grid, self.timeout)
-        average, took_part = _averaged(grid, nodes, question(state, told), told)
+        average, took_part = _averaged(grid, nodes, question(self.federation, state, told), told)
         failed = {c: grid.errors[node] for c, node in nodes.items() if node in grid.errors}
         if average is None:
             return dict.fromkeys(nodes, "too few nodes were left for a sum") | failed

@@ -15,7 +15,6 @@ from metalearn_tut.federated import (
     run_rounds,
     state_of,
 )
-from metalearn_tut.federated.flower_clients import question
 from metalearn_tut.federated.flower_sums import SecureClients, to_be_masked
 from metalearn_tut.tasks.tensor_file import read_tensors
 
@@ -266,5 +265,3 @@ def test_a_sum_of_one_is_refused_before_any_work(monkeypatch):
     assert SecureClients(None, two).answers({3: 1003}, {}, 0) == {
         3: "a sum hides nothing of a single node"
     }
-    pytest.importorskip("flwr")
-    assert question({"w": torch.zeros(1)}, {"round": 0})["told"]["round"] == 0

@@ -29,7 +29,7 @@ def tasks_of(n=1, support=6, query=5):
 
 
 def learner(norm="none", kind="conv4", noise_seed=0, **settings):
-    settings = {"inner_lr": 0.2, "gate_lr": 0.3, "sparsity": 0.4, **settings}
+    settings = {"inner_lr": 0.2, "gate_lr": 0.3, "sparsity": 0.4, "target": None, **settings}
     return MetaGater(gated(kind, norm), **settings, seed=noise_seed)
 
 

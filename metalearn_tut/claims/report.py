@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ def _values(verdicts: Sequence[tuple[Claim, Verdict]], outcome: Outcome) -> dict
             str(claim.number): {n: getattr(claim, n) for n in about} | vars(verdict)
             for claim, verdict in verdicts
         },
-        "seconds": sum(record["values"]["seconds"] for record in records.values()),
+        "seconds": math.fsum(record["values"]["seconds"] for record in records.values()),
         "resumed": [n for n, record in records.items() if record["values"]["resumed"]],
         "commits": sorted({record["commit"] for record in records.values()}),
         "jobs": {n: record["values"]["values"] for n, record in records.items()},

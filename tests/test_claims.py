@@ -15,10 +15,9 @@ import toy_study
 
 from metalearn_tut import claims, cli
 from metalearn_tut.claims import Job, Results, paired
-from metalearn_tut.claims.records import beside, record_of
+from metalearn_tut.claims.records import beside, record_of, write_record
 from metalearn_tut.claims.report import stale
 from metalearn_tut.claims.runner import run_jobs
-from metalearn_tut.results import write_result
 
 ROOT = Path(__file__).parents[1]
 
@@ -170,9 +169,9 @@ def test_what_another_job_left_is_taken_once_it_has_ended(tmp_path):
     for made in (there, here):
         made.mkdir(parents=True)
         assert beside(other, folder, "first") == own  # it is at work, or was cut short
-    write_result(tmp_path / "first" / f"{other.key}.json", config=other.config, values={})
+    write_record(other, tmp_path / "first", {}, seconds=1)
     assert beside(other, folder) == own and beside(other, folder, "first") == there
-    write_result(tmp_path / "second" / f"{other.key}.json", config=other.config, values={})
+    write_record(other, tmp_path / "second", {}, seconds=1)
     assert beside(other, folder) == beside(other, folder, "first") == here
     here.rmdir()  # its record is kept and its checkpoints are not
     assert beside(other, folder) == own
@@ -305,8 +304,13 @@ def test_a_failed_job_means_exit_code_1_and_no_result(tmp_path, capsys, monkeypa
     )
     assert code == 1 and not (tmp_path / "results").exists()
     assert "[1/1] train-0: failed: RuntimeError: this one cannot be done" in out
-    assert "not decided: job train-0 has no result" in out
-    assert out.splitlines()[-1] == "failed: train-0; no result is written"
+    (log,) = (tmp_path / "out").rglob("*.error.txt")
+    failed = f"failed: RuntimeError: this one cannot be done (all of it: {log})"
+    assert f"not decided: job train-0 {failed}" in " ".join(out.split())
+    assert out.splitlines()[-2:] == [
+        failed.replace("failed: ", "failed: train-0: "),
+        "no result is written: the same command does again what failed",
+    ]
 
 
 def test_the_list_says_what_decides(capsys):

@@ -62,7 +62,7 @@ def higher_path(
         return directions
 
     for k in range(steps):
-        for group in [list(params)] if groups is None else groups:
+        for group in [list(params)] if groups is None else filter(len, groups):
             current = {n: alias(p) for n, p in current.items()}
             value = loss(current)
             if pull:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel import Params, functional, inner_loop
+from metalearn_tut.bilevel import Params, functional, inner_loop, trainable_of
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.inner import Loss
 from metalearn_tut.bilevel.objective import TaskLoss

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 _DIGITS = 16  # bytes: two contents share a name with probability 2**-128
+_LIBRARIES = ("torch.", "metalearn_tut.")
 _OF_EVERY_MODULE = set(vars(nn.Module()))
 
 
@@ -52,7 +53,7 @@ def described(value: Any) -> Any:
     """A value as JSON that is equal for equal contents: arrays by their :func:`content_hash`.
 
     What has ``settings()`` is described by it, a dataclass by its fields, a function by its
-    name (one without a name by its code and what it closes over), a network by its layers and
+    code and what it closes over (one of a library by its name), a network by its layers and
     their arguments, whatever its weights and its mode. What is none of these is described by
     its ``repr``, without addresses in memory, or, if it has none, by its attributes.
 
@@ -101,9 +102,10 @@ def _named(value: Any) -> Any:
 
 
 def _function(function: types.FunctionType) -> Any:
-    name = f"{function.__module__}.{function.__qualname__}"
-    if "<" not in function.__qualname__:  # neither a lambda nor made by another function
-        return name
+    """A library's function by its name; one's own, wherever it was moved to, by what it does."""
+    name = function.__qualname__
+    if "<" not in name and f"{function.__module__}".startswith(_LIBRARIES):
+        return f"{function.__module__}.{name}"
     code = function.__code__
     constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
     cells = [cell.cell_contents for cell in function.__closure__ or ()]

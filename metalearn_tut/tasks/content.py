@@ -62,7 +62,7 @@ def described(value: Any) -> Any:
     >>> described({"rates": (0.1, np.float32(0.5)), "shots": np.int64(5)})
     {'rates': [0.1, 0.5], 'shots': 5}
     >>> described(nn.Sequential(nn.Linear(4, 3)))
-    {'network': 'Sequential()', '0': 'Linear(in_features=4, out_features=3, bias=True)'}
+    {'(root)': 'Sequential()', '0': 'Linear(in_features=4, out_features=3, bias=True)'}
     >>> described(nn.functional.mse_loss), described(lambda x: 2 * x) == described(lambda x: 3 * x)
     ('torch.nn.functional.mse_loss', False)
     """
@@ -75,7 +75,8 @@ def described(value: Any) -> Any:
     if callable(getattr(value, "settings", None)) and not isinstance(value, type):
         return value.settings()
     if isinstance(value, nn.Module):
-        return {name or "network": _module(module) for name, module in value.named_modules()}
+        # no layer can be called so: one called "network" is not rare
+        return {name or "(root)": _module(module) for name, module in value.named_modules()}
     if isinstance(value, Mapping):
         return {str(k): described(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -217,10 +217,10 @@ def abp_prune(
         torch.default_generator.manual_seed(seed)
         is_gated = isinstance(network, GatedResNet)
         gated = copy.deepcopy(network) if is_gated else GatedResNet(network)
+    check_trainable(gated.network)  # the gates alone could be trained, but are gone in the end
     number_to_prune(gated, ratio, n_prune, **voting)  # refused now, and not hours later
     if held_out is not None:
         tensors(gated, held_out)
-    check_trainable(gated.network)  # the gates alone could be trained, but are gone in the end
     first, middle, last = first_middle_last
     shared = {"out": out, "seed": seed, "progress": progress}
     history = train_gates(gated, data, first, **shared)

@@ -83,8 +83,7 @@ def _why(module: nn.Module | None) -> str:
 
 def free_parameters(learner: MAML) -> Params:
     """The model's parameters that are meta-learned: neither frozen nor a head at zero."""
-    metas = learner.meta_parameters().items()
-    return {n: p for n, p in metas if n not in learner.rates and p.requires_grad}
+    return {n: p for n, p in learner.meta_parameters().items() if n not in learner.rates}
 
 
 def parameter_name(layer: str, leaf: str) -> str:

@@ -163,6 +163,16 @@ def test_filters_that_would_take_frozen_numbers_with_them_stay():
     assert frozen(narrow) == kept == frozen(network)
 
 
+def test_a_frozen_filter_that_is_zero_stays_where_it_is():
+    network = lively(resnet())
+    block = network.blocks[1]
+    for tensor in (block.conv1.weight, block.bn1.weight, block.bn1.bias):
+        tensor.data[0] = 0
+    assert block_voting.remove_filters(network).blocks[1].conv1.weight.shape[0] == 15
+    block.conv1.requires_grad_(False)
+    assert block_voting.remove_filters(network).blocks[1].conv1.weight.shape[0] == 16
+
+
 def test_soft_filter_pruning_leaves_frozen_layers_alone():
     network = freeze(lively(resnet()).float(), "stem", "blocks.3")
     before = state(network)

@@ -4,6 +4,11 @@ Each is an ``aggregate=`` of :func:`metalearn_tut.training.meta_train`: called w
 ``[n]`` of the tasks of one step, it gives the scalar to descend. The ideas are those of HeTRoM
 (Si et al. 2024, arXiv:2410.18894). We know its abstract and a summary, not its full text; what
 is our reconstruction is called so.
+
+The bilevel problem that goes with them by default, a head from zero with a ridge ``mu`` whose
+hypergradient is solved for by conjugate gradients, is
+``anil(model, lr, steps, engine="implicit", zero_head=True, pull=mu, deferred=True)``; with
+``deferred=True`` a task that is left out costs no solve.
 """
 
 from metalearn_tut.rank_losses.aggregate import Selection, TaskAggregate

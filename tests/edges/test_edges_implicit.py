@@ -158,6 +158,19 @@ def test_any_groups_are_as_many_unrolled_steps(name):
     assert_close(implicit, unrolled, rtol=1e-8)
 
 
+@pytest.mark.parametrize("frozen", ["body.weight", "head.bias", "body"])
+def test_frozen_parameters_are_neither_stepped_nor_given_a_gradient(frozen):
+    """Stepped or not: many unrolled steps on what is free agree."""
+    model, batch = float64(Headed(outputs=3)), classification()
+    for name, p in model.named_parameters():
+        p.requires_grad_(not name.startswith(frozen))
+    settings = {"inner_lr": 0.25, "inner_steps": 200, "pull": 2.0}
+    for make in (MAML, anil):
+        implicit = backward(make(model, engine="implicit", solver_steps=60, **settings), batch)
+        assert not any(name.startswith(frozen) for name in implicit)
+        assert_close(implicit, backward(make(model, **settings), batch), rtol=1e-8)
+
+
 def test_finite_differences_of_a_network_normalized_by_its_support_set():
     """Norms, convolutions and another loss inside than outside."""
     model = float64(models.Conv4(1, 3, width=2, norm="support", image_size=16))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metalearn_tut.cost.counts import Masks, macs, parameters
 from metalearn_tut.cost.passes import taking, zeros
@@ -95,6 +95,7 @@ def latency(
     *,
     warmup: int = 5,
     repeats: int = 30,
+    x: Tensor | None = None,
 ) -> float:
     """Seconds of one forward pass: the median of warm runs, in evaluation mode.
 
@@ -108,6 +109,8 @@ def latency(
         Inputs per pass.
     warmup, repeats : int, default 5 and 30
         Passes before the clock runs, and passes timed.
+    x : Tensor [batch, *input_shape], optional
+        The inputs, for a network that does not take zeros; they count instead of ``batch``.
 
     Raises
     ------
@@ -119,8 +122,9 @@ def latency(
     before = as_integer(warmup)
     if before is None or before < 0:
         raise ValueError(f"warmup must be an integer >= 0, got {warmup!r}")
-    with taking(input_shape):
-        x = zeros(model, batch, input_shape)
+    if x is None:
+        with taking(input_shape):
+            x = zeros(model, batch, input_shape)
     wait: Callable[[], None] = torch.cuda.synchronize if x.is_cuda else lambda: None
     seconds = []
     with evaluating(model), taking(input_shape):

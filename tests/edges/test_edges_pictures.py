@@ -278,7 +278,8 @@ BAD = {
     ),
     "negative": (saved(np.array([[-5, 100]], np.int32), "TIFF"), "from -5 to 100"),
     "no picture": (b"no picture", "cannot identify"),
-    "a program for a printer": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "cannot identify"),
+    "a program for a printer": (saved(RGB, "EPS"), "cannot identify"),
+    "a format that nobody asked for": (saved(RGB, "PPM"), "cannot identify"),
     "half a picture": (saved(RGB)[:90], "cannot decode the image x"),
 }
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ from metalearn_tut.claims.report import reproduce as decide
 from metalearn_tut.deployment import export_onnx
 from metalearn_tut.evaluation import evaluate as measure
 from metalearn_tut.evaluation import interval
+from metalearn_tut.federated import Federation, MetaGater
+from metalearn_tut.federated.outcome import unanswered
 from metalearn_tut.federated_training import federated_train
 from metalearn_tut.gated_evaluation import Watched, is_gated
 from metalearn_tut.launch import MEMORY, launch
@@ -218,17 +221,18 @@ def federate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
         "federation": {name: getattr(o, name) for name in _OF_FEDERATION},
     }
     if o.algorithm == "metagater" and o.gate_outer_lr is None:
-        config["federation"]["gate_outer_lr"] = 3.0
+        config["federation"] |= _usual(Federation, "gate_outer_lr")
     federation = runs.build_federation(config, o.root, _device(o.device))
     count = sum(p.numel() for p in federation.learner.meta_parameters().values())
     print(f"{o.algorithm} with {count:,} parameters to train on {o.nodes} nodes", flush=True)
     options = {"config": config, "resume": o.resume, "save_every": o.save_every}
     records = federated_train(federation, o.out, **options)
     down, up = (sum(r[n] for r in records) / 1e6 for n in ("bytes_down", "bytes_up"))
-    missing = sum(len(r["left_out"]) for r in records)
+    missing, last = sum(len(r["left_out"]) for r in records), unanswered(records)
     print(
         f"{o.out / checkpoint.LAST}: {len(records)} rounds, {down:,.1f} MB to the nodes and "
         f"{up:,.1f} MB back{f', {missing} replies left out' if missing else ''}"
+        f"{f'; nobody answered in the last {last}' if last else ''}"
     )
 
 
@@ -238,12 +242,18 @@ _OF_FEDERATION = (
 )
 
 
+def _usual(maker: Callable[..., Any], *names: str) -> dict[str, Any]:
+    """What arguments are unless somebody says otherwise."""
+    known = inspect.signature(maker).parameters
+    return {name: known[name].default for name in names}
+
+
 def _federated_config(o: SimpleNamespace) -> dict[str, Any]:
     given = {name: getattr(o, name) for name in _OF_GATES if getattr(o, name) is not None}
     config = {"name": o.algorithm, "inner_lr": o.inner_lr}
     if o.algorithm == "metagater":
         given.pop("gate_outer_lr", None)  # of the federation
-        return {**config, "update": o.update, "sparsity": 2.0, "target": 0.5, **given}
+        return {**config, "update": o.update, **_usual(MetaGater, "sparsity", "target"), **given}
     if o.update == "difference" or (o.update == "first" and o.algorithm == "fedavg"):
         raise ValueError(f"--update {o.update}: {o.algorithm} has no use for it")
     if given:

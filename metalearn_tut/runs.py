@@ -263,7 +263,7 @@ def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu"
     if _is_sparse(path):
         learner.set_masks(load_sparse(path, learner.meta_parameters()).masks)
     else:
-        checkpoint.load(path, learner.meta_parameters())
+        checkpoint.load(path, learner)
     return learner
 
 
@@ -279,7 +279,7 @@ def load_config(run: str | os.PathLike[str]) -> dict[str, Any]:
     if not config:
         raise ValueError(
             f"{path} holds no configuration: build its learner as it was built for training, "
-            "then checkpoint.load(path, learner.meta_parameters())"
+            "then checkpoint.load(path, learner)"
         )
     return config
 

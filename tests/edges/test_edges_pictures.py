@@ -111,7 +111,8 @@ def cmyk():
     """Without a profile: light times what each ink lets through."""
     x = RNG.integers(0, 256, (6, 9, 4), dtype=np.uint8)
     through = 1 - x / 255
-    return saved(Image.frombytes("CMYK", (9, 6), x.tobytes()), "TIFF"), 255 * through[..., :3] * through[..., 3:]
+    image = Image.frombytes("CMYK", (9, 6), x.tobytes())
+    return saved(image, "TIFF"), 255 * through[..., :3] * through[..., 3:]
 
 
 def first_of(kind, **options):

@@ -43,6 +43,7 @@ _WITHOUT_USE = {
     "metasgd": ("rates",),
     "tsmd": ("step_losses", "engine"),
 }
+_OF_FOLDER = ("size", "min_images")
 _OF_GATES = ("gate_lr", "sparsity", "target", "warmup", "gate_outer_lr")
 _OF_TEACHER = ("teacher", "fixed_teacher", "kd_weight", "temperature", "teacher_outer_lr")
 
@@ -50,6 +51,8 @@ _OF_TEACHER = ("teacher", "fixed_teacher", "kd_weight", "temperature", "teacher_
 def data(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Prepare a data set and print a line for each part of it."""
     places: dict[str, Any] = {} if o.name == "glyphs" else {"root": o.root}
+    if o.name == "image_folder" and o.root is None:
+        raise ValueError("image_folder needs --root: the folder of your pictures")
     if o.name in ("omniglot", "cifar10"):
         places["download"] = o.download
     elif o.download:
@@ -124,6 +127,12 @@ _OF_TRAINING = (
 def _data_config(o: SimpleNamespace) -> dict[str, Any]:
     """The data's name and those options that are not as usual."""
     config: dict[str, Any] = {"name": o.data}
+    for name in _OF_FOLDER:
+        if (value := getattr(o, name, None)) is not None:
+            if o.data != "image_folder":
+                given = f"--{name.replace('_', '-')} {value}"
+                raise ValueError(f"{given}: only image_folder has it, not {o.data}")
+            config[name] = value
     config |= {name: True for name in ("rotations", "within_group") if getattr(o, name)}
     if o.background != "full":
         if o.data != "omniglot":
@@ -280,11 +289,14 @@ def evaluate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
 
 
 def _sampler(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
-    trained = config.get("tasks", {})
-    name = o.data or config.get("data", {}).get("name")
+    trained, of_training = config.get("tasks", {}), config.get("data", {})
+    name = o.data or of_training.get("name")
     data = {"name": name, "rotations": o.rotations, "within_group": o.within_group}
-    if name in ("omniglot", "mini_imagenet") and "image_size" in config["model"]:
+    if name in ("omniglot", "mini_imagenet", "image_folder") and "image_size" in config["model"]:
         data["size"] = config["model"]["image_size"]
+    if name == "image_folder":
+        data["channels"] = config["model"]["in_channels"]
+        data |= {n: of_training[n] for n in ("min_images", "groups") if n in of_training}
     return runs.build_source(data, o.split, o.root).sampler(
         o.ways or trained.get("ways", 5), o.shots or trained.get("shots", 1), o.queries, o.seed
     )

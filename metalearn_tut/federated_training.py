@@ -72,7 +72,7 @@ def federated_train(
     server = folder / SERVER
     _check_folder(folder, run, resume)
     checkpoint.make_ready(folder)
-    metas, reach = federation.learner.meta_parameters(), ask or in_process(federation)
+    reach = ask or in_process(federation)
     bar = progress_bar(
         federation.rounds,
         initial=_rounds_in(server),
@@ -90,7 +90,7 @@ def federated_train(
         done = number + 1
         if done % save_every == 0 or done == federation.rounds:
             # before the server's: a run that is killed between them does the round once more
-            checkpoint.save(folder / LAST, metas, step=done, run=run)
+            checkpoint.save(folder / LAST, federation.learner, step=done, run=run)
         bar.update(1)
         return {}
 

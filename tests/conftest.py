@@ -2,11 +2,18 @@
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def nbclient() -> ModuleType:
+    """What executes notebooks, or skip with the reason."""
+    return pytest.importorskip("nbclient", reason="the extra book is not installed")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import nbformat
 import notebook_times
 import pytest
 import run_notebook
-from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 ALT = "A point that moves towards the minimum."
@@ -161,10 +160,10 @@ def test_notebook_times_are_summed_and_limited(tmp_path, capsys):
     assert table[1].startswith("  91.0 s  02  (must") and table[2].startswith("   0.0 s  03  (must")
 
 
-def test_a_failing_notebook_leaves_no_executed_copy(tmp_path):
+def test_a_failing_notebook_leaves_no_executed_copy(nbclient, tmp_path):
     source, result = tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("x = 6 * 7\nassert x == 43")]), source)
-    with pytest.raises(CellExecutionError, match="AssertionError"):
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="AssertionError"):
         run_notebook.run(source, result)
     assert not result.exists()
     nbformat.write(new_notebook(cells=[new_code_cell("x = 6 * 7\nx")]), source)
@@ -173,7 +172,7 @@ def test_a_failing_notebook_leaves_no_executed_copy(tmp_path):
     assert cell.outputs[0].data["text/plain"] == "42" and cell.execution_count == 1
 
 
-def test_the_comparisons_of_the_last_run_are_beside_the_executed_copy(tmp_path):
+def test_the_comparisons_of_the_last_run_are_beside_the_executed_copy(nbclient, tmp_path):
     source, result = tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb"
     text = """import json, os
 with open(os.environ["METALEARN_TUT_COMPARES"], "a") as file:

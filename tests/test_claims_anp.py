@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from metalearn_tut.claims import Results, anp, anp_arms, anp_jobs, learners
 from metalearn_tut.claims.paired import accuracies, counts
+from metalearn_tut.claims.records import write_record
 from metalearn_tut.claims.study import Job
-from metalearn_tut.results import write_result
 
 SMALL = {"split": "validation", "tasks": 3, "queries": 2, "seed": 2}
 DENSE = {
@@ -128,7 +128,7 @@ def test_arms_start_from_the_dense_job_beside_them_and_train_it_if_it_is_not_don
     job = Job(DENSE["name"], DENSE, learners.alone)
     alone = learners.learner_of(DENSE, tmp_path / "arm").meta_parameters()
     learners.alone(DENSE, tmp_path / job.key)
-    write_result(tmp_path / f"{job.key}.json", config=DENSE, values={})
+    write_record(job, tmp_path, {}, seconds=1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / job.key).iterdir()}
     beside = learners.learner_of(DENSE, tmp_path / "another").meta_parameters()
     assert all(torch.equal(p, beside[n]) for n, p in alone.items())

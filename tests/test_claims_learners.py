@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from metalearn_tut.claims import learners
+from metalearn_tut.claims.records import write_record
 from metalearn_tut.claims.study import Job
-from metalearn_tut.results import write_result
 from metalearn_tut.tasks import glyphs
 
 SMALL = {"split": "validation", "tasks": 3, "queries": 2, "seed": 2}
@@ -40,9 +40,10 @@ def test_a_learner_goes_on_from_where_another_ended(first, tmp_path):
 
 
 def test_the_learner_it_starts_from_is_read_where_its_job_left_it(first, tmp_path):
-    source = tmp_path / Job("first", FIRST, learners.alone).key
+    job = Job("first", FIRST, learners.alone)
+    source = tmp_path / job.key
     left = learners.alone(FIRST, source)
-    write_result(source.with_suffix(".json"), config=FIRST, values={})
+    write_record(job, tmp_path, {}, seconds=1)
     written = (source / "last.safetensors").stat().st_mtime_ns
     learners.alone(SECOND, tmp_path / Job("second", SECOND, learners.alone).key)
     assert (source / "last.safetensors").stat().st_mtime_ns == written

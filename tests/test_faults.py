@@ -25,7 +25,7 @@ from fault_runs import RUNS, contents, differences
 from metalearn_tut import checkpoint, cli
 from metalearn_tut.block_voting import Recipe, train_epochs
 from metalearn_tut.claims import Job, report
-from metalearn_tut.claims.records import record_of
+from metalearn_tut.claims.records import record_of, write_record
 from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.federated import run_rounds
 from metalearn_tut.results import write_result
@@ -99,7 +99,7 @@ def of_training(folder):
     training_runs.resumable(folder)
     learner = training_runs.learner(seed=3)
     path = folder / "last.safetensors"
-    return path, learner.meta_parameters(), lambda: checkpoint.load(path, learner.meta_parameters())
+    return path, learner.meta_parameters(), lambda: checkpoint.load(path, learner)
 
 
 def of_a_resumed_training(folder):
@@ -174,8 +174,7 @@ def test_a_file_cut_off_anywhere_is_refused_and_nothing_of_it_is_loaded(tmp_path
 def test_the_record_of_a_job_cut_off_anywhere_is_no_record(tmp_path):
     job = Job("train-0", {"seed": 0}, toy_study.train)
     path = tmp_path / f"{job.key}.json"
-    values = {"name": job.name, "values": {}, "seconds": 1.0, "resumed": False}
-    write_result(path, config=job.config, values=values)
+    write_record(job, tmp_path, {}, seconds=1)
     data = path.read_bytes().rstrip()
     assert record_of(job, tmp_path)
     for size in range(0, len(data), 100):
@@ -185,7 +184,7 @@ def test_the_record_of_a_job_cut_off_anywhere_is_no_record(tmp_path):
 
 def test_a_result_cut_off_anywhere_is_told(tmp_path):
     path = tmp_path / "toy.json"
-    write_result(path, config={"jobs": {}}, values={"claims": {}})
+    write_result(path, config={"criteria": {}, "jobs": {}}, values={"claims": {}})
     data = path.read_bytes().rstrip()
     said = f"{path} is damaged: run metalearn-tut reproduce toy again"
     for size in range(0, len(data), 100):

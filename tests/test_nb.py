@@ -3,12 +3,9 @@
 import json
 import math
 
-import nbformat
 import numpy as np
 import pytest
 import torch
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from metalearn_tut import nb
@@ -88,19 +85,17 @@ def test_a_check_says_how_an_answer_went(capsys):
             nb.check("1.3", lambda wrong=wrong: nb.close(wrong, 1, "the sum"))
 
 
-def run(*sources: str) -> list[nbformat.NotebookNode]:
-    """The cells after a run of the notebook, up to the first that fails."""
-    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
-    with pytest.raises(CellExecutionError, match="NameError"):
-        NotebookClient(notebook, extra_arguments=["--log-level=ERROR"]).execute()
-    return notebook.cells
-
-
-def test_a_cell_that_is_run_too_early_fails_and_says_what_to_run_first():
-    *_, cell = run(
-        "from metalearn_tut import nb", "a = 1\nprint(a)", "def f():\n    return waves", "f()"
+def test_a_cell_that_is_run_too_early_fails_and_says_what_to_run_first(nbclient):
+    sources = (
+        "from metalearn_tut import nb",
+        "a = 1\nprint(a)",
+        "def f():\n    return waves",
+        "f()",
     )
-    error, advice = cell.outputs
+    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="NameError"):
+        nbclient.NotebookClient(notebook, extra_arguments=["--log-level=ERROR"]).execute()
+    error, advice = notebook.cells[-1].outputs
     assert (error.output_type, error.ename) == ("error", "NameError")
     assert "waves" in "".join(error.traceback)
     assert advice.name == "stdout"

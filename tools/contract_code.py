@@ -80,9 +80,28 @@ def code(notebook: NotebookNode, declared: set[str]) -> Iterator[str]:
                 yield f"code cell {number} calls {ast.unparse(node.func)}"
 
 
+class _AsGenerators(ast.NodeTransformer):
+    """Comprehensions as generators of the same names.
+
+    Since Python 3.12 a comprehension has no scope of its own, and its names look like the cell's.
+    """
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        self.generic_visit(node)
+        pair = ast.Tuple([node.key, node.value], ast.Load())
+        return ast.GeneratorExp(pair, node.generators)
+
+
 def made_and_taken(source: str) -> tuple[set[str], set[str]]:
     """The global names that a cell makes, and those it takes from other cells (or builtins)."""
-    tables, made, taken = [symtable.symtable(source, "cell", "exec")], set(), set()
+    scoped = ast.unparse(_AsGenerators().visit(ast.parse(source)))
+    tables, made, taken = [symtable.symtable(scoped, "cell", "exec")], set(), set()
     while tables:
         table = tables.pop()
         tables += table.get_children()

@@ -8,6 +8,7 @@ validation images); nothing else was tuned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ def no_loss(results: Results) -> Verdict:
 
 def _before(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Mean accuracies before the last training: with soft masks, and after they jumped to 1."""
-    return {when: sum(v[when] for v in found) / len(found) for when in ("soft", "ungated")}
+    return {when: math.fsum(v[when] for v in found) / len(found) for when in ("soft", "ungated")}
 
 
 _OTHERS = ("random", "oneshot", "undistilled", "scratch")

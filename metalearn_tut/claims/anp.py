@@ -8,6 +8,7 @@ RECONSTRUCTION (our reading of it).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from metalearn_tut.claims.anp_arms import MODELS, OTHERS, QUERIES, SCORES, SEEDS, SHARES, jobs
@@ -60,7 +61,7 @@ def naive(results: Results) -> Verdict:
             gap = arms.minus(name, "conv32-anp", "test", of_b=share)
             learned = [v["ordinary"] for v in arms.values(name)]
             values[name] = {"naive - anp": gap.to_dict(), "accuracy": arms.mean(name)}
-            values[name]["ordinary"] = sum(learned) / len(learned)
+            values[name]["ordinary"] = math.fsum(learned) / len(learned)
             holds &= gap.high < -0.01
             said.append(f"{score}, {float(share):.0%} removed: {arms.mean(name):.3f}, {gap}")
     return Verdict(holds, f"naive - ANP: {'; '.join(said)}.", values)

@@ -12,6 +12,7 @@ nothing free: 0.919 at 0.12). There MAML, with more steps, had 0.865 with 8 filt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ def _read(results: Results) -> Arms:
 def costs(arms: Arms, name: str) -> dict[str, float]:
     """Mean over seeds of what a learner's deployed network costs."""
     each = [values["cost"] for values in arms.values(name)]
-    return {what: sum(cost[what] for cost in each) / len(each) for what in each[0]}
+    return {what: math.fsum(cost[what] for cost in each) / len(each) for what in each[0]}
 
 
 def _better(results: Results, a: str, b: str, least: float = 0.0) -> Verdict:

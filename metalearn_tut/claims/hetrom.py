@@ -7,6 +7,7 @@ paper's abstract), SECOND-HAND (from a summary) and RECONSTRUCTION (our reading 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,6 +118,11 @@ def _fit(fits: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def _means(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Of each place its mean over the rows."""
+    return [math.fsum(place) / len(rows) for place in zip(*rows, strict=True)]
+
+
 def cost(results: Results) -> Verdict:
     """Claim 5."""
     seconds = results["cost"]["seconds_per_step"]
@@ -127,8 +133,7 @@ def cost(results: Results) -> Verdict:
             arm = f"{kind}-{rate}-{fitting_arm(rate)}"
             found = [v["rejection"] for v in _arms(results).values(arm)]
             rates[arm] = {
-                what: [sum(row) / len(found) for row in zip(*(f[what] for f in found), strict=True)]
-                for what in ("precision", "recall")
+                what: _means([f[what] for f in found]) for what in ("precision", "recall")
             }
     said = ", ".join(f"{arm} {ratio:.2f}" for arm, ratio in ratios.items() if arm != "mean")
     last = "; ".join(

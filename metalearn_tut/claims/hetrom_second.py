@@ -17,6 +17,7 @@ What was seen there:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
@@ -108,7 +109,7 @@ def guidance(results: Results) -> Verdict:
         holds &= gap.high >= 0
         found = [v["rejection"]["precision"][-1] for v in arms.values(f"labels-{rate}-sg")]
         accuracy = {"sg": arms.mean(f"labels-{rate}-sg"), "best": arms.mean(name)}
-        last = sum(found) / len(found)
+        last = math.fsum(found) / len(found)
         values[str(rate)] = {"sg - best": gap.to_dict(), "accuracy": accuracy, "precision": last}
         said.append(f"{rate:.0%} noisy: sg - {best} {gap}, precision at last {last:.2f}")
     return Verdict(holds, "; ".join(said) + ".", values)

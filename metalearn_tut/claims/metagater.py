@@ -10,6 +10,7 @@ at before its criterion was written.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +31,7 @@ def read(results: Results) -> Arms:
 def macs(arms: Arms, arm: str, support: int) -> float:
     """Active multiply-adds, as a share of the whole ungated network's."""
     found = [values["macs"][str(support)] for values in arms.values(arm)]
-    return sum(found) / len(found)
+    return math.fsum(found) / len(found)
 
 
 def works(results: Results) -> Verdict:
@@ -131,7 +132,7 @@ def _fall(gradient: dict[str, list[float]]) -> float:
     """Mean norm of the meta-gradient in the last quarter of rounds, over that in the first."""
     norms = [gradient[number][0] for number in sorted(gradient, key=int)]
     n = max(1, len(norms) // 4)
-    return sum(norms[-n:]) / sum(norms[:n])
+    return math.fsum(norms[-n:]) / math.fsum(norms[:n])
 
 
 def latency(results: Results) -> Verdict:

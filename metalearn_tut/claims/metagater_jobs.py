@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,8 +99,8 @@ def _watch(learner: Learner, nodes: Sequence[Node], config: Config) -> Callable[
                 ):
                     part += g / len(batches)
         squares = {name: part.square().sum().item() for name, part in total.items()}
-        gates = sum(s for name, s in squares.items() if name.startswith("gates."))
-        return {"gradient": sum(squares.values()) ** 0.5, "gates' gradient": gates**0.5}
+        gates = math.fsum(s for name, s in squares.items() if name.startswith("gates."))
+        return {"gradient": math.fsum(squares.values()) ** 0.5, "gates' gradient": gates**0.5}
 
     return norms
 
@@ -149,7 +150,7 @@ def best_rates(
     choices = [
         (MetaGater(learner.model, *pair, **rest), list(pair)) for pair in itertools.product(*rates)
     ]
-    return max(choices, key=lambda choice: task_values(choice[0], tasks, range(n)).mean().item())
+    return max(choices, key=lambda choice: task_values(choice[0], tasks, range(n))[0].mean().item())
 
 
 def unseen(split: str, config: Config, support: int) -> Across:

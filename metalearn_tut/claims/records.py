@@ -7,21 +7,42 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_tut.claims.study import Job
+from metalearn_tut.results import write_result
+from metalearn_tut.tasks.cache import remove_partial
+
+_PARTS = {"name", "values", "seconds", "resumed"}
+
+
+def write_record(
+    job: Job, folder: Path, values: dict[str, Any], *, seconds: float, resumed: bool = False
+) -> None:
+    """Keep what a job that has ended found; see :func:`record_of`."""
+    done = {"name": job.name, "values": values, "seconds": round(seconds, 3), "resumed": resumed}
+    write_result(_path(job, folder), config=job.config, values=done)
 
 
 def record_of(job: Job, folder: Path) -> dict[str, Any] | None:
-    """What a job left in ``folder`` when it ended; None if it has not, or was another one.
+    """What a job left in ``folder`` when it ended; None if it has not, or not all of it is there.
 
     A record is a results file (see :func:`metalearn_tut.results.write_result`) whose values are
     the job's ``name``, its ``values``, the ``seconds`` it took, and whether it was ``resumed``,
     in which case these are the seconds of its last part.
     """
-    path = folder / f"{job.key}.json"
     try:
-        record = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return record if record.get("config") == job.config else None
+        record = json.loads(_path(job, folder).read_text("utf-8"))
+        whole = record["values"].keys() >= _PARTS and record["config"] == job.config
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # not there, or damaged: the job is done again
+    return record if whole else None
+
+
+def clear_partial(job: Job, folder: Path) -> None:
+    """Remove a record that was half written when its process was killed."""
+    remove_partial(_path(job, folder))
+
+
+def _path(job: Job, folder: Path) -> Path:
+    return folder / f"{job.key}.json"
 
 
 def beside(job: Job, folder: Path, *studies: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -49,11 +50,14 @@ def reproduce(
     """
     jobs, folder = study.jobs(quick), Path(out) / study.name
     outcome = run_jobs(jobs, folder, processes=processes, threads=threads, environment=environment)
-    found = Results({n: record["values"]["values"] for n, record in outcome.records.items()})
+    values = {n: record["values"]["values"] for n, record in outcome.records.items()}
+    found = Results(values, outcome.failed)
     verdicts = [(claim, claim.verdict(found)) for claim in study.claims]
     print(table(verdicts))
     if outcome.failed:
-        print(f"failed: {', '.join(outcome.failed)}; no result is written")
+        for name, why in outcome.failed.items():
+            print(f"failed: {name}: {why}")
+        print("no result is written: the same command does again what failed")
         return False
     path = folder / "quick.json" if quick else Path(results) / f"{study.name}.json"
     write_result(path, config=_config(study, jobs, quick), values=_values(verdicts, outcome))
@@ -78,7 +82,7 @@ def _values(verdicts: Sequence[tuple[Claim, Verdict]], outcome: Outcome) -> dict
             str(claim.number): {n: getattr(claim, n) for n in about} | vars(verdict)
             for claim, verdict in verdicts
         },
-        "seconds": sum(record["values"]["seconds"] for record in records.values()),
+        "seconds": math.fsum(record["values"]["seconds"] for record in records.values()),
         "resumed": [n for n, record in records.items() if record["values"]["resumed"]],
         "commits": sorted({record["commit"] for record in records.values()}),
         "jobs": {n: record["values"]["values"] for n, record in records.items()},
@@ -113,7 +117,8 @@ def table(verdicts: Sequence[tuple[Claim, Verdict]]) -> str:
 
 def _wrapped(start: str, text: str) -> list[str]:
     margin = {"initial_indent": start, "subsequent_indent": " " * len(start)}
-    return textwrap.wrap(text, 100, break_on_hyphens=False, **margin)
+    whole = {"break_on_hyphens": False, "break_long_words": False}  # paths can be copied
+    return textwrap.wrap(text, 100, **whole, **margin)
 
 
 def stale(study: Study, path: str | os.PathLike[str]) -> str | None:
@@ -126,12 +131,14 @@ def stale(study: Study, path: str | os.PathLike[str]) -> str | None:
     path : path
         A file that :func:`reproduce` wrote, or what has become of it.
     """
-    try:
-        was = json.loads(Path(path).read_text("utf-8"))["config"]
-    except (ValueError, KeyError, TypeError):
-        return f"{path} is damaged: run metalearn-tut reproduce {study.name} again"
     now = json.loads(json.dumps(_config(study, study.jobs(False), False)))
-    for part, kind in (("criteria", "criterion"), ("jobs", "job")):
+    parts = {"criteria": "criterion", "jobs": "job"}
+    try:
+        config = json.loads(Path(path).read_text("utf-8"))["config"]
+        was = {part: dict(config[part]) for part in parts}
+    except (ValueError, LookupError, TypeError):
+        return f"{path} is damaged: run metalearn-tut reproduce {study.name} again"
+    for part, kind in parts.items():
         names = was[part].keys() | now[part].keys()
         changed = sorted(n for n in names if was[part].get(n) != now[part].get(n))
         if changed:

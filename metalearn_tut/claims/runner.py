@@ -25,10 +25,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from metalearn_tut.claims.records import record_of
+from metalearn_tut.claims.records import clear_partial, record_of, write_record
 from metalearn_tut.claims.study import Job
-from metalearn_tut.results import write_result
-from metalearn_tut.tasks.cache import remove_partial
 
 _SPAWN = mp.get_context("spawn")  # a forked process would share PyTorch's threads and locks
 
@@ -245,15 +243,13 @@ def _end_with_parent() -> None:
 
 def _attempt(job: Job, folder: Path) -> str | None:
     """Do a job and keep its record; what went wrong comes back as a sentence."""
-    work, record = folder / job.key, folder / f"{job.key}.json"
+    work = folder / job.key
     resumed, start = work.exists(), time.perf_counter()
     try:
         work.mkdir(parents=True, exist_ok=True)
-        remove_partial(record)
+        clear_partial(job, folder)
         values = job.run(job.config, work)
-        spent = {"seconds": round(time.perf_counter() - start, 3), "resumed": resumed}
-        done = {"name": job.name, **spent, "values": values}
-        write_result(record, config=job.config, values=done)
+        write_record(job, folder, values, seconds=time.perf_counter() - start, resumed=resumed)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,51 @@ class Undecided(Exception):
 
 
 class Results(dict[str, Values]):
-    """The values of each job that has ended, by the job's name."""
+    """The values of each job that has ended, by the job's name.
+
+    To ask for a job that failed, or only whether it is there, is to leave a claim undecided: a
+    study may have fewer arms or seeds than another, but not because some of its jobs failed.
+
+    Parameters
+    ----------
+    values : mapping of str to dict
+        Of the jobs that have ended well.
+    failed : mapping of str to str, optional
+        Why each other job has no values.
+
+    Raises
+    ------
+    Undecided
+        By ``results[name]`` without a result, and by ``name in results`` of a failed job.
+
+    Examples
+    --------
+    >>> results = Results({"a-0": {}}, failed={"a-1": "RuntimeError: out of memory"})
+    >>> "a-0" in results, "a-2" in results
+    (True, False)
+    >>> "a-1" in results
+    Traceback (most recent call last):
+    ...
+    metalearn_tut.claims.study.Undecided: not decided: job a-1 failed: RuntimeError: out of memory
+    """
+
+    def __init__(
+        self, values: Mapping[str, Values] | None = None, failed: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(values or {})
+        self.failed = dict(failed or {})
 
     def __missing__(self, name: str) -> Values:
-        raise Undecided(f"not decided: job {name} has no result")
+        raise self._undecided(name)
+
+    def __contains__(self, name: object) -> bool:
+        if name in self.failed:
+            raise self._undecided(str(name))
+        return super().__contains__(name)
+
+    def _undecided(self, name: str) -> Undecided:
+        why = f"failed: {self.failed[name]}" if name in self.failed else "has no result"
+        return Undecided(f"not decided: job {name} {why}")
 
 
 @dataclass(frozen=True)

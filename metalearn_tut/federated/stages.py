@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel import Params, functional, inner_loop
-from metalearn_tut.bilevel.forward import norm_of, parameters_of
+from metalearn_tut.bilevel import Params, functional, inner_loop, trainable_of
+from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.inner import Loss
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.models.channel_gated import ChannelGated
@@ -34,11 +34,6 @@ class Step(NamedTuple):
     names: Sequence[str]
     lr: float
     constant: frozenset[str]
-
-
-def trainable_of(model: nn.Module) -> Params:
-    """The parameters that are not frozen, by name."""
-    return {n: p for n, p in parameters_of(model).items() if p.requires_grad}
 
 
 @dataclass(frozen=True)

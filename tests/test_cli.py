@@ -520,7 +520,7 @@ def test_what_is_pruned_needs_a_run_that_can_be_trained_further(capsys, trained,
         ("train --out {new} --background small1", "--background small1: only omniglot has it"),
         ("train --out {new} --outer-lr 0", "outer_lr must be positive, got 0.0"),
         ("train --out {new} --inner-lr -1", "inner_lr"),
-        ("train --out {new} --data omniglot --root {new}", "omniglot needs images_background.zip"),
+        ("train --out {new} --data omniglot --root {empty}", "omniglot needs images_background.zip"),
         ("train --out {new} --device gpu", "--device gpu: not a device"),
         ("train --out {file}", "file"),
         ("train --out {run}", "holds a run: go on with it"),
@@ -534,19 +534,19 @@ def test_what_is_pruned_needs_a_run_that_can_be_trained_further(capsys, trained,
         ("evaluate {run} --tasks 1", "1 is not in the range x>=2"),
         ("prune {run}", "Missing option '--out'"),
         ("prune {run} --out {new} --keep 0", "keep must be between 0 and 1, what there is, and"),
-        ("prune {run} --out {new} --keep 0.5 --step 0", "step positive, got keep=0.5 and step=0"),
+        ("prune {run} --out {new} --keep 0.5 --step 0", "--step must be positive, got 0"),
         ("prune {run} --out {new} --spare tail", "spare must be one of"),
         ("prune {run} --out {new} --score worth", "'worth' is not one of 'anp', 'lobs'"),
         ("prune {file} --out {new}", "is damaged, or not a checkpoint of this package"),
-        ("export {sparse} {new}/x.safetensors", "is damaged, or not a checkpoint of this package"),
-        ("export {run} {new}/file.bin", "path must end in .safetensors, got {new}/file.bin"),
-        ("export {run} {file}/x.safetensors", "cannot write {file}/x.safetensors"),
+        ("export {file} {new}/x.safetensors", "is damaged, or not a checkpoint of this package"),
+        ("export {run} {new}/file.bin", "FILE must end in .safetensors or .onnx, got {new}/file"),
+        ("export {run} {file}/x.safetensors", "cannot write to {file}: {file} is a file"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(capsys, tmp_path, trained, arguments, said):
     (tmp_path / "file").write_text("not a checkpoint")
-    places = {n: tmp_path / n for n in ("new", "file", "sparse")} | {"run": trained}
-    saliency.save_sparse(places["sparse"], {"w": torch.ones(2)}, {})
+    places = {n: tmp_path / n for n in ("new", "file", "empty")} | {"run": trained}
+    places["empty"].mkdir()
     filled = [word.format(**places) for word in arguments.split()]
     code = cli.run(filled)
     captured = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""``reproduce`` when jobs fail or their files are damaged: what cannot be decided is not decided."""
+"""``reproduce`` when jobs fail or files are damaged: what cannot be decided is not decided."""
 
 import json
 from dataclasses import replace
@@ -144,8 +144,10 @@ def test_a_record_of_another_configuration_under_the_same_name_is_none(tmp_path)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", '{"config": 1}', '{"config": {}}', '{"config": {"jobs": {}}}']
-    + ['{"config": {"criteria": 2, "jobs": {}}}', '{"config": {"criteria": {}, "jobs": null}}'],
+    [
+        *("", "[]", "null", '{"config": 1}', '{"config": {}}', '{"config": {"jobs": {}}}'),
+        *('{"config": {"criteria": 2, "jobs": {}}}', '{"config": {"criteria": {}, "jobs": null}}'),
+    ],
 )
 def test_a_damaged_result_is_told_whatever_is_missing(tmp_path, text):
     path = tmp_path / "toy.json"

@@ -176,14 +176,6 @@ def test_the_narrow_network_costs_what_its_channels_cost():
     assert cost.size_bytes(narrow) < 0.7 * cost.size_bytes(network)
 
 
-def test_a_network_with_few_filters_is_faster():
-    torch.manual_seed(0)
-    network = Conv4(3, ways=5, width=64, image_size=84)
-    narrow = remove_filters(network, best_filters(network, random_scores(network), 0.125))
-    shape, few = (3, 84, 84), {"warmup": 1, "repeats": 5}
-    assert cost.latency(narrow, shape, **few) < 0.7 * cost.latency(network, shape, **few)
-
-
 def test_a_narrow_network_learns_and_is_deployed():
     network = Conv4(1, ways=5, width=8, norm="support")
     narrow = remove_filters(network, best_filters(network, random_scores(network), 0.5))

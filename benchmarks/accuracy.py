@@ -29,7 +29,7 @@ from torch import Tensor
 
 from metalearn_tut import MAML, meta_train, models, tasks, training
 from metalearn_tut.history import History
-from metalearn_tut.learner import accuracy_of
+from metalearn_tut.scoring import accuracy
 from metalearn_tut.tasks import EpisodeSampler
 
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "accuracy.json"
@@ -91,7 +91,7 @@ def train_peer(
         outer.step()
         if step % validate_every == 0:
             drawn = (checks[i] for i in range(validation_tasks))
-            each = [accuracy_of(peer.predict(task), task.query_y) for task in drawn]
+            each = [accuracy(peer.predict(task), task.query_y) for task in drawn]
             found.append({"step": step, "mean": torch.stack(each).mean().item()})
             if found[-1]["mean"] >= goal:
                 break

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, written whole or not at all.
 
-Tensors are named ``meta.<name>`` (what is trained), ``adam.<key>.<name>`` (the optimizer) and
-``history.<name>`` (one number per step); everything else is JSON in the file's metadata.
+Tensors are those of :func:`metalearn_tut.state.state_of`, ``adam.<key>.<name>`` (the optimizer)
+and ``history.<name>`` (one number per step); everything else is JSON in the file's metadata.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from metalearn_tut.bilevel import Params
+from metalearn_tut.learner import Learner
+from metalearn_tut.state import load_state, state_of
 from metalearn_tut.tasks.cache import atomic_write, remove_partial
 from metalearn_tut.tasks.tensor_file import (
     check_same_run,
-    copy_tensors,
     damaged,
     read_tensors,
     write_tensors,
@@ -44,7 +44,7 @@ class Memory(Protocol):
 
 def save(
     path: str | os.PathLike[str],
-    metas: Params,
+    learner: Learner,
     *,
     optimizer: torch.optim.Adam | None = None,
     step: int = 0,
@@ -58,8 +58,8 @@ def save(
     ----------
     path : path
         The file; it is replaced at once, or stays as it is if writing fails.
-    metas : dict of name to Tensor
-        The meta-parameters.
+    learner : Learner
+        Its whole state is kept: see :func:`metalearn_tut.state.state_of`.
     optimizer : Adam, optional
         Whose state the next step depends on; without it the file cannot be resumed from.
     step : int, default 0
@@ -77,8 +77,8 @@ def save(
     OSError
         If the file cannot be written (full disk, no permission).
     """
-    tensors = {f"meta.{n}": p for n, p in metas.items()}
-    for name, p in metas.items() if optimizer is not None else ():
+    tensors = dict(state_of(learner))
+    for name, p in learner.meta_parameters().items() if optimizer is not None else ():
         tensors |= {f"adam.{key}.{name}": t for key, t in _moments(optimizer, p).items()}
     history = history or {}
     for name in _SERIES:
@@ -112,15 +112,15 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
     return tensors, state
 
 
-def load(path: str | os.PathLike[str], metas: Params) -> dict[str, Any]:
-    """Copy a checkpoint's meta-parameters into ``metas``; returns its JSON.
+def load(path: str | os.PathLike[str], learner: Learner) -> dict[str, Any]:
+    """Put a checkpoint's state into a learner, masks included; returns the file's JSON.
 
     Parameters
     ----------
     path : path
         A checkpoint file.
-    metas : dict of name to Tensor
-        ``learner.meta_parameters()``; kept as they are if anything is wrong.
+    learner : Learner
+        Of the same architecture; it stays as it is if anything is wrong.
 
     Raises
     ------
@@ -129,18 +129,13 @@ def load(path: str | os.PathLike[str], metas: Params) -> dict[str, Any]:
         first tensor that differs.
     """
     tensors, state = read(path)
-    _fill(path, tensors, metas)
+    load_state(path, tensors, learner)
     return state
-
-
-def _fill(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metas: Params) -> None:
-    saved = {n.removeprefix("meta."): t for n, t in tensors.items() if n.startswith("meta.")}
-    copy_tensors(path, saved, metas)
 
 
 def restore(
     path: str | os.PathLike[str],
-    metas: Params,
+    learner: Learner,
     optimizer: torch.optim.Adam,
     run: Mapping[str, Any],
 ) -> tuple[int, dict[str, Any], dict[str, Any]]:
@@ -156,10 +151,10 @@ def restore(
     """
     tensors, state = read(path)
     check_same_run(path, state["run"], json.loads(json.dumps(run)))
-    _fill(path, tensors, metas)
+    load_state(path, tensors, learner)
     if not any(name.startswith("adam.") for name in tensors):
         raise ValueError(f"cannot resume {path}: it holds no optimizer state")
-    for name, p in metas.items():
+    for name, p in learner.meta_parameters().items():
         kept = {key: tensors[f"adam.{key}.{name}"] for key in _ADAM}
         # like p also in memory layout, on which the last bit of an update may depend
         moments = {key: torch.empty_like(p).copy_(kept[key]).detach() for key in _ADAM[1:]}
@@ -203,7 +198,7 @@ def export(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     tensors, state = read(source)
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path}")
-    kept = {name: t for name, t in tensors.items() if name.startswith("meta.")}
+    kept = {n: t for n, t in tensors.items() if not n.startswith(("adam.", "history."))}
     state.pop("memory", None)
     state["validation"] = [v for v in state["validation"] if v["step"] == state["step"]]
     write_tensors(path, kept, state)
@@ -216,7 +211,7 @@ class RunFolder:
     ----------
     path : path or None
         The folder.
-    metas, optimizer, run
+    learner, optimizer, run
         What every checkpoint holds: see :func:`save`.
     writes : bool
         False in all processes but one.
@@ -227,14 +222,14 @@ class RunFolder:
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
-        metas: Params,
+        learner: Learner,
         optimizer: torch.optim.Adam,
         run: Mapping[str, Any],
         writes: bool,
         memory: Memory | None = None,
     ) -> None:
         self.path = None if path is None else Path(path).expanduser()
-        self.metas, self.optimizer, self.run, self.writes = metas, optimizer, run, writes
+        self.learner, self.optimizer, self.run, self.writes = learner, optimizer, run, writes
         self.memory = memory
         self.step: int | None = None
 
@@ -251,7 +246,7 @@ class RunFolder:
             if self.writes:
                 best.unlink(missing_ok=True)
             return 0, {}
-        self.step, history, memory = restore(last, self.metas, self.optimizer, self.run)
+        self.step, history, memory = restore(last, self.learner, self.optimizer, self.run)
         if self.memory is not None:
             self.memory.load_state_dict(memory)
         return self.step, history
@@ -265,8 +260,8 @@ class RunFolder:
             state = {"optimizer": self.optimizer, "step": step, "history": history}
             state |= {"memory": memory, "run": self.run}
             if improved:
-                save(self.path / BEST, self.metas, **state)
-            save(self.path / LAST, self.metas, **state)
+                save(self.path / BEST, self.learner, **state)
+            save(self.path / LAST, self.learner, **state)
         self.step = step
 
     def finish(self, history: Mapping[str, Any]) -> None:

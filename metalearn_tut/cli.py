@@ -33,8 +33,10 @@ from metalearn_tut.cli_options import (
     typer,
 )
 
-Data = choice("Data", "glyphs", "omniglot", "mini_imagenet", "cifar10")
-EvaluationData = choice("EvaluationData", "glyphs", "omniglot", "mini_imagenet", "omniglot_runs")
+Data = choice("Data", "glyphs", "omniglot", "mini_imagenet", "cifar10", "image_folder")
+EvaluationData = choice(
+    "EvaluationData", "glyphs", "omniglot", "mini_imagenet", "image_folder", "omniglot_runs"
+)
 Split = choice("Split", "train", "validation", "test")
 Algorithm = choice("Algorithm", "maml", "fomaml", "anil", "reptile", "metasgd", "protonet", "tsmd")
 EvaluationNorm = choice("EvaluationNorm", "batch", "support")
@@ -92,13 +94,15 @@ def data(
 
     Glyphs are drawn on first use. Omniglot and CIFAR-10 can be downloaded; mini-ImageNet
     must be there already, as its terms forbid passing it on. Without --root, files are looked
-    for in the folder that METALEARN_TUT_DATA names, then in the cache.
+    for in the folder that METALEARN_TUT_DATA names, then in the cache. image_folder is your own
+    pictures: --root names a folder or zip with one folder of pictures for each class.
 
     \b
     Examples:
       metalearn-tut data glyphs
       metalearn-tut data omniglot --download
       metalearn-tut data mini_imagenet --root ~/mini_imagenet
+      metalearn-tut data image_folder --root ~/my_pictures
     """
     return command("data", locals())
 
@@ -110,6 +114,12 @@ def train(
     data: Annotated[TrainData, option("What to learn from.")] = TrainData.glyphs,
     root: Root = None,
     background: Annotated[Background, option("Omniglot's training set.")] = Background.full,
+    size: Annotated[
+        int | None, option("Side of your own pictures (image_folder).  [default: 84]", min=1)
+    ] = None,
+    min_images: Annotated[
+        int | None, option("Leave out classes with fewer pictures (image_folder).", min=1)
+    ] = None,
     rotations: Rotations = False,
     within_group: WithinGroup = False,
     algorithm: Annotated[Algorithm, option("How to learn.")] = Algorithm.maml,
@@ -174,6 +184,7 @@ def train(
       metalearn-tut train --data glyphs --algorithm maml --ways 5 --shots 1 --out runs/maml
       metalearn-tut train --out runs/deployable --norm support --inner-steps 2 --zero-head
       metalearn-tut train --data omniglot --algorithm protonet --out runs/proto --processes 2
+      metalearn-tut train --data image_folder --root ~/my_pictures --size 28 --out runs/mine
       metalearn-tut train --algorithm tsmd --teacher runs/maml --width 8 --out runs/student
     """
     return command("train", locals())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,8 @@ from metalearn_tut.command_checks import (
 from metalearn_tut.deployment import export_onnx
 from metalearn_tut.evaluation import evaluate as measure
 from metalearn_tut.evaluation import interval
+from metalearn_tut.federated import Federation, MetaGater
+from metalearn_tut.federated.outcome import unanswered
 from metalearn_tut.federated_training import federated_train
 from metalearn_tut.gated_evaluation import Watched, is_gated
 from metalearn_tut.launch import MEMORY, launch
@@ -52,6 +55,7 @@ _WITHOUT_USE = {
     "metasgd": ("rates",),
     "tsmd": ("step_losses", "engine"),
 }
+_OF_FOLDER = ("size", "min_images")
 _OF_GATES = ("gate_lr", "sparsity", "target", "warmup", "gate_outer_lr")
 _OF_TEACHER = ("teacher", "fixed_teacher", "kd_weight", "temperature", "teacher_outer_lr")
 
@@ -60,6 +64,8 @@ def data(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Prepare a data set and print a line for each part of it."""
     check_root(o.name, o.root, downloads=o.download)
     places: dict[str, Any] = {} if o.name == "glyphs" else {"root": o.root}
+    if o.name == "image_folder" and o.root is None:
+        raise ValueError("image_folder needs --root: the folder of your pictures")
     if o.name in ("omniglot", "cifar10"):
         places["download"] = o.download
     elif o.download:
@@ -136,6 +142,12 @@ _OF_TRAINING = (
 def _data_config(o: SimpleNamespace) -> dict[str, Any]:
     """The data's name and those options that are not as usual."""
     config: dict[str, Any] = {"name": o.data}
+    for name in _OF_FOLDER:
+        if (value := getattr(o, name, None)) is not None:
+            if o.data != "image_folder":
+                given = f"--{name.replace('_', '-')} {value}"
+                raise ValueError(f"{given}: only image_folder has it, not {o.data}")
+            config[name] = value
     config |= {name: True for name in ("rotations", "within_group") if getattr(o, name)}
     if o.background != "full":
         if o.data != "omniglot":
@@ -224,17 +236,18 @@ def federate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
         "federation": {name: getattr(o, name) for name in _OF_FEDERATION},
     }
     if o.algorithm == "metagater" and o.gate_outer_lr is None:
-        config["federation"]["gate_outer_lr"] = 3.0
+        config["federation"] |= _usual(Federation, "gate_outer_lr")
     federation = runs.build_federation(config, o.root, device_of(o.device))
     count = sum(p.numel() for p in federation.learner.meta_parameters().values())
     print(f"{o.algorithm} with {count:,} parameters to train on {o.nodes} nodes", flush=True)
     options = {"config": config, "resume": o.resume, "save_every": o.save_every}
     records = federated_train(federation, o.out, **options)
     down, up = (sum(r[n] for r in records) / 1e6 for n in ("bytes_down", "bytes_up"))
-    missing = sum(len(r["left_out"]) for r in records)
+    missing, last = sum(len(r["left_out"]) for r in records), unanswered(records)
     print(
         f"{o.out / checkpoint.LAST}: {len(records)} rounds, {down:,.1f} MB to the nodes and "
         f"{up:,.1f} MB back{f', {missing} replies left out' if missing else ''}"
+        f"{f'; nobody answered in the last {last}' if last else ''}"
     )
 
 
@@ -244,12 +257,18 @@ _OF_FEDERATION = (
 )
 
 
+def _usual(maker: Callable[..., Any], *names: str) -> dict[str, Any]:
+    """What arguments are unless somebody says otherwise."""
+    known = inspect.signature(maker).parameters
+    return {name: known[name].default for name in names}
+
+
 def _federated_config(o: SimpleNamespace) -> dict[str, Any]:
     given = {name: getattr(o, name) for name in _OF_GATES if getattr(o, name) is not None}
     config = {"name": o.algorithm, "inner_lr": o.inner_lr}
     if o.algorithm == "metagater":
         given.pop("gate_outer_lr", None)  # of the federation
-        return {**config, "update": o.update, "sparsity": 2.0, "target": 0.5, **given}
+        return {**config, "update": o.update, **_usual(MetaGater, "sparsity", "target"), **given}
     if o.update == "difference" or (o.update == "first" and o.algorithm == "fedavg"):
         raise ValueError(f"--update {o.update}: {o.algorithm} has no use for it")
     if given:
@@ -287,12 +306,15 @@ def evaluate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
 
 
 def _sampler(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
-    trained = config.get("tasks", {})
-    name = o.data or config.get("data", {}).get("name")
+    trained, of_training = config.get("tasks", {}), config.get("data", {})
+    name = o.data or of_training.get("name")
     check_root(name, o.root)
     data = {"name": name, "rotations": o.rotations, "within_group": o.within_group}
-    if name in ("omniglot", "mini_imagenet") and "image_size" in config["model"]:
+    if name in ("omniglot", "mini_imagenet", "image_folder") and "image_size" in config["model"]:
         data["size"] = config["model"]["image_size"]
+    if name == "image_folder":
+        data["channels"] = config["model"]["in_channels"]
+        data |= {n: of_training[n] for n in ("min_images", "groups") if n in of_training}
     return runs.build_source(data, o.split, o.root).sampler(
         o.ways or trained.get("ways", 5), o.shots or trained.get("shots", 1), o.queries, o.seed
     )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from metalearn_tut.learner import Learner, accuracy_of
+from metalearn_tut.bilevel.checks import whole_number
+from metalearn_tut.learner import Learner
+from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.models.norms import TaskBatchNorm2d
+from metalearn_tut.models.proof import depends_on_others
+from metalearn_tut.scoring import Metric, is_finite, score
 from metalearn_tut.tasks.sampler import TaskSampler
-
-Metric = Callable[[Tensor, Tensor], Tensor]
 
 PROTOCOLS = {
     "batch": "transductive: normalized by the query batch",
@@ -42,19 +45,26 @@ def interval(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), half
 
 
-def protocol_of(learner: Learner) -> str:
-    """How the learner's network normalizes query images, in words.
+def protocol_of(predict: Any, x: Tensor) -> str:
+    """How a predictor normalizes images, in words: found by giving it one alone.
 
-    A network of this package says it by its ``norm``; of another it is seen from its layers.
+    Parameters
+    ----------
+    predict : callable
+        What ``learner.adapt(support_x, support_y)`` gave.
+    x : Tensor [B, ...]
+        Some inputs of that task, two or more.
     """
-    model = getattr(learner, "model", None)
-    norm = getattr(model, "norm", None)
-    if isinstance(norm, str) and norm in PROTOCOLS:
-        return PROTOCOLS[norm]
-    layers = model.modules() if isinstance(model, nn.Module) else ()
-    norms = [m for m in layers if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if any(m.training or m.running_mean is None for m in norms):
+    if depends_on_others(predict, x):
         return PROTOCOLS["batch"]
+    model = getattr(predict, "model", None)
+    if not isinstance(model, nn.Module):
+        return PROTOCOLS["none"]
+    if isinstance(model, FewShotNetwork):
+        return PROTOCOLS[model.norm]
+    norms = [m for m in model.modules() if isinstance(m, (_BatchNorm, TaskBatchNorm2d))]
+    if any(isinstance(m, TaskBatchNorm2d) or m.running_mean is None for m in norms):
+        return PROTOCOLS["support"]
     return "running statistics of training" if norms else PROTOCOLS["none"]
 
 
@@ -75,6 +85,9 @@ class Evaluation:
         Inner steps taken, if the learner takes any.
     metric : str, default "accuracy"
         What the values are.
+    not_finite : int, default 0
+        Number of tasks whose outputs held NaN or infinity: a diverged learner's. Their rows
+        with NaN count as wrong in an accuracy.
     """
 
     values: Tensor
@@ -82,6 +95,7 @@ class Evaluation:
     protocol: str
     steps: int | None = None
     metric: str = "accuracy"
+    not_finite: int = 0
 
     @property
     def mean(self) -> float:
@@ -98,8 +112,11 @@ class Evaluation:
         steps = "" if self.steps is None else f", {self.steps} inner steps"
         return (
             f"{name}{self.mean:.4f} ± {self.half_width:.4f} "
-            f"({len(self.values)} tasks{steps}; {self.protocol})"
+            f"({len(self.values)} tasks{steps}; {self.protocol}{self._bad()})"
         )
+
+    def _bad(self) -> str:
+        return f"; outputs of {self.not_finite} tasks are not finite" if self.not_finite else ""
 
     def to_dict(self, values: bool = False) -> dict[str, Any]:
         """What a results file holds, ready for JSON.
@@ -118,6 +135,8 @@ class Evaluation:
             "protocol": self.protocol,
             "sampler": self.sampler,
         }
+        if self.not_finite:
+            summary["not_finite"] = self.not_finite
         return {**summary, "values": self.values.tolist()} if values else summary
 
 
@@ -160,7 +179,8 @@ def evaluate(
     steps : int, optional
         Inner steps, fixed for all tasks; the learner's own number by default.
     metric : callable, optional
-        (outputs, targets) -> scalar, such as ``F.mse_loss``; accuracy by default.
+        (outputs, targets) -> number, such as ``F.mse_loss``; the learner's own by default, and
+        if it has none, the accuracy of logits ``[B, N]`` for class indices ``[B]``.
     progress : bool, default False
         Show a progress bar.
 
@@ -172,8 +192,8 @@ def evaluate(
     Raises
     ------
     ValueError
-        If there are not as many tasks, if ``steps`` is given to a learner that takes none,
-        or if tasks have real targets and there is no metric.
+        If there are not as many tasks, if ``steps`` is given to a learner that takes none, or
+        if there is no metric and accuracy is not defined.
 
     Examples
     --------
@@ -188,18 +208,25 @@ def evaluate(
     if steps is not None and not hasattr(learner, "inner_steps"):
         raise ValueError(f"steps={steps}, but {type(learner).__name__} takes no inner steps")
     indices = _counted(n_tasks) if progress else range(n_tasks)
-    values = task_values(learner, sampler, indices, steps=steps, metric=metric)
+    metric = getattr(learner, "metric", None) if metric is None else metric
+    values, finite = task_values(learner, sampler, indices, steps=steps, metric=metric)
     used = steps if steps is not None else getattr(learner, "inner_steps", None)
     name = "accuracy" if metric is None else getattr(metric, "__name__", type(metric).__name__)
-    return Evaluation(values.cpu(), repr(sampler), protocol_of(learner), used, name)
+    bad = n_tasks - int(finite.sum())
+    return Evaluation(values.cpu(), repr(sampler), _protocol(learner, sampler), used, name, bad)
+
+
+def _protocol(learner: Learner, sampler: TaskSampler) -> str:
+    task = sampler[0]
+    learner = getattr(learner, "unwatched", learner)  # what is only tried is not counted
+    predict = learner.adapt(task.support_x, task.support_y)
+    x = task.query_x
+    return protocol_of(predict, x if len(x) > 1 else torch.cat([x, task.support_x]))
 
 
 def check_n_tasks(sampler: TaskSampler, n_tasks: int, name: str = "n_tasks") -> None:
     """Refuse a number of tasks that the sampler does not have."""
-    if not isinstance(n_tasks, (int, np.integer)):
-        raise ValueError(f"{name} must be an integer, got {n_tasks!r}")
-    if n_tasks < 1:
-        raise ValueError(f"{name} must be at least 1, got {n_tasks}")
+    whole_number(name, n_tasks, least=1)
     if hasattr(sampler, "__len__") and n_tasks > len(sampler):
         raise ValueError(f"{name} must be in 1..{len(sampler)}, the tasks there are, got {n_tasks}")
 
@@ -211,20 +238,23 @@ def task_values(
     *,
     steps: int | None = None,
     metric: Metric | None = None,
-) -> Tensor:
-    """The metric of each of these tasks ``[n]``: the loop behind :func:`evaluate`."""
+) -> tuple[Tensor, Tensor]:
+    """The loop behind :func:`evaluate`: of each task its score, and whether its outputs are finite.
+
+    Returns
+    -------
+    values : Tensor [n]
+    finite : bool Tensor [n]
+    """
     options = {} if steps is None else {"steps": steps}
-    values = []
+    values, finite = [], []
     for i in indices:
         task = sampler[i]
         predict = learner.adapt(task.support_x, task.support_y, **options)
         outputs = predict(task.query_x)
-        targets = task.query_y.to(outputs.device)
-        value = accuracy_of(outputs, targets) if metric is None else metric(outputs, targets)
-        if value is None:
-            raise ValueError("tasks with real targets need a metric, such as F.mse_loss")
-        values.append(value.detach())  # a graph kept per task would fill the memory
-    return torch.stack(values)
+        values.append(score(metric, outputs, task.query_y.to(outputs.device)))
+        finite.append(is_finite(outputs))
+    return torch.stack(values), torch.tensor(finite)
 
 
 def _counted(n: int) -> Iterable[int]:

@@ -12,7 +12,8 @@ from metalearn_tut import checkpoint
 from metalearn_tut.checkpoint import BEST, HISTORY, LAST
 from metalearn_tut.federated import Federation, Reply, in_process, run_rounds
 from metalearn_tut.federated.aggregation import State
-from metalearn_tut.federated.rounds import SERVER, Ask, Record
+from metalearn_tut.federated.outcome import FederationFailed, Record, unanswered
+from metalearn_tut.federated.rounds import SERVER, Ask
 from metalearn_tut.tasks.cache import atomic_write
 from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.tensor_file import check_same_run, read_tensors
@@ -61,6 +62,9 @@ def federated_train(
         If ``out`` holds a run and ``resume`` is False.
     ValueError
         If it holds another run, or a damaged one.
+    FederationFailed
+        If nobody answered in any round: the folder then holds no learner, and ``resume=True``
+        tries again.
     OSError
         If it cannot be written to.
     """
@@ -68,7 +72,7 @@ def federated_train(
     server = folder / SERVER
     _check_folder(folder, run, resume)
     checkpoint.make_ready(folder)
-    metas, reach = federation.learner.meta_parameters(), ask or in_process(federation)
+    reach = ask or in_process(federation)
     bar = progress_bar(
         federation.rounds,
         initial=_rounds_in(server),
@@ -86,7 +90,7 @@ def federated_train(
         done = number + 1
         if done % save_every == 0 or done == federation.rounds:
             # before the server's: a run that is killed between them does the round once more
-            checkpoint.save(folder / LAST, metas, step=done, run=run)
+            checkpoint.save(folder / LAST, federation.learner, step=done, run=run)
         bar.update(1)
         return {}
 
@@ -94,6 +98,9 @@ def federated_train(
     try:
         with bar:
             records = run_rounds(federation, asked, **rest)
+    except FederationFailed:
+        (folder / LAST).unlink(missing_ok=True)  # nobody trained it
+        raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"training was stopped; {_left(server)}") from None
     with atomic_write(folder / HISTORY) as temporary:
@@ -111,7 +118,9 @@ def _check_folder(folder: Path, run: Mapping[str, Any], resume: bool) -> None:
 
 
 def _rounds_in(server: Path) -> int:
-    return len(read_tensors(server)[1].get("records", [])) if server.exists() else 0
+    """How many rounds a resumed run would not do again."""
+    records = read_tensors(server)[1].get("records", []) if server.exists() else []
+    return len(records) - unanswered(records)
 
 
 def _left(server: Path) -> str:

@@ -69,16 +69,16 @@ class Watched:
     """
 
     def __init__(self, learner: Learner) -> None:
-        self.learner, self.shares = learner, []
+        self.unwatched, self.shares = learner, []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.learner, name)
+        return getattr(self.unwatched, name)
 
     def adapt(
         self, support_x: Tensor, support_y: Tensor, **options: Any
     ) -> Callable[[Tensor], Tensor]:
         """The learner's own, and counted."""
-        predict = self.learner.adapt(support_x, support_y, **options)
+        predict = self.unwatched.adapt(support_x, support_y, **options)
 
         def counted(x: Tensor) -> Tensor:
             self.shares.append(active_share(predict.deploy(), x).mean().item())

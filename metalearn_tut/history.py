@@ -14,12 +14,14 @@ class History:
     """What training recorded: per step the mean loss and accuracy, per check the validation.
 
     ``skipped`` lists the steps in which no task had a weight, so that nothing was changed.
+    ``lowest`` is whether a lower validation is a better one, as of an error.
     """
 
     loss: list[float] = field(default_factory=list)
     accuracy: list[float] = field(default_factory=list)
     validation: list[dict[str, float]] = field(default_factory=list)
     skipped: list[int] = field(default_factory=list)
+    lowest: bool = False
 
     def trained(self, losses: Tensor, accuracy: Tensor | None) -> None:
         """Record one step: losses ``[T]`` and accuracies ``[T]`` of its tasks."""
@@ -30,7 +32,8 @@ class History:
     def validated(self, step: int, values: Tensor) -> bool:
         """Record a validation after ``step`` steps; True if its mean is the best so far."""
         mean, half_width = interval(values)
-        improved = all(mean > entry["mean"] for entry in self.validation)
+        sign = -1 if self.lowest else 1
+        improved = all(sign * mean > sign * entry["mean"] for entry in self.validation)
         self.validation.append({"step": step, "mean": mean, "half_width": half_width})
         return improved
 
@@ -40,7 +43,8 @@ class History:
         return {name: f"{sum(v) / len(v):.3f}" for name, v in series.items() if v}
 
     def best(self) -> dict[str, float]:
-        """The first validation entry with the highest mean: step, mean and half-width."""
+        """The first validation entry with the best mean: step, mean and half-width."""
         if not self.validation:
             raise ValueError("this run was not validated: pass validation= to meta_train")
-        return max(self.validation, key=lambda entry: entry["mean"])
+        sign = -1 if self.lowest else 1
+        return max(self.validation, key=lambda entry: sign * entry["mean"])

@@ -29,13 +29,16 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     Returns
     -------
     Tensor
-        A scalar, >= 0 up to rounding.
+        A scalar, >= 0 up to rounding. A class that the teacher excludes (a logit of ``-inf``, or
+        one so low that its probability is 0) adds nothing, whatever the student says of it. One
+        that the student alone excludes makes the loss infinite, its gradient is what the formula
+        says. NaN or ``+inf`` in either give NaN.
 
     Raises
     ------
     ValueError
-        If ``temperature`` is not positive, or the logits are not of one shape ``[B, classes]``
-        with at least one row.
+        If ``temperature`` is not positive, the logits are not of one shape ``[B, classes]``
+        with at least one row, or a row is ``-inf`` throughout.
 
     References
     ----------
@@ -58,11 +61,25 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
             f"got shapes {shape} and {list(teacher_logits.shape)}"
         )
     _check_floats("logits", student_logits, teacher_logits)
+    for name, logits in (("student", student_logits), ("teacher", teacher_logits)):
+        _check_a_class_is_left(f"{name}_logits", logits)
     student, teacher = (
         F.log_softmax(logits / temperature, dim=1) for logits in (student_logits, teacher_logits)
     )
-    divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-    return temperature**2 * divergence
+    probabilities = teacher.exp()
+    # 0 · log 0 is 0, and so are its derivatives; 0 · (-inf - -inf) would be NaN
+    apart = (teacher - student).masked_fill(probabilities == 0, 0.0)
+    return temperature**2 * (probabilities * apart).sum() / len(apart)
+
+
+def _check_a_class_is_left(name: str, logits: Tensor) -> None:
+    """Refuse rows that exclude every class: there is no softmax of them."""
+    try:
+        rows = torch.isneginf(logits).all(1).nonzero().flatten().tolist()
+    except RuntimeError:  # inside vmap no value can be looked at; the loss is NaN there
+        return
+    if rows:
+        raise ValueError(f"{name} must leave a class, but row {rows[0]} is -inf throughout")
 
 
 def rkd_loss(
@@ -142,7 +159,7 @@ class _Geometry:
         halves = features / 2  # whose differences are finite wherever the features are
         offsets = _in_range(halves.unsqueeze(0) - halves.unsqueeze(1))  # (B, B, F), from i to j
         squares = offsets.square().sum(2)
-        apart = squares > 0
+        apart = squares != 0  # true of NaN, which must not pass for examples that coincide
         lengths = torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)  # (B, B)
         pairs = max(len(features) * (len(features) - 1), 1)
         mean = lengths.sum() / pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -18,11 +18,16 @@ from metalearn_tut.bilevel import (
 )
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.models import deploy
-from metalearn_tut.tasks.task import TaskBatch, as_float
+from metalearn_tut.models.bound import for_tasks, with_tensors
+from metalearn_tut.models.deploy import with_statistics
+from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
 
 
 class TaskLosses(NamedTuple):
-    """``losses [T]``, differentiable in the meta-parameters; ``accuracy [T]`` or None."""
+    """``losses [T]``, differentiable in the meta-parameters; ``accuracy [T]`` or None.
+
+    Of a learner with a metric of its own, ``accuracy`` is that.
+    """
 
     losses: Tensor
     accuracy: Tensor | None
@@ -33,6 +38,9 @@ class Learner(Protocol):
 
     def meta_parameters(self) -> Params:
         """The tensors to train, by name."""
+
+    def settings(self) -> dict[str, Any]:
+        """All else that decides its results, as JSON: saved with it, and compared."""
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """One loss per task; ``progress`` in 0..1 is the share of training done."""
@@ -103,48 +111,73 @@ def attach_gradients(result: TaskGradients | DeferredGradients, metas: Params) -
     return _Attach.apply(result.losses, len(gradients), *gradients, *metas.values())
 
 
-def accuracy_of(outputs: Tensor, targets: Tensor) -> Tensor | None:
-    """Share of right labels along the last dimension but one of ``outputs [..., B, N]``.
-
-    None for regression targets.
-    """
-    if targets.is_floating_point():
-        return None
-    return (outputs.argmax(-1) == targets).float().mean(-1)
-
-
 @dataclass(frozen=True)
 class Predictor:
     """A network adapted to one task: call it on inputs, or deploy it.
 
+    It is a function: the same input gets the same answer, whatever becomes of the learner, of
+    the tensors that it was made from, or in other threads. Dropout is off. Batch norms of
+    PyTorch that have no statistics to read have those of the support set, under the adapted
+    parameters.
+
     Parameters
     ----------
     model : nn.Module
-        The architecture.
+        The architecture. It is copied, as the other two.
     params : dict of name to Tensor
         The adapted parameters.
     support_x : Tensor
         The support inputs, whose statistics ``norm="support"`` normalizes by.
+
+    Attributes
+    ----------
+    network : nn.Module
+        The model in evaluation mode with the adapted parameters.
     """
 
     model: nn.Module
     params: Params
     support_x: Tensor
+    network: nn.Module = field(init=False, repr=False)
+
+    @torch.no_grad()
+    def __post_init__(self) -> None:
+        params = {n: p.detach().clone() for n, p in self.params.items()}
+        model = for_tasks(self.model, training=False)
+        own = {"model": model, "params": params, "support_x": self.support_x.detach().clone()}
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
+        network = with_tensors(model, params)
+        if norm_of(model) == "none":  # a network of this package says what it normalizes by
+            network = with_statistics(network, self._read(self.support_x))
+        object.__setattr__(self, "network", network)
+
+    def _read(self, x: Tensor) -> Tensor:
+        """Inputs as the network reads them: scaled, in its dtype, on its device."""
+        like = next(iter(self.params.values()))
+        return as_float(x.to(like.device), like.dtype)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """Outputs ``[B, ways]`` for inputs ``x [B, ...]`` (``uint8`` images or floats).
+        """Outputs ``[B, ways]`` for inputs ``x [B, ...]``.
 
-        With ``norm="batch"`` the rows of ``x`` are normalized together (transductive): one
-        image's answer depends on the others.
+        ``uint8`` images are scaled to 0..1; floats are taken as they are, and have to be on the
+        scale of the support set. With ``norm="batch"`` the rows of ``x`` are normalized
+        together (transductive): one image's answer depends on the others.
+
+        Raises
+        ------
+        ValueError
+            If one of ``x`` and the support set holds ``uint8`` images, and the other numbers
+            outside 0..1.
         """
-        like = next(iter(self.params.values()))
-        support, query = (as_float(t.to(like.device), like.dtype) for t in (self.support_x, x))
-        forward = functional(self.model)
-        return query_outputs(forward, self.params, support, query, norm_of(self.model))
+        check_one_scale(self.support_x, x)
+        support, query = self._read(self.support_x), self._read(x)
+        return query_outputs(functional(self.network), {}, support, query, norm_of(self.network))
 
+    @torch.no_grad()
     def deploy(self) -> nn.Module:
         """An ordinary network in evaluation mode for this task: see :func:`models.deploy`."""
-        like = next(iter(self.params.values()))
-        support = as_float(self.support_x.to(like.device), like.dtype)
-        return deploy(self.model, self.params, support)
+        support = self._read(self.support_x)
+        with torch.autocast(support.device.type, enabled=False):
+            return deploy(self.network, {}, support, expected=self(self.support_x))

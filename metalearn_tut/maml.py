@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +12,28 @@ from torch import Tensor, nn
 
 from metalearn_tut import bilevel
 from metalearn_tut.bilevel import Params
-from metalearn_tut.bilevel.checks import check_inner, check_targets, prepare, ways_of
+from metalearn_tut.bilevel.checks import (
+    check_inner,
+    check_targets,
+    prepare,
+    ways_of,
+    whole_number,
+)
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.inner import Rate, masked
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
-from metalearn_tut.learner import Predictor, TaskLosses, accuracy_of, attach_gradients
+from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
+from metalearn_tut.models.bound import for_tasks, forget_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.scoring import Metric, check_aligned, scores
+from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
-_HEAD = ("head.weight", "head.bias")
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _SETTINGS = ("inner_loss", "masks", "pull", "recompute", "solver", "solver_steps")
 
 
@@ -34,7 +46,11 @@ class MAML:
     Parameters
     ----------
     model : nn.Module
-        Any network; its parameters are the meta-parameters, trained in place.
+        Any network; its parameters are the meta-parameters, trained in place. Frozen ones
+        (``requires_grad=False``) are neither trained nor stepped. Batch norms of PyTorch
+        without statistics of their own normalize by the batch in both loops, and by the
+        support set in what :meth:`adapt` gives; running statistics of a layer in training mode
+        are reset, since the weights leave them behind.
     inner_lr : float, default 0.4
         Inner step size (the initial one if rates are learned).
     inner_steps : int, default 1
@@ -50,7 +66,9 @@ class MAML:
     zero_head : bool, default False
         Start every task from a head at zero instead of a meta-learned one. The number of
         ways is then free at test time. (With one inner step only the head moves: the
-        gradient behind a zero head is zero.) Needs a model with a ``head``.
+        gradient behind a zero head is zero.)
+    head : str, default "head"
+        Name of the layer that is the head, for ``zero_head`` and :func:`anil`.
     groups : sequence of sequences of names, optional
         Parameters stepped in the inner loop, in order; the head alone gives ANIL.
     step_losses : float, default 0
@@ -63,6 +81,10 @@ class MAML:
         ``engine="vectorised"``.
     loss : callable, default cross entropy
         (outputs, targets) -> scalar, in both loops.
+    metric : callable, optional
+        (outputs, targets) -> number, how a task is scored in training, validation and
+        evaluation; by default the accuracy of logits ``[B, N]`` for class indices ``[B]``, and
+        in training no score for anything else.
     **settings
         ``inner_loss``, ``masks``, ``pull``, ``recompute``, ``solver``, ``solver_steps``: see
         :func:`bilevel.meta_gradient`.
@@ -78,6 +100,16 @@ class MAML:
     >>> predict = learner.adapt(sampler[0].support_x, sampler[0].support_y)
     >>> predict(sampler[0].query_x).shape
     torch.Size([6, 3])
+
+    One logit for two classes, regression, several labels at once, a label for each pixel:
+
+    >>> bce = F.binary_cross_entropy_with_logits
+    >>> binary = MAML(nn.Linear(4, 1), loss=lambda o, y: bce(o.squeeze(-1), y.float()),
+    ...               metric=lambda o, y: ((o.squeeze(-1) > 0) == y).float().mean())
+    >>> regression = MAML(nn.Linear(4, 1), loss=F.mse_loss, metric=F.mse_loss)
+    >>> labels = MAML(nn.Linear(4, 6), loss=bce, metric=lambda o, y: ((o > 0) == y).float().mean())
+    >>> pixels = MAML(nn.Conv2d(1, 3, 3, padding=1),  # cross entropy is of [B, N, H, W], too
+    ...               metric=lambda o, y: (o.argmax(1) == y).float().mean())
     """
 
     def __init__(
@@ -90,36 +122,71 @@ class MAML:
         first_order: bool = False,
         rates: str = "fixed",
         zero_head: bool = False,
+        head: str = "head",
         groups: Sequence[Sequence[str]] | None = None,
         step_losses: float = 0.0,
         deferred: bool = False,
         loss: TaskLoss = F.cross_entropy,
+        metric: Metric | None = None,
         **settings: Any,
     ) -> None:
         _check_choices(engine, rates, inner_lr, inner_steps, step_losses, settings)
         if deferred and engine == "vectorised":
             raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
         params = bilevel.parameters_of(model)
-        if zero_head and "head.weight" not in params:
-            raise ValueError(
-                f"zero_head=True needs a model with a head, got {type(model).__name__}"
-            )
-        pull = settings.get("pull", 0.0)
-        check_inner(params, inner_steps, inner_lr, settings.get("masks"), groups, pull)
-        self.model, self.loss = model, loss
-        self.inner_lr, self.inner_steps = inner_lr, inner_steps
+        check_inner(
+            params, inner_steps, inner_lr, settings.get("masks"), groups, settings.get("pull", 0.0)
+        )
+        self.model, self.loss, self.metric = model, loss, metric
+        self.inner_lr, self.inner_steps = inner_lr, int(inner_steps)
         self.engine, self.zero_head, self.step_losses = engine, zero_head, step_losses
-        self.deferred = deferred
+        self.deferred, self.head = deferred, head
         self.masks: Params = dict(settings.pop("masks", None) or {})
         self.options = {"first_order": first_order, "groups": groups, **settings}
-        self.kind, self.rates = rates, initial_rates(rates, params, inner_lr, inner_steps)
+        if zero_head:
+            _check_zero_head(model, head)
+        stepped = {n: params[n] for n in self.stepped()}
+        self.kind, self.rates = rates, initial_rates(rates, stepped, inner_lr, inner_steps)
+
+    def stepped(self) -> list[str]:
+        """Names of the parameters that the inner loop moves: those of the groups, none frozen."""
+        names = list(bilevel.trainable_of(self.model))
+        if (groups := self.options["groups"]) is not None:
+            names = [n for n in names if any(n in group for group in groups)]
+        if not names:
+            raise ValueError(
+                f"{type(self).__name__} has nothing to adapt: all parameters that its inner loop "
+                "could step are frozen (requires_grad=False)"
+            )
+        return names
 
     def meta_parameters(self) -> Params:
-        """The model's parameters (without a zero head) and the learned rates, as leaves."""
-        params = bilevel.parameters_of(self.model)
+        """The model's parameters (no frozen ones, no zero head) and the learned rates, as leaves.
+
+        The rates follow the model to its dtype and device.
+        """
+        params = bilevel.trainable_of(self.model)
         if self.zero_head:
-            params = {n: p for n, p in params.items() if n not in _HEAD}
+            params = {n: p for n, p in params.items() if n not in self._head()}
+        like = next(self.model.parameters())
+        for rate in self.rates.values():
+            if (rate.dtype, rate.device) != (like.dtype, like.device):
+                rate.data = rate.data.to(like)
         return {**params, **self.rates}
+
+    def _head(self) -> list[str]:
+        return head_of(self.model, self.head)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the learner's results but its tensors, as JSON.
+
+        Of two learners with the same settings and the same state one can go on for the other.
+        """
+        names = ("inner_lr", "inner_steps", "engine", "zero_head", "head", "step_losses", "loss")
+        own = {name: getattr(self, name) for name in (*names, "deferred", "metric", "model")}
+        frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
+        kept = {"rates": self.kind, "frozen": frozen, **self.options}
+        return described({"method": type(self).__name__, **own, **kept})
 
     def set_masks(self, masks: Mapping[str, Tensor] | None) -> None:
         """Prune the network: weights whose mask is 0 become zero, and stay so in both loops.
@@ -142,9 +209,9 @@ class MAML:
         metas = self.meta_parameters()
         params = {n: p for n, p in metas.items() if n not in self.rates}
         check_inner(params, 0, 0.0, masks)
-        self.masks = dict(masks)
+        self.masks = {n: mask.detach().clone() for n, mask in masks.items()}
         with torch.no_grad():
-            for name, mask in masks.items():
+            for name, mask in self.masks.items():
                 params[name].masked_fill_(mask.to(params[name].device) == 0, 0.0)
 
     def start(self, metas: Params, ways: int | None = None, steps: int | None = None) -> tuple:
@@ -153,14 +220,22 @@ class MAML:
         Meta-parameters may carry a leading dimension of tasks; the result then does too.
         """
         own = bilevel.parameters_of(self.model)
-        known = next(n for n in own if n in metas)
-        lead = metas[known].shape[: metas[known].ndim - own[known].ndim]
-        params = {n: metas[n] if n in metas else _zero(p, lead, ways) for n, p in own.items()}
+        known = next((n for n in own if n in metas), None)
+        lead = metas[known].shape[: metas[known].ndim - own[known].ndim] if known else ()
+        zeros = self._head() if self.zero_head else []
+
+        def at_start(name: str, p: Tensor) -> Tensor:
+            if name in metas:
+                return metas[name]
+            return _zero(p, lead, ways) if name in zeros else p.detach().expand(*lead, *p.shape)
+
+        params = {n: at_start(n, p) for n, p in own.items()}
         steps = self.inner_steps if steps is None else steps
         if self.kind == "fixed":
             return params, self.inner_lr
         sizes = {"lead": len(lead), "trained": self.inner_steps, "steps": steps}
-        return params, learned_rates(self.kind, metas, params, **sizes)
+        stepped = {n: params[n] for n in self.stepped()}
+        return params, learned_rates(self.kind, metas, stepped, **sizes)
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """Query loss of each task after adaptation, with its meta-gradient attached.
@@ -172,9 +247,9 @@ class MAML:
         progress : float, default 1
             Share of training done, for ``step_losses``.
         """
-        metas = self.meta_parameters()
+        metas = self._trained()
         result = bilevel.task_gradients(
-            self.model,
+            for_tasks(self.model),
             batch,
             metas,
             self.start,
@@ -185,8 +260,26 @@ class MAML:
             loss=self.loss,
             **self.options | self.inner_settings(self.inner_steps),
         )
+        return self._judged(result, metas, batch)
+
+    def _trained(self) -> Params:
+        """The meta-parameters, at least one; what their change makes stale is forgotten."""
+        metas = self.meta_parameters()
+        if not metas:
+            raise ValueError(
+                f"{type(self).__name__} has nothing to train: all parameters are frozen "
+                "(requires_grad=False)"
+            )
+        forget_statistics(self.model)
+        return metas
+
+    def _judged(self, result: Any, metas: Params, batch: TaskBatch) -> TaskLosses:
+        """Losses that carry their gradients, and scores; a loss that broadcasts is refused."""
         targets = batch.query_y.to(result.outputs.device)
-        return TaskLosses(attach_gradients(result, metas), accuracy_of(result.outputs, targets))
+        for loss in (self.loss, self.inner_loss):
+            check_aligned(loss, result.outputs[0], targets[0])
+        scored = scores(self.metric, result.outputs, targets)
+        return TaskLosses(attach_gradients(result, metas), scored)
 
     def step_weights(self, progress: float) -> list[float] | None:
         """Weight of the query loss after each step: from all equal to the last one alone."""
@@ -195,6 +288,17 @@ class MAML:
         early = (1 - progress / self.step_losses) / self.inner_steps
         return [early] * (self.inner_steps - 1) + [1 - early * (self.inner_steps - 1)]
 
+    def working(self, *, training: bool | None = None) -> Self:
+        """The same learner on a private copy of its network, in a mode of its own."""
+        own = copy.copy(self)
+        own.model = for_tasks(self.model, training=training)
+        return own
+
+    @property
+    def inner_loss(self) -> TaskLoss:
+        """The loss on the support set."""
+        return self.options.get("inner_loss") or self.loss
+
     def inner_settings(self, steps: int) -> dict[str, Any]:
         """Arguments of the inner loop; a single step from a zero head steps the head alone.
 
@@ -202,20 +306,25 @@ class MAML:
         own derivative: exact zeros, which would take a third of the time to compute.
         """
         inner = {n: self.options[n] for n in ("groups", "pull") if n in self.options}
-        inner |= {"masks": self.masks} if self.masks else {}
+        stepped = self.stepped()
+        if inner["groups"] is not None:
+            inner["groups"] = [[n for n in group if n in stepped] for group in inner["groups"]]
+        elif len(stepped) < len(bilevel.parameters_of(self.model)):
+            inner["groups"] = [stepped]
         behind_head = type(self.model).forward is FewShotNetwork.forward
         if self.zero_head and steps == 1 and behind_head and self.engine != "implicit":
-            inner["groups"] = [_head_of(self.model)] if inner["groups"] is None else inner["groups"]
-        return inner
+            only_head = [n for n in self._head() if n in stepped]
+            inner["groups"] = [only_head] if self.options["groups"] is None else inner["groups"]
+        return {**inner, "masks": self.masks} if self.masks else inner
 
     @torch.no_grad()
     def adapt(self, support_x: Tensor, support_y: Tensor, *, steps: int | None = None) -> Predictor:
-        """Learn one task from its support set.
+        """Learn one task from its support set; the learner and its network stay as they are.
 
         Parameters
         ----------
         support_x : Tensor [N·K, ...]
-            ``uint8`` images or floating inputs.
+            ``uint8`` images, floating inputs, or integers for ``nn.Embedding``.
         support_y : Tensor [N·K]
             Labels 0..N-1; N may differ from training's with ``zero_head``.
         steps : int, optional
@@ -226,25 +335,27 @@ class MAML:
         Predictor
             ``predict(x)`` gives outputs; ``predict.deploy()`` an ordinary network.
         """
-        steps = self.inner_steps if steps is None else steps
-        inner_loss = self.options.get("inner_loss") or self.loss
-        ways = None
-        if self.zero_head and not support_y.is_floating_point():
-            check_targets(support_y, "support_y", loss=inner_loss)
-            ways = int(support_y.max()) + 1
-        params, lr = self.start(self.meta_parameters(), ways, steps)
+        steps = self.inner_steps if steps is None else whole_number("steps", steps)
+        params, lr = self.start(self.meta_parameters(), self.ways_for(support_y), steps)
+        network = for_tasks(self.model, training=False)
         adapted = bilevel.adapt(
-            self.model,
+            network,
             support_x,
             support_y,
             inner_lr=lr,
             inner_steps=steps,
             params=params,
-            loss=inner_loss,
+            loss=self.inner_loss,
             **self.inner_settings(steps),
         )
-        # What was not stepped is the model's own tensor, which training would change later.
-        return Predictor(self.model, {n: p.clone() for n, p in adapted.items()}, support_x)
+        return Predictor(network, adapted, support_x)
+
+    def ways_for(self, support_y: Tensor) -> int | None:
+        """The ways that these labels ask for, where the learner is free to have them."""
+        if not self.zero_head or support_y.is_floating_point():
+            return None
+        check_targets(support_y, "support_y", loss=self.inner_loss)
+        return int(support_y.max()) + 1
 
 
 def fomaml(model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **settings: Any) -> MAML:
@@ -252,12 +363,16 @@ def fomaml(model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **sett
     return MAML(model, inner_lr, inner_steps, first_order=True, **settings)
 
 
-def anil(model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **settings: Any) -> MAML:
-    """ANIL (Raghu et al. 2020): the inner loop steps the head alone."""
-    head = _head_of(model)
-    if not head:
-        raise ValueError(f"anil needs a model with a head, got {type(model).__name__}")
-    return MAML(model, inner_lr, inner_steps, groups=[head], **settings)
+def anil(
+    model: nn.Module,
+    inner_lr: float = 0.4,
+    inner_steps: int = 1,
+    *,
+    head: str = "head",
+    **settings: Any,
+) -> MAML:
+    """ANIL (Raghu et al. 2020): the inner loop steps the layer called ``head`` alone."""
+    return MAML(model, inner_lr, inner_steps, groups=[head_of(model, head)], head=head, **settings)
 
 
 def meta_sgd(
@@ -281,22 +396,25 @@ class Reptile(MAML):
     model, inner_lr, inner_steps
         As for :class:`MAML`.
     **settings
-        ``zero_head``, ``groups``, ``loss``, ``inner_loss``, ``masks``, ``pull``, as there.
+        ``zero_head``, ``head``, ``groups``, ``loss``, ``inner_loss``, ``metric``, ``masks``,
+        ``pull``, as there.
     """
 
     def __init__(
         self, model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **settings: Any
     ) -> None:
-        allowed = {"zero_head", "groups", "loss", "inner_loss", "masks", "pull"}
+        allowed = {"zero_head", "head", "groups", "loss", "inner_loss", "metric", "masks", "pull"}
         if unknown := sorted(set(settings) - allowed):
             raise TypeError(f"Reptile has no argument {unknown[0]!r}")
         super().__init__(model, inner_lr, inner_steps, **settings)
 
     @torch.no_grad()
-    def _task(self, task: Task, theta: Params, lr: Rate) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _task(
+        self, network: nn.Module, task: Task, theta: Params, lr: Rate
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Query loss and outputs, and how far each meta-parameter is from where the task ends."""
-        forward, norm = bilevel.functional(self.model), norm_of(self.model)
-        inner_loss = self.options.get("inner_loss") or self.loss
+        forward, norm = bilevel.functional(network), norm_of(network)
+        inner_loss = self.inner_loss
         inner = {"steps": self.inner_steps, "lr": lr, **self.inner_settings(self.inner_steps)}
         x = torch.cat([task.support_x, task.query_x])
         y = torch.cat([task.support_y, task.query_y])
@@ -308,14 +426,13 @@ class Reptile(MAML):
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """Query losses that carry ``theta - theta_i'`` as their gradients."""
-        metas = self.meta_parameters()
+        metas = self._trained()
         theta, lr = self.start(metas)
-        losses = self.options.get("inner_loss") or self.loss, self.loss
+        losses = self.inner_loss, self.loss
         batch = prepare(batch, theta, ways_of(self.model, theta), losses)
-        rows = (self._task(task, theta, lr) for task in batch)
-        result = bilevel.TaskGradients.of_tasks(metas, rows)
-        accuracy = accuracy_of(result.outputs, batch.query_y)
-        return TaskLosses(attach_gradients(result, metas), accuracy)
+        network = for_tasks(self.model)
+        rows = (self._task(network, task, theta, lr) for task in batch)
+        return self._judged(bilevel.TaskGradients.of_tasks(metas, rows), metas, batch)
 
 
 def _check_choices(
@@ -341,8 +458,33 @@ def _check_choices(
         raise ValueError(f"rates='step' needs inner_steps >= 1, got {inner_steps}")
 
 
-def _head_of(model: nn.Module) -> list[str]:
-    return [n for n in bilevel.parameters_of(model) if n in _HEAD]
+def head_of(model: nn.Module, name: str = "head") -> list[str]:
+    """Names of the parameters of the layer that is called ``name``, the model's head.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or it has no parameters.
+    """
+    found = [n for n in bilevel.parameters_of(model) if n.startswith(f"{name}.")]
+    if not found:
+        layers = ", ".join(repr(n) for n, m in model.named_modules() if n and [*m.parameters()])
+        raise ValueError(
+            f"{type(model).__name__} has no layer {name!r} to be its head: name it with head=, "
+            f"one of {layers}"
+        )
+    return found
+
+
+def _check_zero_head(model: nn.Module, name: str) -> None:
+    names = head_of(model, name)
+    params = bilevel.parameters_of(model)
+    leaves = {n.removeprefix(f"{name}.") for n in names}
+    if not leaves <= {"weight", "bias"} or not all(params[n].requires_grad for n in names):
+        raise ValueError(
+            f"zero_head=True needs a head {name!r} of one layer that is not frozen: one of several "
+            f"layers, or a frozen one, would stay at zero; it has {', '.join(names)}"
+        )
 
 
 def _zero(p: Tensor, lead: torch.Size, ways: int | None) -> Tensor:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel import Params, parameters_of
+from metalearn_tut.bilevel import Params, parameters_of, trainable_of
 from metalearn_tut.bilevel.checks import check_finite, check_rows, check_targets, prepare
 from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.learner import TaskLosses, accuracy_of
+from metalearn_tut.learner import TaskLosses
 from metalearn_tut.models import deploy
+from metalearn_tut.models.bound import with_tensors
 from metalearn_tut.models.few_shot import FewShotNetwork
-from metalearn_tut.tasks.task import TaskBatch, as_float
+from metalearn_tut.scoring import Metric, score
+from metalearn_tut.tasks.content import described
+from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
 
 
 def prototypes(features: Tensor, labels: Tensor) -> Tensor:
@@ -58,39 +62,46 @@ class ProtoNet:
 
     Parameters
     ----------
-    model : FewShotNetwork
-        Its ``embed`` is trained; its head is not used. The number of ways is free.
+    model : nn.Module
+        With ``embed(x)``, features ``[B, D]``, which is trained; frozen parameters
+        (``requires_grad=False``) are not. The head of a network of this package is not used. The
+        number of ways is free. Running statistics are learned and used as PyTorch does: in
+        training, and in evaluation.
+    metric : callable, optional
+        (logits, labels) -> number, how a task is scored; accuracy by default.
     """
 
-    def __init__(self, model: FewShotNetwork) -> None:
+    def __init__(self, model: nn.Module, *, metric: Metric | None = None) -> None:
         if not hasattr(model, "embed"):
             raise ValueError(f"ProtoNet needs a model with embed(x), got {type(model).__name__}")
-        self.model = model
+        self.model, self.metric = model, metric
 
     def meta_parameters(self) -> Params:
-        """The embedding's parameters."""
-        return {n: p for n, p in parameters_of(self.model).items() if not n.startswith("head.")}
+        """The embedding's parameters that are not frozen."""
+        params = trainable_of(self.model)
+        if isinstance(self.model, FewShotNetwork):
+            params = {n: p for n, p in params.items() if not n.startswith("head.")}
+        return params
 
-    def logits(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
-        """Logits ``[N·Q, N]`` of floating-point query inputs, normalized as ``model.norm`` says."""
-        if norm_of(self.model) == "support":
-            n = len(support_x)
-            both = self.model.embed(torch.cat([support_x, query_x]), n)
-            support, query = both[:n], both[n:]
-        else:
-            support, query = self.model.embed(support_x), self.model.embed(query_x)
-        return distance_logits(query, prototypes(support, support_y))
+    def settings(self) -> dict[str, Any]:
+        """All that decides the learner's results but its tensors, as JSON."""
+        frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
+        own = {"metric": self.metric, "model": self.model, "frozen": frozen}
+        return described({"method": type(self).__name__, **own})
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
-        """Cross entropy of each task's query set."""
+        """Cross entropy of each task's query set; tasks may differ in their number of classes."""
+        if not self.meta_parameters():
+            raise ValueError("ProtoNet has nothing to train: all parameters are frozen")
         check_targets(batch.support_y.flatten(), "support_y")
-        ways = int(batch.support_y.max()) + 1
-        batch = prepare(batch, parameters_of(self.model), ways)
-        logits = [self.logits(t.support_x, t.support_y, t.query_x) for t in batch]
-        losses = [F.cross_entropy(x, y) for x, y in zip(logits, batch.query_y, strict=True)]
-        return TaskLosses(
-            torch.stack(losses), accuracy_of(torch.stack(logits).detach(), batch.query_y)
-        )
+        batch = prepare(batch, parameters_of(self.model), None)
+        losses, scored = [], []
+        for task in batch:
+            check_targets(task.query_y, "query_y", int(task.support_y.max()) + 1)
+            found = logits(self.model, task.support_x, task.support_y, task.query_x)
+            losses.append(F.cross_entropy(found, task.query_y))
+            scored.append(score(self.metric, found.detach(), task.query_y))
+        return TaskLosses(torch.stack(losses), torch.stack(scored))
 
     def adapt(self, support_x: Tensor, support_y: Tensor) -> NearestPrototype:
         """Remember the support set; there is nothing to train.
@@ -106,34 +117,95 @@ class ProtoNet:
         check_targets(support_y, "support_y")
         class_counts(support_y)
         check_finite(support_x, "support_x")
-        return NearestPrototype(self, support_x, support_y)
+        return NearestPrototype(self.model, support_x, support_y)
+
+
+def logits(model: nn.Module, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    """Logits ``[N·Q, N]`` of floating-point query inputs, normalized as ``model.norm`` says."""
+    if norm_of(model) == "support":
+        n = len(support_x)
+        both = model.embed(torch.cat([support_x, query_x]), n)
+        support, query = both[:n], both[n:]
+    else:
+        support, query = model.embed(support_x), model.embed(query_x)
+    return distance_logits(query, prototypes(support, support_y))
 
 
 @dataclass(frozen=True)
 class NearestPrototype:
-    """A prototypical network with the support set of one task."""
+    """A prototypical network with the support set of one task, as a function of its input.
 
-    learner: ProtoNet
+    Parameters
+    ----------
+    model : nn.Module
+        The embedding. It is copied, as the other two: training may go on.
+    support_x : Tensor [N·K, ...]
+    support_y : Tensor [N·K]
+    """
+
+    model: nn.Module
     support_x: Tensor
     support_y: Tensor
 
     @torch.no_grad()
+    def __post_init__(self) -> None:
+        params = {n: p.detach().clone() for n, p in self.model.named_parameters()}
+        like = next(iter(params.values()))
+        network = with_tensors(self.model, params, training=False)
+        for name, value in {
+            "model": network,
+            "support_x": self.support_x.detach().clone(),
+            "support_y": self.support_y.to(like.device).clone(),
+        }.items():
+            object.__setattr__(self, name, value)
+
+    def _read(self, x: Tensor) -> Tensor:
+        like = next(self.model.parameters())
+        return as_float(x.to(like.device), like.dtype)
+
+    @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits ``[B, N]`` for inputs ``x [B, ...]`` (``uint8`` images or floats)."""
-        like = next(self.learner.model.parameters())
-        support, query = (as_float(t.to(like.device), like.dtype) for t in (self.support_x, x))
-        return self.learner.logits(support, self.support_y.to(like.device), query)
+        """Logits ``[B, N]`` for inputs ``x [B, ...]`` (``uint8`` images or floats).
+
+        Raises
+        ------
+        ValueError
+            If one of ``x`` and the support set holds ``uint8`` images, and the other numbers
+            outside 0..1.
+        """
+        check_one_scale(self.support_x, x)
+        network = with_tensors(self.model, {})
+        return logits(network, self._read(self.support_x), self.support_y, self._read(x))
 
     @torch.no_grad()
     def deploy(self) -> nn.Module:
-        """An ordinary network in evaluation mode, its head set to the prototypes.
+        """An ordinary network in evaluation mode, a linear layer in place of the prototypes.
 
         ``-|f - c|^2 = 2 c·f - |c|^2 - |f|^2``, and the last term is the same for all classes: a
-        linear layer with weights ``2 c`` and biases ``-|c|^2`` gives the same probabilities.
+        linear layer with weights ``2 c`` and biases ``-|c|^2`` gives the same probabilities. In a
+        network of this package it is the head.
         """
-        model = self.learner.model
-        like = next(model.parameters())
-        support = as_float(self.support_x.to(like.device), like.dtype)
-        centers = prototypes(model.embed(support), self.support_y.to(like.device))
-        head = {"head.weight": 2 * centers, "head.bias": -centers.square().sum(1)}
-        return deploy(model, head, support)
+        support = self._read(self.support_x)
+        with torch.autocast(support.device.type, enabled=False):
+            features = with_tensors(self.model, {}).embed(support)
+            centers = prototypes(features, self.support_y)
+            weight, bias = 2 * centers, -centers.square().sum(1)
+            expected = features @ weight.T + bias
+            if isinstance(self.model, FewShotNetwork):
+                head = {"head.weight": weight, "head.bias": bias}
+                return deploy(self.model, head, support, expected=expected)
+            network = Embedded(self.model, weight, bias)
+            return deploy(network, {}, support, expected=expected)
+
+
+class Embedded(nn.Module):
+    """A network's ``embed`` and a linear layer on it."""
+
+    def __init__(self, network: nn.Module, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.network, self.head = network, nn.Linear(*reversed(weight.shape)).to(weight)
+        self.head.weight, self.head.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, N]``."""
+        return self.head(self.network.embed(x))

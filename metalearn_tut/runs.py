@@ -53,10 +53,18 @@ from metalearn_tut.tasks.tensor_file import read_tensors
 
 Config = Mapping[str, Any]
 
+
+def _image_folder(split: str, root: str | os.PathLike[str] | None = None, **options: Any) -> Any:
+    if root is None:
+        raise ValueError("image_folder needs root (--root): the folder of your pictures")
+    return tasks.image_folder(root, split, **options)
+
+
 SOURCES: dict[str, Callable[..., ClassSource]] = {
     "glyphs": tasks.glyphs,
     "omniglot": tasks.omniglot,
     "mini_imagenet": tasks.mini_imagenet,
+    "image_folder": _image_folder,
 }
 
 
@@ -255,7 +263,7 @@ def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu"
     if _is_sparse(path):
         learner.set_masks(load_sparse(path, learner.meta_parameters()).masks)
     else:
-        checkpoint.load(path, learner.meta_parameters())
+        checkpoint.load(path, learner)
     return learner
 
 
@@ -271,7 +279,7 @@ def load_config(run: str | os.PathLike[str]) -> dict[str, Any]:
     if not config:
         raise ValueError(
             f"{path} holds no configuration: build its learner as it was built for training, "
-            "then checkpoint.load(path, learner.meta_parameters())"
+            "then checkpoint.load(path, learner)"
         )
     return config
 

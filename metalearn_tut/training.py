@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,19 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metalearn_tut.bilevel.checks import whole_number
 from metalearn_tut.checkpoint import Memory, RunFolder
 from metalearn_tut.evaluation import check_n_tasks, task_values
 from metalearn_tut.history import History
 from metalearn_tut.learner import Learner
 from metalearn_tut.outer_rates import SCHEDULES, parameter_groups
 from metalearn_tut.processes import Processes
+from metalearn_tut.scoring import Metric
+from metalearn_tut.state import settings_of
+from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.sampler import TaskSampler, check_choice
 
 Aggregate = Callable[[Tensor], Tensor]
 _COMPARED = (
     *("sampler", "steps", "tasks_per_step", "outer_lr", "schedule", "aggregate", "clip"),
-    *("validation", "validate_every", "validation_tasks"),
+    *("validation", "validate_every", "validation_tasks", "metric", "best"),
 )
 _SEED = 2**40  # of a run's first step: far from the small seeds that people give
 
@@ -47,6 +50,8 @@ def meta_train(
     validation: TaskSampler | None = None,
     validate_every: int = 500,
     validation_tasks: int = 100,
+    metric: Metric | None = None,
+    best: str = "highest",
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     save_every: int = 100,
@@ -84,6 +89,11 @@ def meta_train(
     validation : TaskSampler, optional
         Tasks evaluated every ``validate_every`` steps and at the end, the first
         ``validation_tasks`` of them. The best state is kept as ``best.safetensors``.
+    metric : callable, optional
+        (outputs, targets) -> number, what a validation task is scored by; the learner's own by
+        default, or accuracy.
+    best : {"highest", "lowest"}
+        Which mean of the metric is best: ``"lowest"`` for an error, such as ``F.mse_loss``.
     out : path, optional
         Folder of checkpoints: ``last.safetensors`` every ``save_every`` steps and at the end;
         then also ``history.json``. A checkpoint takes milliseconds.
@@ -93,7 +103,8 @@ def meta_train(
     config : dict, optional
         What the learner was built from, as JSON: stored in the checkpoints (with one that
         :func:`metalearn_tut.runs.build_learner` takes, ``load_learner`` rebuilds the learner);
-        a resumed run must bring the same.
+        a resumed run must bring the same, a learner with the same settings, and tasks of the
+        same content.
     progress : bool, default True
         Show a bar with loss, accuracy, tasks per second and time left.
 
@@ -103,15 +114,15 @@ def meta_train(
         Of all steps, those before a resume included. A step whose tasks all have weight 0
         in the aggregate changes nothing, and is in ``history.skipped``. The learner is left
         as it was after the last step;
-        ``checkpoint.load(out + "/best.safetensors", learner.meta_parameters())``
-        gets the best.
+        ``checkpoint.load(out + "/best.safetensors", learner)`` gets the best.
 
     Raises
     ------
     NonFiniteLoss
         Naming the step, the tasks and the last good checkpoint.
     ValueError
-        For arguments out of range, or a checkpoint of another run or architecture.
+        For arguments out of range, a learner of which nothing is to be trained, validation
+        tasks without a metric that suits them, or a checkpoint of another run or architecture.
     FileExistsError
         If ``out`` holds a run and ``resume`` is False.
     OSError
@@ -129,15 +140,21 @@ def meta_train(
     """
     settings = _compared(locals())
     metas = learner.meta_parameters()
+    if not metas:
+        raise ValueError("learner has nothing to train: all its parameters are frozen")
     like = next(iter(metas.values()))
     processes = Processes.joined(like.device)
     _check(settings, save_every, validation, processes.world)
+    metric = getattr(learner, "metric", None) if metric is None else metric
+    if validation is not None:
+        task_values(learner, validation, [0], metric=metric)  # refused now, and not hours later
     run = {"training": {**settings, "dtype": str(like.dtype)}, "config": _json(config or {})}
+    run["learner"] = settings_of(learner)
     optimizer = torch.optim.Adam(parameter_groups(metas, outer_lr))
     memory = _begun(aggregate)
-    folder = RunFolder(out, metas, optimizer, run, writes=processes.rank == 0, memory=memory)
+    folder = RunFolder(out, learner, optimizer, run, writes=processes.rank == 0, memory=memory)
     first, before = folder.begin(resume)
-    history = History(**before)
+    history = History(**before, lowest=best == "lowest")
     processes.copy_from_first(list(metas.values()))
     bar = progress_bar(
         steps * tasks_per_step,
@@ -168,7 +185,7 @@ def meta_train(
             history.trained(everyone, shares)
             done, improved = step + 1, False
             if validation is not None and (done % validate_every == 0 or done == steps):
-                values = _validate(learner, validation, validation_tasks, processes)
+                values = _validate(learner, validation, validation_tasks, metric, processes)
                 improved = history.validated(done, values)
             if done % save_every == 0 or done == steps or improved:
                 folder.keep(done, vars(history), improved)
@@ -179,12 +196,8 @@ def meta_train(
 
 
 def _compared(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What two runs must have in common to be one, as JSON; addresses in memory left out."""
-    named = {n: v for n, v in arguments.items() if n in _COMPARED}
-    plain = (int, float, str, dict, type(None))
-    texts = {n: re.sub(" at 0x[0-9a-fA-F]+", "", repr(v)) for n, v in named.items()}
-    settings = {n: v if isinstance(v, plain) else texts[n] for n, v in named.items()}
-    return {"learner": type(arguments["learner"]).__qualname__, **settings}
+    """What two runs must have in common to be one, as JSON."""
+    return {n: described(v) for n, v in arguments.items() if n in _COMPARED}
 
 
 def _json(config: dict[str, Any]) -> dict[str, Any]:
@@ -210,10 +223,9 @@ def _check(
     settings: dict[str, Any], save_every: int, validation: TaskSampler | None, world: int
 ) -> None:
     for name in ("steps", "tasks_per_step", "validate_every", "validation_tasks"):
-        if settings[name] < 1:
-            raise ValueError(f"{name} must be at least 1, got {settings[name]}")
-    if save_every < 1:
-        raise ValueError(f"save_every must be at least 1, got {save_every}")
+        whole_number(name, settings[name], least=1)
+    whole_number("save_every", save_every, least=1)
+    check_choice("best", settings["best"], ("highest", "lowest"))
     if (clip := settings["clip"]) is not None and not 0 < clip < math.inf:
         raise ValueError(f"clip must be positive, got {clip}")
     check_choice("schedule", settings["schedule"], SCHEDULES)
@@ -251,9 +263,12 @@ def _set_gradients(
     return torch.stack([torch.nn.utils.clip_grad_norm_(g, largest) for g in groups]).norm()
 
 
-def _validate(learner: Learner, sampler: TaskSampler, n: int, processes: Processes) -> Tensor:
-    """Accuracies ``[n]`` of the first n tasks, shared out and known to every process."""
-    return processes.gather(task_values(learner, sampler, processes.share(range(n))), n)
+def _validate(
+    learner: Learner, sampler: TaskSampler, n: int, metric: Metric | None, processes: Processes
+) -> Tensor:
+    """Scores ``[n]`` of the first n tasks, shared out and known to every process."""
+    values, _ = task_values(learner, sampler, processes.share(range(n)), metric=metric)
+    return processes.gather(values, n)
 
 
 def _require_finite(what: str, values: Tensor, step: int, tasks: range) -> None:

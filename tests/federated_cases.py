@@ -9,6 +9,7 @@ from metalearn_tut.federated import Federation, MetaGater, Node, by_classes, per
 from metalearn_tut.learner import TaskLosses
 
 ALPHA = 0.3
+ALL = {"fraction": 1.0, "local_steps": 1}  # everybody takes one step
 
 
 def vectors(classes=4, images=24, features=5, seed=0):
@@ -27,7 +28,7 @@ def maml_federation(n=4, **settings):
     torch.manual_seed(0)
     layers = [torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4)]
     learner = per_fed_avg(torch.nn.Sequential(*layers).double(), 0.2)
-    settings = {"rounds": 3, "support": 4, "query": 5, "outer_lr": 0.1, **settings}
+    settings = {"rounds": 3, "support": 4, "query": 5, "outer_lr": 0.1, **ALL, **settings}
     return Federation(learner, nodes(n), **settings)
 
 
@@ -38,8 +39,8 @@ def gater_federation(dtype=torch.float32, **settings):
     x = 0.3 * torch.rand(48, 1, 16, 16, generator=generator) + 0.2 * y.view(-1, 1, 1, 1)
     split = by_classes(tasks.from_arrays(x, y), 4, 2, unseen=0.25)
     network = gated("conv4", "support", seed=1, ways=4).to(dtype)
-    learner = MetaGater(network, 0.1, sparsity=0.2, warmup=0.3)
-    settings = {"rounds": 3, "support": 4, "query": 6, "local_steps": 2, **settings}
+    learner = MetaGater(network, 0.1, sparsity=0.2, target=None, warmup=0.3)
+    settings = {"rounds": 3, "support": 4, "query": 6, **ALL, "local_steps": 2, **settings}
     return Federation(learner, split.train, outer_lr=0.05, gate_outer_lr=0.2, **settings)
 
 
@@ -73,5 +74,5 @@ def quadratic_federation(hessians, sizes, **settings):
     source = tasks.from_arrays(np.zeros((n * max(sizes), 1)), np.arange(n * max(sizes)) % n)
     own = [Node(i, source, (i,), (np.arange(size),)) for i, size in enumerate(sizes)]
     learner = Quadratic(optima, hessians, torch.tensor([3.0, -2.0], dtype=torch.float64))
-    settings = {"rounds": 1, "support": 1, "query": 1, "outer_lr": 0.2, **settings}
+    settings = {"rounds": 1, "support": 1, "query": 1, "outer_lr": 0.2, **ALL, **settings}
     return Federation(learner, own, **settings), optima

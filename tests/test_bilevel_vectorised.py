@@ -1,8 +1,8 @@
 """All tasks at once: each layer's batched form against one call per task, and what is refused."""
 
-import gc
-import sys
+import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,6 @@ from metalearn_tut.bilevel import meta_gradient, vectorised
 from metalearn_tut.models.norms import TaskBatchNorm2d
 
 TASKS = 3
-# The package's attribute of this name is the function.
-module = sys.modules["metalearn_tut.bilevel.vectorised"]
 
 
 class Function(nn.Module):
@@ -305,17 +303,38 @@ def test_a_layer_exchanged_between_two_calls_is_seen():
         assert_same(found, written_out(model, batch, lr=lambda k, n: 0.4, steps=1))
 
 
-def test_a_model_is_traced_once_and_forgotten_with_it(monkeypatch):
-    traced = []
-    trace = module.trace
-    monkeypatch.setattr(module, "trace", lambda model: traced.append(1) or trace(model))
-    gc.collect()
-    model = mlp()
-    known = len(module._GRAPHS)
-    for tasks in (2, 3):
-        vectorised(model, tasks)
-    assert len(traced) == 1
-    assert len(module._GRAPHS) == known + 1
-    del model
-    gc.collect()
-    assert len(module._GRAPHS) == known
+def test_whatever_a_forward_reads_is_read_anew():
+    class Steered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.on, self.act = mlp(), [True], torch.tanh
+
+        def forward(self, x):
+            x = self.layers[2](self.act(self.layers[0](x)))
+            return x * 2.0 if self.on[0] else x
+
+    model, batch = Steered(), vectors()
+    for change in (
+        lambda: None,
+        lambda: model.on.__setitem__(0, False),
+        lambda: setattr(model, "act", torch.sigmoid),
+    ):
+        change()
+        found = meta_gradient(model, batch, inner_lr=0.4, inner_steps=1, engine="vectorised")
+        assert_same(found, meta_gradient(model, batch, inner_lr=0.4, inner_steps=1))
+    model.forward = lambda x: model.layers(x)
+    found = meta_gradient(model, batch, inner_lr=0.4, inner_steps=1)
+    expected = meta_gradient(model.layers, batch, inner_lr=0.4, inner_steps=1)
+    assert_same(found, {f"layers.{n}": g for n, g in expected.items()})
+    with pytest.raises(ValueError, match="whose forward was replaced in this one object"):
+        vectorised(model, 2)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_a_forward_that_draws_random_numbers_is_refused(draw):
+    class Jittered(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) * (1 + draw())
+
+    with pytest.raises(ValueError, match="draws random numbers"):
+        vectorised(Jittered(mlp()), 2)

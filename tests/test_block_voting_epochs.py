@@ -176,7 +176,7 @@ def test_training_augments_what_it_learns_from_and_bytes_become_floats():
     train(resnet(), (x.numpy(), y.numpy()), Recipe(1, augment=halved), objective)
     assert seen[0].dtype == torch.float32
     assert seen[0].max().item() == pytest.approx(x.max().item() / 255 / 2)
-    assert Recipe(1, augment=halved).settings()["augment"].endswith("halved")
+    assert Recipe(1, augment=halved).settings()["augment"]["function"].endswith("halved")
 
 
 # Resume
@@ -184,6 +184,21 @@ def test_training_augments_what_it_learns_from_and_bytes_become_floats():
 
 class Stopped(BaseException):
     pass
+
+
+class Until:
+    """Cross-entropy, until there is nothing left."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def settings(self):
+        return "cross-entropy"
+
+    def __call__(self, network, x, y):
+        if next(self.left, None) is None:
+            raise Stopped
+        return cross_entropy(network, x, y)
 
 
 @pytest.mark.parametrize(
@@ -198,16 +213,11 @@ def test_a_stopped_training_goes_on_bitwise_as_if_it_had_not(tmp_path, masking, 
     for n in steps:  # two steps an epoch: stopped in the first, at the end of one, in one
         file, left = tmp_path / f"{n}.safetensors", iter(range(n))
 
-        def objective(network, x, y, left=left):
-            if next(left, None) is None:
-                raise Stopped
-            return cross_entropy(network, x, y)
-
         with pytest.raises(Stopped):
-            train(copy.deepcopy(model), data, recipe, objective, file=file)
+            train(copy.deepcopy(model), data, recipe, Until(left), file=file)
         torch.manual_seed(n)  # a new process would be in another state
         resumed = copy.deepcopy(model)
-        assert train(resumed, data, recipe, file=file) == history
+        assert train(resumed, data, recipe, Until(itertools.count()), file=file) == history
         assert same_state(resumed, whole)
 
 
@@ -222,14 +232,14 @@ def test_a_finished_training_is_read_and_not_repeated(tmp_path):
     ("changes", "message"),
     [
         ({"recipe": Recipe(3)}, "recipe.epochs was 2, now 3"),
-        ({"recipe": Recipe(2, augment=crop_and_flip)}, "augment was None, now 'crop_and_flip'"),
+        ({"recipe": Recipe(2, augment=crop_and_flip)}, r"augment was None, now '.*crop_and_flip'"),
         ({"seed": 1}, "seed was 0, now 1"),
-        ({"data": points(11)}, "images was 10, now 11"),
-        ({"data": (points()[0], points()[1].flip(0) * 0)}, r"labels was \d+, now \d+"),
+        ({"data": points(11)}, r"data\.images was '.*', now"),
+        ({"data": (points()[0], points()[1].flip(0) * 0)}, r"data\.labels was '.*', now '"),
         ({"note": {"a": 2}}, "note.a was 1, now 2"),
         (
             {"network": nn.Linear(5, 4)},
-            r"another architecture: bias is \[3\] in the file and \[4\]",
+            r"dtype was 'torch\.float64', now 'torch\.float32'",
         ),
     ],
 )
@@ -244,7 +254,7 @@ def test_gates_of_another_network_are_refused(tmp_path):
     file = tmp_path / "run.safetensors"
     train(gated(gate="alone"), labelled(), Recipe(1), file=file)
     for other in (gated(gate="soft1"), gated(32, gate="alone")):
-        with pytest.raises(ValueError, match="is a file of training of another architecture: "):
+        with pytest.raises(ValueError, match=r"cannot resume .*: network\..* was"):
             train(other, labelled(), Recipe(1), file=file)
 
 
@@ -254,8 +264,8 @@ def test_gates_of_another_network_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": -1}, "epochs must be at least 0, got -1"),
-        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"epochs": -1}, "epochs must be an integer >= 0, got -1"),
+        ({"batch": 0}, "batch must be an integer >= 1, got 0"),
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
         ({"lr": math.nan}, "lr must be positive, got nan"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),

@@ -27,7 +27,7 @@ def gater():
     """Narrow and untrained, with gates of which some are open."""
     torch.manual_seed(3)
     network = models.ChannelGatedConv4(models.Conv4(1, 4, width=5, norm="support"), open_bias=0.0)
-    return fed.MetaGater(network, 0.4, 3.0, sparsity=0.5)
+    return fed.MetaGater(network, 0.4, 3.0, sparsity=0.5, target=None)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_two_stages_and_their_outcome_are_metagaters(chapter, task, alpha, gamma
     toy, double = chapter.toy, chapter.in_double(task)
     assert torch.equal(double.support_x * 255, task.support_x.double())
     params = dict(toy.named_parameters())
-    learner = fed.MetaGater(toy, alpha, gamma, sparsity=price, seed=5)
+    learner = fed.MetaGater(toy, alpha, gamma, sparsity=price, target=None, seed=5)
     noise = toy.noise(8, torch.Generator().manual_seed(5))
     found = chapter.two_stages(params, double, noise, alpha, gamma, price)
     right = learner.adapt(double.support_x, double.support_y).params
@@ -126,7 +126,8 @@ def test_F_is_metagaters(chapter, task, how):
     torch.manual_seed(8)
     space["noises"] = chapter.toy.noise(8), chapter.toy.noise(6)
     found = space["F_of"](dict(chapter.toy.named_parameters()), how)
-    learner = fed.MetaGater(chapter.toy, 0.4, 5.0, sparsity=0.5, relaxed=how == "soft")
+    settings = {"sparsity": 0.5, "target": None, "relaxed": how == "soft"}
+    learner = fed.MetaGater(chapter.toy, 0.4, 5.0, **settings)
     torch.manual_seed(8)
     torch.testing.assert_close(found, learner.task_losses(batch).losses[0])
 
@@ -139,7 +140,7 @@ def test_the_toy_is_the_same_every_time_and_off_the_kinks(chapter):
 
 
 def test_the_federation_is_of_the_nodes_that_train(chapter, nodes):
-    run = chapter.federation(fed.fed_avg(chapter.conv4()), local_steps=7)
+    run = chapter.federation(fed.fed_avg(chapter.conv4(), 0.1), local_steps=7)
     assert run.nodes == nodes.train and len(run.clients(0)) == 8
     assert (run.rounds, run.local_steps, run.support, run.query) == (30, 7, 12, 12)
     assert len(nodes.train) == 40 and len(nodes.unseen) == 10
@@ -293,7 +294,7 @@ def ready(nodes):
     return {
         "nodes": nodes,
         "plain": plain,
-        "gater": fed.MetaGater(network, 0.4, 3.0, sparsity=0.3),
+        "gater": fed.MetaGater(network, 0.4, 3.0, sparsity=0.3, target=None),
         "records": {"Per-FedAvg": fed.run_rounds(run)},
         "federation": lambda learner, **how: space["federation"](learner, **{"rounds": 1} | how),
         "new": fed.Across(nodes.unseen, 12, 12, seed=5),

@@ -494,7 +494,7 @@ def test_an_interrupted_pruning_goes_on_and_ends_as_if_it_had_not_been(
 def test_what_is_pruned_needs_a_run_that_can_be_trained_further(capsys, trained, tmp_path):
     learner, config = runs.load_learner(trained), runs.load_config(trained)
     del config["data"]
-    checkpoint.save(tmp_path / "x.safetensors", learner.meta_parameters(), run={"config": config})
+    checkpoint.save(tmp_path / "x.safetensors", learner, run={"config": config})
     code, _, said = command(capsys, "prune", tmp_path / "x.safetensors", "--out", tmp_path / "new")
     assert code == 2 and said[0].endswith(
         "x.safetensors does not say what data it was trained with"

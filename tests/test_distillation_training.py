@@ -78,8 +78,8 @@ def test_a_killed_run_ends_bitwise_as_if_it_had_not_been(tmp_path):
 
 def test_a_checkpoint_holds_both_and_fits_this_pair_alone(tmp_path):
     trained, fresh = distiller(seed=0), distiller(seed=1)
-    checkpoint.save(tmp_path / "pair.safetensors", trained.meta_parameters())
-    checkpoint.load(tmp_path / "pair.safetensors", fresh.meta_parameters())
+    checkpoint.save(tmp_path / "pair.safetensors", trained)
+    checkpoint.load(tmp_path / "pair.safetensors", fresh)
     assert same(ends(fresh), ends(trained))
     support = sampler()[0].support_x, sampler()[0].support_y
     torch.manual_seed(0)  # of the teacher's dropout
@@ -87,7 +87,7 @@ def test_a_checkpoint_holds_both_and_fits_this_pair_alone(tmp_path):
     torch.manual_seed(0)
     assert same(fresh.adapt(*support).params, expected)
     with pytest.raises(ValueError, match=r"architecture: teacher.0.bias is \[16\] .* \[9\]"):
-        checkpoint.load(tmp_path / "pair.safetensors", distiller(width=9).meta_parameters())
+        checkpoint.load(tmp_path / "pair.safetensors", distiller(width=9))
 
 
 def test_evaluation_is_of_the_student():

@@ -88,7 +88,7 @@ def test_a_metric_is_applied_to_outputs_and_targets():
     expected = [F.mse_loss(model(waves[i].query_x), waves[i].query_y).item() for i in range(4)]
     assert found.values.tolist() == pytest.approx(expected, rel=1e-5)
     assert found.metric == "mse_loss" and str(found).startswith("mse_loss ")
-    with pytest.raises(ValueError, match=r"real targets need a metric, such as F\.mse_loss"):
+    with pytest.raises(ValueError, match=r"accuracy is of .* pass metric=.*such as F\.mse_loss"):
         evaluate(trained, waves, 4)
 
 
@@ -134,19 +134,27 @@ def test_the_protocol_says_whether_a_query_image_is_classified_alone():
         assert ("transductive" in evaluate(trained, pictures, 2).protocol) != alone
 
 
-def test_the_protocol_of_other_networks_is_seen_from_their_layers():
-    def protocol(*layers):
-        return evaluation.protocol_of(MAML(nn.Sequential(*layers, nn.Linear(6, 3)), inner_lr=0.1))
+def test_the_protocol_of_other_networks_is_found_by_trying_one_input_alone():
+    class Functional(nn.Sequential):
+        def forward(self, x):
+            return super().forward(F.batch_norm(x, None, None, training=True))
 
-    norm = nn.BatchNorm1d(6)
+    def protocol(*layers, kind=nn.Sequential):
+        model = kind(*layers, nn.Linear(6, 3))
+        return evaluate(MAML(model, inner_lr=0.1), sampler(), 2).protocol
+
+    norm, filled = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+    filled(torch.randn(20, 6))
     named = nn.Linear(6, 3)
     named.norm = nn.LayerNorm(3)  # a submodule of this name says nothing
     assert protocol() == evaluation.PROTOCOLS["none"]
-    assert protocol(nn.BatchNorm1d(6, track_running_stats=False)) == evaluation.PROTOCOLS["batch"]
-    assert protocol(norm) == evaluation.PROTOCOLS["batch"]
-    assert protocol(norm.eval()) == "running statistics of training"
-    assert evaluation.protocol_of(MAML(named, inner_lr=0.1)) == evaluation.PROTOCOLS["none"]
-    assert evaluation.protocol_of(object()) == evaluation.PROTOCOLS["none"]
+    assert protocol(kind=Functional) == evaluation.PROTOCOLS["batch"]
+    assert protocol(nn.BatchNorm1d(6, track_running_stats=False)) == evaluation.PROTOCOLS["support"]
+    assert protocol(norm) == protocol(norm.eval()) == evaluation.PROTOCOLS["support"]
+    assert protocol(filled.eval()) == "running statistics of training"
+    assert (
+        evaluate(MAML(named, inner_lr=0.1), sampler(), 2).protocol == evaluation.PROTOCOLS["none"]
+    )
 
 
 def test_a_result_prints_its_interval_tasks_steps_and_protocol():
@@ -175,7 +183,7 @@ def test_a_result_is_ready_for_json():
 @pytest.mark.parametrize("n_tasks", [0, -1, 4])
 def test_there_must_be_as_many_tasks_as_asked_for(n_tasks):
     three = [sampler()[i] for i in range(3)]
-    said = r"n_tasks must be (at least 1|in 1\.\.3, the tasks there are), got"
+    said = r"n_tasks must be (an integer >= 1|in 1\.\.3, the tasks there are), got"
     with pytest.raises(ValueError, match=f"{said} {n_tasks}"):
         evaluate(learner(), three, n_tasks)
     assert len(evaluate(learner(), three, 3).values) == 3

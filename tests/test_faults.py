@@ -98,7 +98,7 @@ def of_training(folder):
     training_runs.resumable(folder)
     learner = training_runs.learner(seed=3)
     path = folder / "last.safetensors"
-    return path, learner.meta_parameters(), lambda: checkpoint.load(path, learner.meta_parameters())
+    return path, learner.meta_parameters(), lambda: checkpoint.load(path, learner)
 
 
 def of_a_resumed_training(folder):

@@ -12,13 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 from bilevel_cases import assert_same
-from federated_cases import ALPHA, gater_federation, maml_federation, nodes, quadratic_federation
+from federated_cases import (
+    ALL,
+    ALPHA,
+    gater_federation,
+    maml_federation,
+    nodes,
+    quadratic_federation,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metalearn_tut import bilevel
 from metalearn_tut.federated import (
     Federation,
+    FederationFailed,
     Reply,
     bytes_of,
     fed_avg,
@@ -26,6 +34,7 @@ from metalearn_tut.federated import (
     load_state,
     per_fed_avg,
     problem_of,
+    rounds,
     run_rounds,
     state_of,
     weighted_average,
@@ -190,7 +199,8 @@ def test_G10_with_unequal_hessians_and_several_local_steps_clients_drift():
 
 def test_G12_fedavg_descends_the_query_loss():
     learner = fed_avg(torch.nn.Linear(5, 4).double())
-    federation = Federation(learner, nodes(1), rounds=1, support=4, query=5, outer_lr=0.1)
+    plan = {"rounds": 1, "support": 4, "query": 5, "outer_lr": 0.1}
+    federation = Federation(learner, nodes(1), **plan, local_steps=1)
     task = federation.samplers[0][0]
     loss = torch.nn.functional.cross_entropy(learner.model(task.query_x), task.query_y)
     grads = torch.autograd.grad(loss, list(learner.model.parameters()))
@@ -205,7 +215,7 @@ def test_G12_fedavg_descends_the_query_loss():
 def test_gates_have_their_own_rate_and_the_learner_is_told_the_progress():
     federation = gater_federation(rounds=2)
     federation = Federation(
-        federation.learner, federation.nodes, 2, 4, 6, outer_lr=0.0, gate_outer_lr=0.2
+        federation.learner, federation.nodes, 2, 4, 6, outer_lr=0.0, gate_outer_lr=0.2, **ALL
     )
     before, told = state_of(federation.learner), []
     real = federation.learner.task_losses
@@ -323,10 +333,21 @@ def test_a_hostile_client_is_left_out_named_and_the_round_goes_on(what, caplog):
     assert_same(state_of(federation.learner), state_of(without.learner), rtol=0)
 
 
-def test_a_late_client_is_left_out_and_disturbs_nobody():
+def test_a_late_client_is_left_out_and_disturbs_nobody(monkeypatch):
     federation, without = maml_federation(rounds=2), maml_federation(rounds=2)
-    release, real = threading.Event(), federation.samplers[1].tasks
-    federation.samplers[1].tasks = lambda indices: release.wait(60) and real(indices)
+    release, real, stuck = threading.Event(), federation.samplers[1].tasks, set()
+
+    def late(indices):
+        stuck.add(threading.current_thread())
+        return release.wait(600) and real(indices)
+
+    class Thread(threading.Thread):  # too late is who waits, however slow the others are
+        def join(self, timeout=None):
+            while self.is_alive() and not (timeout == 2.0 and self in stuck):
+                super().join(0.01)
+
+    monkeypatch.setattr(rounds.threading, "Thread", Thread)
+    federation.samplers[1].tasks = late
     before = set(threading.enumerate())
     records = run_rounds(federation, in_process(federation, timeout=2.0))
     assert [r["left_out"] for r in records] == [{"node 1": "no answer within 2 s"}] * 2
@@ -343,7 +364,8 @@ def test_a_late_client_is_left_out_and_disturbs_nobody():
 
 def test_a_diverging_client_is_left_out_by_itself():
     learner = fed_avg(torch.nn.Linear(5, 4).double())
-    federation = Federation(learner, nodes(3), rounds=1, support=4, query=5, local_steps=2)
+    plan = {"rounds": 1, "support": 4, "query": 5, "fraction": 1.0, "outer_lr": 0.01}
+    federation = Federation(learner, nodes(3), **plan, local_steps=2)
     node = federation.nodes[1]
     huge = replace(node.source, images=1e300 * node.source.images)
     object.__setattr__(node, "source", huge)
@@ -355,8 +377,9 @@ def test_a_diverging_client_is_left_out_by_itself():
 def test_if_nobody_answers_the_model_is_unchanged(caplog):
     federation = maml_federation(rounds=2)
     before = state_of(federation.learner)
-    with caplog.at_level(logging.WARNING):
-        records = run_rounds(federation, lambda chosen, state, round: {})
+    with caplog.at_level(logging.WARNING), pytest.raises(FederationFailed) as failed:
+        run_rounds(federation, lambda chosen, state, round: {})
+    records = failed.value.records
     assert_same(state_of(federation.learner), before, rtol=0)
     assert set(records[0]["left_out"].values()) == {"no answer"}
     assert records[0]["loss"] is None and records[0]["moved"] == 0 and records[0]["bytes_up"] == 0

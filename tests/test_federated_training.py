@@ -22,6 +22,13 @@ CONFIG = {"of": "a test", "rounds": 4}
 ROUNDS = {"rounds": 4, "fraction": 0.7}
 
 
+class Bare:
+    """A learner of one tensor."""
+
+    def meta_parameters(self):
+        return {"w": torch.zeros(1)}
+
+
 def train(out, dies_at=None, **options):
     """The run that is killed and resumed; it may die between two clients of a round."""
     federation = gater_federation(**ROUNDS)
@@ -152,7 +159,7 @@ def test_a_folder_with_a_run_is_not_written_over(whole, tmp_path):
     for names in ((), ("last.safetensors",)):  # of a run that was meta_train's
         other = tmp_path / f"other{len(names)}"
         for name in (*names, "best.safetensors"):
-            checkpoint.save(other / name, {"w": torch.zeros(1)}, run={"training": {"steps": 5}})
+            checkpoint.save(other / name, Bare(), run={"training": {"steps": 5}})
         with pytest.raises(ValueError, match=r"best.safetensors: config.of was None, now 'a test'"):
             train(other)
         with pytest.raises(FileExistsError, match="holds a run"):

@@ -24,8 +24,9 @@ from torch import nn
 
 from metalearn_tut import MAML, Reptile, models, tasks
 from metalearn_tut.bilevel import TaskGradients, meta_gradient, parameters_of
-from metalearn_tut.learner import accuracy_of, attach_gradients
+from metalearn_tut.learner import attach_gradients
 from metalearn_tut.maml import anil, fomaml, meta_sgd
+from metalearn_tut.scoring import scores
 
 HEAD = ("head.weight", "head.bias")
 unrolled = pytest.mark.parametrize("engine", UNROLLED)
@@ -94,8 +95,8 @@ def test_backward_leaves_the_meta_gradient_in_the_model():
 
 def test_accuracy_counts_the_right_labels_of_each_task():
     outputs = torch.tensor([[[2.0, 1.0], [0.0, 3.0]], [[2.0, 1.0], [9.0, 3.0]]])
-    assert accuracy_of(outputs, torch.tensor([[0, 1], [1, 0]])).tolist() == [1.0, 0.5]
-    assert accuracy_of(outputs, torch.zeros(2, 2)) is None
+    assert scores(None, outputs, torch.tensor([[0, 1], [1, 0]])).tolist() == [1.0, 0.5]
+    assert scores(None, outputs, torch.zeros(2, 2)) is None
 
 
 def test_the_reported_accuracy_is_that_of_the_adapted_model():
@@ -486,9 +487,12 @@ BAD = {
     "engine": ({"engine": "jax"}, r"engine must be one of 'functional', .* got 'jax'"),
     "rates": ({"rates": "many"}, r"rates must be one of 'fixed', 'one', .* got 'many'"),
     "step_losses": ({"step_losses": 1.5}, r"step_losses must be in 0..1, got 1.5"),
-    "steps": ({"inner_steps": -1}, r"inner_steps must be an integer >= 0, got -1"),
+    "steps": ({"inner_steps": -1}, r"steps must be an integer >= 0, got -1"),
     "rate": ({"inner_lr": float("inf")}, r"inner_lr must be finite and >= 0, got inf"),
-    "zero_head": ({"zero_head": True}, r"zero_head=True needs a model with a head, got Sequential"),
+    "zero_head": (
+        {"zero_head": True},
+        r"Sequential has no layer 'head' .* name it with head=, one of '0', '2'",
+    ),
     "masks": ({"masks": {"w": torch.ones(1)}}, r"masks names no parameter of the model: w"),
     "groups": ({"groups": [["w"]]}, r"groups names no parameter of the model: w"),
     "step rates": (
@@ -520,7 +524,7 @@ def test_unknown_settings_are_refused_when_the_learner_is_made():
     for name in ("engine", "rates", "first_order", "step_losses", "recompute"):
         with pytest.raises(TypeError, match=f"Reptile has no argument '{name}'"):
             Reptile(mlp(), **{name: True})
-    with pytest.raises(ValueError, match=r"anil needs a model with a head, got Sequential"):
+    with pytest.raises(ValueError, match=r"Sequential has no layer 'head' .* name it with head="):
         anil(mlp())
 
 
@@ -551,7 +555,7 @@ def test_bad_support_images_and_too_many_ways():
         learner.adapt(x, y + 1)
     with pytest.raises(ValueError, match="support_x must be finite"):
         learner.adapt(x / 0, y)
-    with pytest.raises(ValueError, match="inner_steps must be an integer >= 0, got -1"):
+    with pytest.raises(ValueError, match="steps must be an integer >= 0, got -1"):
         learner.adapt(x, y, steps=-1)
     per_weight = MAML(conv4(), 0.4, 1, zero_head=True, rates="weight")
     with pytest.raises(ValueError, match=r"inner_lr\['head.*'\] must .* shape \[2.*got shape \[3"):

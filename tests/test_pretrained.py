@@ -62,10 +62,10 @@ def test_what_is_shipped_is_small_holds_no_optimizer_and_loads():
 
 def test_a_checkpoint_without_configuration_says_what_to_do(tmp_path):
     learner = MAML(nn.Linear(4, 3), inner_lr=0.1)
-    checkpoint.save(tmp_path / "last.safetensors", learner.meta_parameters())
+    checkpoint.save(tmp_path / "last.safetensors", learner)
     with pytest.raises(ValueError, match=r"holds no configuration: build its learner .* then"):
         runs.load_learner(tmp_path)
-    checkpoint.load(checkpoint.find(tmp_path), learner.meta_parameters())
+    checkpoint.load(checkpoint.find(tmp_path), learner)
 
 
 MODELS = "'Conv4', 'ResNet12', 'ChannelGatedConv4', 'ChannelGatedResNet12'"

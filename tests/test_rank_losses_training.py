@@ -16,7 +16,6 @@ from torch import nn
 from training_runs import REMEMBERING, learner, resumable, sampler
 
 from metalearn_tut import MAML, RankedRange, checkpoint, models
-from metalearn_tut.bilevel import conjugate_gradient, hessian_product
 from metalearn_tut.learner import TaskLosses
 from metalearn_tut.maml import anil, fomaml
 from metalearn_tut.rank_losses import LogNormalGuidance, Oracle, ThresholdTracker, clean_losses
@@ -415,24 +414,9 @@ def exact(model, batch):
 
 def aid(model, batch, steps):
     """The implicit hypergradient with a conjugate-gradient solve, averaged over the ranks kept."""
-    body, total = model.body, {"weight": 0.0, "bias": 0.0}
-    weights = RankedRange(M, K).select(closed_form(body, batch).detach())
-    for weight, t in zip(weights, batch, strict=True):
-        head = {"w": ridge_head(body, t.support_x, t.support_y).detach().requires_grad_()}
-
-        def inner(p, t=t):
-            fit = half_square(torch.tanh(body(t.support_x)) @ p["w"], t.support_y)
-            return fit + MU / 2 * p["w"].square().sum()
-
-        outer = half_square(torch.tanh(body(t.query_x)) @ head["w"], t.query_y)
-        (v,) = torch.autograd.grad(outer, [head["w"]], retain_graph=True)
-        u = conjugate_gradient(hessian_product(inner, head), {"w": v}, steps=steps)
-        (slope,) = torch.autograd.grad(inner(head), [head["w"]], create_graph=True)
-        direct = torch.autograd.grad(outer, [*body.parameters()])
-        mixed = torch.autograd.grad((slope * u["w"]).sum(), [*body.parameters()])
-        for name, d, x in zip(total, direct, mixed, strict=True):
-            total[name] = total[name] + weight * (d - x)
-    return total
+    trained = unrolled(model, 250, engine="implicit", solver_steps=steps)
+    _, found = gradients(trained, batch, RankedRange(M, K))
+    return {n.removeprefix("body."): g for n, g in found.items()}
 
 
 def distance(found, expected):

@@ -282,7 +282,7 @@ def test_a_layer_that_cannot_be_pruned_is_refused_by_name(learner, layers, messa
         ({"data": "test"}, "data must be one of 'support', 'query', got 'test'"),
         ({"patch_stride": 0}, "patch_stride must be an integer >= 1, got 0"),
         ({"ridge": -1.0}, "ridge must be finite and >= 0, got -1.0"),
-        ({"inner_steps": -1}, "inner_steps must be an integer >= 0, got -1"),
+        ({"inner_steps": -1}, "steps must be an integer >= 0, got -1"),
         ({"tasks": []}, "at least one task, got none"),
     ],
 )

@@ -121,21 +121,7 @@ def test_every_score_prunes_and_retrains(score):
     assert [r["retrained"] for r in result.history] == [{"seen": 1}, {"seen": 2}]
     assert result.history[1]["kept"] == pytest.approx(0.5, abs=0.03)
     check_pruned(pruned.meta_parameters(), result.masks)
-    assert bool(result.history[0]["condition"]) == (score in ("anp", "lobs"))
-
-
-def test_compensation_can_be_had_with_any_score_and_left_out():
-    plain, made_up, left_out = learner(), learner(), learner()
-    prune(plain, (0.3,), score="magnitude")
-    prune(made_up, (0.3,), score="magnitude", compensate=True)
-    result = prune(left_out, (0.3,), compensate=False)
-    before = state(learner())
-    weight = "blocks.2.conv.weight"
-    mask = plain.masks[weight]
-    assert torch.equal(state(plain)[weight], before[weight] * mask)
-    assert torch.equal(made_up.masks[weight], mask)
-    assert not torch.equal(state(made_up)[weight], state(plain)[weight])
-    assert torch.equal(state(left_out)[weight], before[weight] * result.masks[weight])
+    assert result.history[0]["condition"].keys() == {*CONVS, "head"}
 
 
 @pytest.mark.parametrize("update_hinv", [False, True])
@@ -268,7 +254,7 @@ def test_later_shares_may_be_others_and_earlier_ones_may_not(tmp_path):
         prune(learner(), (0.3, 0.2, 0.1), out=tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"guard was 1e-05, now 0\.1"):
         prune(learner(), (0.2, 0.2, 0.1), guard=0.1, out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match="learner was 'MAML', now 'Reptile'"):
+    with pytest.raises(ValueError, match=r"learner\.class was 'MAML', now 'Reptile'"):
         prune(learner(Reptile), (0.2, 0.2, 0.1), out=tmp_path, resume=True)
     with pytest.raises(
         FileExistsError, match=r"holds a pruning run: go on with it \(resume=True\)"

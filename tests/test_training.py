@@ -189,7 +189,9 @@ def test_training_leaves_the_random_numbers_of_the_caller_alone():
 
 
 def test_the_best_checkpoint_is_the_first_of_the_highest_validation(tmp_path):
-    trained = Scripted([3, 5, 9, 7, 8, 8, 6, 9, 9])  # three validations of two tasks... of nine
+    trained = Scripted(
+        [0, 3, 5, 9, 7, 8, 8, 6, 9]
+    )  # one is tried, then four validations of two, of nine
     after = {}
     task_losses = trained.task_losses
 
@@ -287,13 +289,13 @@ def test_a_run_is_not_overwritten(tmp_path):
         ({"steps": 9}, "training.steps was 6, now 9"),
         ({"outer_lr": 0.2}, "training.outer_lr was 0.1, now 0.2"),
         ({"outer_lr": {"w": 0.1}}, "training.outer_lr was 0.1, now None"),
-        ({"aggregate": training_runs.trimmed}, "training.aggregate was .*mean.*, now .*trimmed"),
-        ({"tasks_from": sampler(5)}, "training.sampler was .*seed=0.*, now .*seed=5"),
+        ({"aggregate": training_runs.trimmed}, "training.aggregate was .*mean.*, now None"),
+        ({"tasks_from": sampler(5)}, "training.sampler.seed was 0, now 5"),
         ({"clip": 1.0}, "training.clip was None, now 1.0"),
         ({"config": {"model": {"width": 64}}}, "config.model.width was 32, now 64"),
         ({"config": {}}, "config was None, now {}"),
         ({"trained": Quadratic(torch.float32)}, "dtype was 'torch.float64', now 'torch.float32'"),
-        ({"trained": learner()}, "training.dtype was|training.learner was 'Quadratic', now 'MAML'"),
+        ({"trained": learner()}, "learner.* was None, now"),
     ],
 )
 def test_resuming_another_run_is_refused_and_says_what_differs(tmp_path, change, said):
@@ -312,14 +314,14 @@ def test_resuming_another_run_is_refused_and_says_what_differs(tmp_path, change,
 
 def test_a_checkpoint_of_another_architecture_is_refused_and_changes_nothing(tmp_path):
     wide = MAML(nn.Linear(6, 4), inner_lr=0.1)
-    checkpoint.save(tmp_path / "wide.safetensors", wide.meta_parameters())
+    checkpoint.save(tmp_path / "wide.safetensors", wide)
     narrow = MAML(nn.Linear(6, 3), inner_lr=0.1)
     before = narrow.model.weight.detach().clone()
     with pytest.raises(ValueError, match=r"another architecture: bias is \[4\] .* and \[3\] in"):
-        checkpoint.load(tmp_path / "wide.safetensors", narrow.meta_parameters())
+        checkpoint.load(tmp_path / "wide.safetensors", narrow)
     with pytest.raises(ValueError, match=r"architecture: rates is absent in the file and \[\] in"):
         one = MAML(nn.Linear(6, 4), inner_lr=0.1, rates="one")
-        checkpoint.load(tmp_path / "wide.safetensors", one.meta_parameters())
+        checkpoint.load(tmp_path / "wide.safetensors", one)
     assert torch.equal(narrow.model.weight, before)
 
 
@@ -342,7 +344,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*absent\.safetensors"):
-        checkpoint.load(tmp_path / "absent.safetensors", Quadratic().meta_parameters())
+        checkpoint.load(tmp_path / "absent.safetensors", Quadratic())
 
 
 # A disk that is full, a loss that is not finite, a reader who stops it
@@ -490,8 +492,8 @@ def test_two_processes_follow_one(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"tasks_per_step": 0}, "tasks_per_step must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ({"tasks_per_step": 0}, "tasks_per_step must be an integer >= 1, got 0"),
         ({"outer_lr": 0.0}, "outer_lr must be positive, got 0.0"),
         ({"outer_lr": math.nan}, "outer_lr must be positive, got nan"),
         ({"outer_lr": {"w": -1.0}}, r"outer_lr\['w'\] must be positive, got -1.0"),
@@ -500,8 +502,8 @@ def test_two_processes_follow_one(tmp_path):
         ({"outer_lr": {"w": 0.1, "v": 0.1}}, "has a rate for 'v', which is no part"),
         ({"clip": -1.0}, "clip must be positive, got -1.0"),
         ({"schedule": "linear"}, "schedule must be one of 'cosine', 'constant', got 'linear'"),
-        ({"save_every": 0}, "save_every must be at least 1, got 0"),
-        ({"validate_every": 0}, "validate_every must be at least 1, got 0"),
+        ({"save_every": 0}, "save_every must be an integer >= 1, got 0"),
+        ({"validate_every": 0}, "validate_every must be an integer >= 1, got 0"),
         ({"config": {"root": Path("x")}, "out": "x"}, "config must be JSON"),
     ],
 )

@@ -12,9 +12,10 @@ from pathlib import Path
 PACKAGE = "metalearn_tut"
 FLOORS = (
     ("tasks", "models"),
-    ("bilevel", "kd"),
+    ("scoring", "bilevel", "kd"),
     (
         "learner",
+        "state",
         "maml",
         "protonet",
         "rank_losses",

@@ -1,7 +1,7 @@
 """Seconds per notebook, from a junit file of pytest: ``python tools/notebook_times.py FILE``.
 
-A time tells as much about the machine as about the notebook: it is printed, and only a notebook that
-did not run is an error. What a notebook may cost is kept in ``benchmarks/notebooks.py``.
+A time tells as much about the machine as about the notebook: it is printed, and only a notebook
+that did not run is an error. What a notebook may cost is kept in ``benchmarks/notebooks.py``.
 """
 
 from __future__ import annotations

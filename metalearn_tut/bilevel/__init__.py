@@ -1,7 +1,12 @@
 """Floor 2: one inner loop, and meta-gradients by several engines that agree."""
 
 from metalearn_tut.bilevel.engines import ENGINES, adapt, meta_gradient, task_gradients
-from metalearn_tut.bilevel.forward import functional, parameters_of, query_outputs
+from metalearn_tut.bilevel.forward import (
+    functional,
+    parameters_of,
+    query_outputs,
+    trainable_of,
+)
 from metalearn_tut.bilevel.implicit import (
     conjugate_gradient,
     hessian_product,
@@ -32,5 +37,6 @@ __all__ = [
     "query_loss",
     "query_outputs",
     "task_gradients",
+    "trainable_of",
     "vectorised",
 ]

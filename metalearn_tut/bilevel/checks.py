@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel.inner import Params, Rate, is_per_step
-from metalearn_tut.tasks.task import TaskBatch, as_float
+from metalearn_tut.models.cifar_resnet import CifarResNet
+from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.tasks.sampler import as_integer
+from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
 
 
 def check_inner(
@@ -23,8 +26,7 @@ def check_inner(
     pull: float = 0.0,
 ) -> None:
     """Refuse settings of an inner loop that cannot work."""
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"inner_steps must be an integer >= 0, got {steps}")
+    whole_number("inner_steps", steps)
     if not 0 <= pull < inf:
         raise ValueError(f"pull must be finite and >= 0, got {pull}")
     stepped = list(params) if groups is None else [name for group in groups for name in group]
@@ -34,6 +36,20 @@ def check_inner(
         raise ValueError(f"inner_lr has {len(lr)} entries, fewer than inner_steps={steps}")
     for rate in lr if is_per_step(lr) else [lr]:
         _check_rate(rate, params, stepped)
+
+
+def whole_number(name: str, value: object, least: int = 0) -> int:
+    """``value`` as an ``int``, of whatever kind of integer it is; True and 2.0 are none.
+
+    Raises
+    ------
+    ValueError
+        If it is not an integer of at least ``least``.
+    """
+    number = as_integer(value)
+    if number is None or number < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    return number
 
 
 def check_masks(masks: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> None:
@@ -94,6 +110,7 @@ def prepare(
 
     ``ways`` is the number of outputs if known, ``losses`` those of support and query.
     """
+    check_one_scale(batch.support_x, batch.query_x)
     ready: dict[str, Tensor] = {}
     for part, loss in zip(("support", "query"), losses, strict=True):
         x, y = getattr(batch, f"{part}_x"), getattr(batch, f"{part}_y")
@@ -147,13 +164,14 @@ def check_targets(
 
 
 def ways_of(model: nn.Module, params: Mapping[str, Tensor]) -> int | None:
-    """Number of outputs: rows of the ``head``, or of the last layer of an ``nn.Sequential``.
+    """Number of outputs where it is sure: of a network of this package or an ``nn.Sequential``.
 
-    None where it cannot be told.
+    There it is the number of rows of the ``head``, or of the last layer. None where it cannot be
+    told: a layer's name says nothing.
     """
-    if "head.weight" in params:
-        return len(params["head.weight"])
     path = []
+    if isinstance(model, (FewShotNetwork, CifarResNet)):
+        path, model = ["head"], model.head
     while isinstance(model, nn.Sequential) and len(model):
         name, model = list(model.named_children())[-1]
         path.append(name)

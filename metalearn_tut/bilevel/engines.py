@@ -18,7 +18,14 @@ from metalearn_tut.bilevel.checks import (
     prepared,
     ways_of,
 )
-from metalearn_tut.bilevel.forward import functional, norm_of, parameters_of
+from metalearn_tut.bilevel.forward import (
+    completed,
+    functional,
+    norm_of,
+    parameters_of,
+    stepped_groups,
+    trainable_of,
+)
 from metalearn_tut.bilevel.implicit import implicit_gradients
 from metalearn_tut.bilevel.inner import Params, Rate, inner_loop, inner_path
 from metalearn_tut.bilevel.objective import (
@@ -32,6 +39,7 @@ from metalearn_tut.bilevel.objective import (
 from metalearn_tut.bilevel.safety import assert_second_order_safe
 from metalearn_tut.bilevel.vectorised import vectorised
 from metalearn_tut.bilevel.with_higher import with_higher
+from metalearn_tut.scoring import check_aligned
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -62,7 +70,8 @@ def meta_gradient(
     Parameters
     ----------
     model : nn.Module
-        Its parameters are theta; nothing in it is changed.
+        Its parameters are theta, those that are not frozen (``requires_grad``); nothing in it is
+        changed.
     batch : TaskBatch, Task or sequence of Task
         Images ``uint8`` or floating; labels ``int64`` in 0..ways-1.
     inner_lr : float, Tensor, mapping or sequence
@@ -82,7 +91,7 @@ def meta_gradient(
     Returns
     -------
     dict of name to Tensor
-        One gradient per parameter of the model, of its shape.
+        One gradient per parameter of the model that is not frozen, of its shape.
 
     Raises
     ------
@@ -105,12 +114,12 @@ def meta_gradient(
     result = task_gradients(
         model,
         batch,
-        parameters_of(model),
-        lambda params: (params, inner_lr),
+        trainable_of(model),
+        lambda params: (completed(model, params), inner_lr),
         engine=engine,
         steps=inner_steps,
         first_order=first_order,
-        **settings,
+        **settings | {"groups": stepped_groups(model, settings.get("groups"))},
     )
     return {n: g.mean(0) for n, g in result.gradients.items()}
 
@@ -158,8 +167,7 @@ def task_gradients(
     params, lr = start(metas)
     inner = (settings.get(name) for name in ("masks", "groups"))
     check_inner(params, steps, lr, *inner, settings.get("pull", 0.0))
-    if not settings.get("first_order"):
-        assert_second_order_safe(model, engine)
+    assert_second_order_safe(model, engine, first_order=bool(settings.get("first_order")))
     batch = prepare(batch, params, ways_of(model, params), (inner_loss or loss, loss))
     settings |= {"steps": steps, "loss": loss, "inner_loss": inner_loss}
     with torch.enable_grad():
@@ -266,11 +274,15 @@ def adapt(
     """
     start = parameters_of(model) if params is None else params
     names = ("masks", "groups")
+    inner["groups"] = stepped_groups(model, inner.get("groups"))
     check_inner(start, inner_steps, inner_lr, *map(inner.get, names), inner.get("pull", 0.0))
     check_rows(support_x, support_y, "support")
     check_targets(support_y, "support_y", ways_of(model, start), loss)
     x, y = prepared(support_x, support_y, start, "support_x")
     forward = functional(model)
+    if y.is_floating_point():
+        with torch.no_grad():
+            check_aligned(loss, forward(start, x), y)
     return inner_loop(
         lambda p: loss(forward(p, x), y), start, steps=inner_steps, lr=inner_lr, **inner
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metalearn_tut.bilevel.inner import Params
+from metalearn_tut.models.bound import with_tensors
 from metalearn_tut.models.norms import NORMS
 
 Forward = Callable[..., Tensor]
@@ -20,15 +21,59 @@ def parameters_of(model: nn.Module) -> Params:
     return dict(model.named_parameters())
 
 
-def functional(model: nn.Module) -> Forward:
-    """``forward(params, x)`` through ``torch.func.functional_call``.
+def trainable_of(model: nn.Module) -> Params:
+    """Those of :func:`parameters_of` that are not frozen (``requires_grad``)."""
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
-    Buffers are passed as copies, so running statistics never change behind a learner's back.
+
+def completed(model: nn.Module, params: Params) -> Params:
+    """All parameters of the model, the frozen ones with the leading task dimension of the others.
+
+    Raises
+    ------
+    ValueError
+        If all parameters are frozen.
+    """
+    own = parameters_of(model)
+    known = next((n for n in own if n in params), None)
+    if known is None:
+        raise ValueError(
+            f"{type(model).__name__} has nothing to adapt: all parameters are frozen "
+            "(requires_grad=False)"
+        )
+    lead = params[known].shape[: params[known].ndim - own[known].ndim]
+    return {
+        n: params[n] if n in params else p.detach().expand(*lead, *p.shape) for n, p in own.items()
+    }
+
+
+def stepped_groups(
+    model: nn.Module, groups: Sequence[Sequence[str]] | None
+) -> Sequence[Sequence[str]] | None:
+    """The groups that an inner loop steps without the frozen parameters; None for all at once."""
+    frozen = parameters_of(model).keys() - trainable_of(model).keys()
+    if groups is None:
+        return [list(trainable_of(model))] if frozen else None
+    return [[name for name in group if name not in frozen] for group in groups]
+
+
+def functional(model: nn.Module, *, training: bool | None = None) -> Forward:
+    """``forward(params, x)``, a pure function of what it is given.
+
+    Each call runs a private copy of the model (:func:`~metalearn_tut.models.bound.with_tensors`):
+    the model itself is not touched, neither its weights nor its running statistics, and any
+    number of threads may call at once.
+
+    Parameters
+    ----------
+    model : nn.Module
+    training : bool, optional
+        The mode of all layers, False for an answer that dropout has no part in; by default each
+        layer's own.
     """
 
     def forward(params: Params, x: Tensor, **kwargs: int) -> Tensor:
-        buffers = {n: b.clone() for n, b in model.named_buffers()}
-        return functional_call(model, {**params, **buffers}, (x,), kwargs)
+        return with_tensors(model, params, training=training)(x, **kwargs)
 
     return forward
 
@@ -59,4 +104,7 @@ def query_outputs(
 def norm_of(model: nn.Module | None) -> str:
     """The model's normalization mode; a model that names none is called as it is."""
     norm = getattr(model, "norm", "none")
-    return norm if isinstance(norm, str) and norm in NORMS else "none"
+    if not isinstance(norm, str) or norm not in NORMS:
+        return "none"
+    takes = norm != "support" or "n_support" in signature(model.forward).parameters
+    return norm if takes else "none"

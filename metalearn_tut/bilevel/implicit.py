@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel.forward import functional, norm_of, query_outputs
-from metalearn_tut.bilevel.inner import Loss, Params, Rate, inner_loop
+from metalearn_tut.bilevel.inner import Loss, Params, Rate, inner_loop, masked
 from metalearn_tut.bilevel.objective import (
     DeferredGradients,
     Row,
@@ -18,7 +20,7 @@ from metalearn_tut.bilevel.objective import (
     TaskLoss,
     collect,
 )
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.tasks.sampler import as_integer, check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 Vector = Params
@@ -34,6 +36,8 @@ def implicit_gradients(
     *,
     steps: int,
     pull: float = 0.0,
+    masks: Mapping[str, Tensor] | None = None,
+    groups: Sequence[Sequence[str]] | None = None,
     loss: TaskLoss = F.cross_entropy,
     inner_loss: TaskLoss | None = None,
     solver: str = "cg",
@@ -41,11 +45,18 @@ def implicit_gradients(
     deferred: bool = False,
     **others: Any,
 ) -> TaskGradients | DeferredGradients:
-    """Meta-gradients at the solution of the pulled inner problem (iMAML).
+    """Meta-gradients at the solution of the pulled inner problem (iMAML, HeTRoM's AID-CG).
 
-    With ``phi* = argmin L_s(phi) + pull/2 |phi - theta|^2``, the implicit function theorem
-    gives ``d phi*/d theta = (I + H/pull)^-1``, H the Hessian of the support loss at phi*
-    (Rajeswaran et al. 2019, lemma 1), so one linear solve replaces the whole backward pass.
+    The inner loop steps some parameters, phi, from their start theta, and leaves the others, b,
+    as they are. With ``phi* = argmin L_s(phi, b) + pull/2 |phi - theta|^2`` and one linear solve
+
+    ``u = (H + pull I)^-1 d l/d phi``,  H the Hessian of L_s in phi at phi*,
+
+    the implicit function theorem gives the gradient of the query loss l(phi*, b): ``pull u`` for
+    theta, ``d l/d b - d/d b [u . d L_s/d phi]`` for b. If all parameters are stepped it is
+    iMAML's (Rajeswaran et al. 2019, lemma 1). If the head alone is, and starts at zero, the pull
+    is a ridge ``pull/2 |phi|^2`` and the gradient HeTRoM's (our specification's default).
+
     It is right only where the inner loop has converged. Learned rates get no gradient.
 
     Parameters
@@ -54,6 +65,11 @@ def implicit_gradients(
         As for :func:`task_gradients`.
     pull : float
         Strength of the L2 pull to the start (iMAML's lambda), > 0.
+    masks : mapping of name to 0/1 Tensor, optional
+        Pruned weights are zero, in phi and in b, and take no part in the solve.
+    groups : sequence of sequences of names, optional
+        What is stepped is their union, in whatever order: all reach the same solution. All
+        parameters by default.
     solver : {"cg", "neumann"}
         :func:`conjugate_gradient`, or :func:`neumann` with the inner rate.
     solver_steps : int, default 20
@@ -62,20 +78,23 @@ def implicit_gradients(
     Raises
     ------
     ValueError
-        If ``pull`` is 0, ``solver`` unknown, or an option is given that only unrolled
-        engines have.
+        If ``pull`` is 0, ``groups`` step nothing, ``solver`` is unknown, or an option is given
+        that only unrolled engines have.
     """
     params, lr = start(metas)
-    _check(pull, solver, lr, others)
+    stepped = list(params) if groups is None else list(dict.fromkeys(chain(*groups)))
+    _check(pull, stepped, solver, lr, others)
+    solver_steps = _check_solver_steps(solver_steps)
     forward, norm = functional(model), norm_of(model)
     inner_loss = loss if inner_loss is None else inner_loss
+    inner = {"steps": steps, "lr": lr, "pull": pull, "masks": masks, "groups": groups}
 
     def row(task: Task) -> Row:
         def support_loss(p: Params) -> Tensor:
             return inner_loss(forward(p, task.support_x), task.support_y)
 
         with torch.no_grad():
-            end = inner_loop(support_loss, params, steps=steps, lr=lr, pull=pull)
+            end = inner_loop(support_loss, params, **inner)
         end = {n: p.detach().requires_grad_() for n, p in end.items()}
         outputs = query_outputs(forward, end, task.support_x, task.query_x, norm)
         value = loss(outputs, task.query_y)
@@ -83,32 +102,51 @@ def implicit_gradients(
         @torch.enable_grad()
         def gradients() -> list[Tensor]:
             grads = torch.autograd.grad(value, list(end.values()), materialize_grads=True)
-            hessian = hessian_product(support_loss, end)
+            direct = masked(dict(zip(end, grads, strict=True)), masks)
+            derivative = slope_along(support_loss, end, stepped)
 
             def matrix(u: Vector) -> Vector:
-                return add(hessian(u), u, pull)  # H + pull·I
+                return add(masked(derivative(u, stepped), masks), u, pull)  # H + pull·I
 
-            v = dict(zip(end, grads, strict=True))
+            v = {n: direct[n] for n in stepped}
             if solver == "cg":
                 u = conjugate_gradient(matrix, v, steps=solver_steps)
             else:
                 u = neumann(matrix, v, steps=solver_steps, rate=lr)
-            return [pull * u[n] if n in u else torch.zeros_like(m) for n, m in metas.items()]
+            rest = [n for n in end if n in metas and n not in u]
+            mixed = masked(derivative(u, rest), masks)
+            found = {n: pull * u[n] for n in u} | {n: direct[n] - mixed[n] for n in rest}
+            return [found[n] if n in found else torch.zeros_like(m) for n, m in metas.items()]
 
         return value.detach(), outputs.detach(), gradients
 
     return collect(metas, map(row, batch), deferred)
 
 
-def _check(pull: float, solver: str, lr: Rate, others: dict[str, Any]) -> None:
+def _check(
+    pull: float, stepped: Sequence[str], solver: str, lr: Rate, others: dict[str, Any]
+) -> None:
     """Refuse what has no implicit gradient; an option that is off is no harm."""
     if refused := sorted(name for name, value in others.items() if value is not None and value):
         raise ValueError(f"engine='implicit' does not take {refused[0]}; use engine='functional'")
     if pull <= 0:
         raise ValueError(f"engine='implicit' needs pull > 0 (iMAML's lambda), got {pull}")
+    if not stepped:
+        raise ValueError(
+            "engine='implicit' needs groups with at least one parameter, as it solves for what "
+            "the inner loop steps, got none"
+        )
     check_choice("solver", solver, SOLVERS)
-    if solver == "neumann" and not isinstance(lr, (int, float)):
+    if solver == "neumann" and not isinstance(lr, Real):
         raise ValueError("solver='neumann' needs one number as inner_lr; use solver='cg'")
+
+
+def _check_solver_steps(solver_steps: int) -> int:
+    """The number of products as a plain integer."""
+    count = as_integer(solver_steps)
+    if count is None or count < 0:
+        raise ValueError(f"solver_steps must be an integer >= 0, got {solver_steps!r}")
+    return count
 
 
 def dot(a: Vector, b: Vector) -> Tensor:
@@ -121,22 +159,36 @@ def add(a: Vector, b: Vector, scale: float | Tensor = 1.0) -> Vector:
     return {n: a[n] + scale * b[n] for n in a}
 
 
-def hessian_product(loss: Loss, at: Params) -> Product:
-    """``v -> H v`` with H the Hessian of ``loss`` at ``at``; the gradient is built once."""
+def slope_along(
+    loss: Loss, at: Params, names: Sequence[str]
+) -> Callable[[Vector, Sequence[str]], Vector]:
+    """``(u, by) -> d/d by [u . d loss/d names]`` at ``at``; the gradient is built once.
+
+    With ``by`` the ``names`` themselves it is the Hessian's product with u, with other
+    parameters that of the mixed second derivatives.
+    """
     here = {n: p.detach().requires_grad_() for n, p in at.items()}
     grads = torch.autograd.grad(
-        loss(here), list(here.values()), create_graph=True, materialize_grads=True
+        loss(here), [here[n] for n in names], create_graph=True, materialize_grads=True
     )
-    gradient = dict(zip(here, grads, strict=True))
+    gradient = dict(zip(names, grads, strict=True))
 
-    def product(v: Vector) -> Vector:
-        along = dot(gradient, v)
-        hv = torch.autograd.grad(
-            along, list(here.values()), retain_graph=True, materialize_grads=True
+    def derivative(u: Vector, by: Sequence[str]) -> Vector:
+        along = dot(gradient, u)
+        if not by or not along.requires_grad:  # a loss that is linear has no second derivative
+            return {n: torch.zeros_like(here[n]) for n in by}
+        found = torch.autograd.grad(
+            along, [here[n] for n in by], retain_graph=True, materialize_grads=True
         )
-        return dict(zip(here, hv, strict=True))
+        return dict(zip(by, found, strict=True))
 
-    return product
+    return derivative
+
+
+def hessian_product(loss: Loss, at: Params) -> Product:
+    """``v -> H v`` with H the Hessian of ``loss`` at ``at``; the gradient is built once."""
+    derivative = slope_along(loss, at, list(at))
+    return lambda v: derivative(v, list(at))
 
 
 def conjugate_gradient(

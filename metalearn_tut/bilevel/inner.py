@@ -112,7 +112,7 @@ def inner_path(
         return {**current, **stepped}
 
     def step(k: int, current: Params) -> Params:
-        for group in groups:
+        for group in filter(len, groups):  # all of one may be frozen
             current = descend(k, current, group)
         return current if track else {n: p.detach() for n, p in current.items()}
 

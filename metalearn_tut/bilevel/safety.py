@@ -22,7 +22,9 @@ Trap = Callable[[nn.Module], "str | None"]
 """A module -> what is wrong with it and the way out, or None."""
 
 
-def assert_second_order_safe(model: nn.Module, engine: str = "functional") -> None:
+def assert_second_order_safe(
+    model: nn.Module, engine: str = "functional", *, first_order: bool = False
+) -> None:
     """Refuse a model whose meta-gradient would be wrong under ``engine``.
 
     ========================================== =============================== ==============
@@ -35,7 +37,7 @@ def assert_second_order_safe(model: nn.Module, engine: str = "functional") -> No
     hooks (``nn.utils.prune`` masks, ...)      higher                          never called
     norms with weights                         vmap                            wrong, silent
     running statistics while training          vmap                            refused
-    one module registered under two names      functional, implicit, vmap      model overwritten
+    one module registered under two names      vmap                            model overwritten
     ========================================== =============================== ==============
 
     Parameters
@@ -45,6 +47,9 @@ def assert_second_order_safe(model: nn.Module, engine: str = "functional") -> No
     engine : str, default "functional"
         ``"functional"``, ``"higher"``, ``"vectorised"``, ``"implicit"``, or ``"vmap"`` for
         your own ``torch.func.vmap`` over tasks.
+    first_order : bool, default False
+        Look only for what is wrong without second derivatives, too: what an engine never calls
+        or leaves overwritten.
 
     Raises
     ------
@@ -75,13 +80,15 @@ def assert_second_order_safe(model: nn.Module, engine: str = "functional") -> No
     check_choice("engine", engine, GUARDED)
     names: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        reason = next(filter(None, (trap(module) for trap in _TRAPS[engine])), None)
-        if module in names and engine in _FUNCTIONAL_CALL:
+        traps = [t for t in _TRAPS[engine] if not first_order or t in _AT_ANY_ORDER]
+        reason = next(filter(None, (trap(module) for trap in traps)), None)
+        if module in names and engine == "vmap":
             reason = reason or _registered_twice(module, names[module])
         if reason:
             where = name or "the model itself"
             raise ValueError(
-                f"engine={engine!r} has no right second-order gradient through {where} "
+                f"engine={engine!r} has no right {'' if first_order else 'second-order '}gradient "
+                f"through {where} "
                 f"({type(module).__name__}): {reason}"
             )
         names.setdefault(module, name)
@@ -184,7 +191,7 @@ _BATCH_NORMS = (
     nn.InstanceNorm2d,
     nn.InstanceNorm3d,
 )
-_FUNCTIONAL_CALL = ("functional", "implicit", "vmap")
+_AT_ANY_ORDER: tuple[Trap, ...] = (_hooks,)
 _ALWAYS: tuple[Trap, ...] = (_weight_norm, _spectral_norm, _fused_attention, _no_double_backward)
 _TRAPS: dict[str, tuple[Trap, ...]] = {
     "functional": _ALWAYS,

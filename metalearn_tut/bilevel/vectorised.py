@@ -10,11 +10,12 @@ normalization over T·C channels gives each task its own statistics. Features tr
 from __future__ import annotations
 
 import operator
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -52,7 +53,7 @@ def vectorised(model: nn.Module, tasks: int) -> Forward:
     ValueError
         If the model holds an operation that has no batched form here; the message names it.
     """
-    graph, modules = _graph_of(model), dict(model.named_modules())
+    graph, modules = trace(model), dict(model.named_modules())
 
     def forward(params: Params, x: Tensor, n_support: int | None = None) -> Tensor:
         if x.ndim not in (3, 5):
@@ -66,31 +67,24 @@ def vectorised(model: nn.Module, tasks: int) -> Forward:
     return forward
 
 
-_GRAPHS: WeakKeyDictionary[nn.Module, tuple[list, fx.Graph]] = WeakKeyDictionary()
-
-
-def _graph_of(model: nn.Module) -> fx.Graph:
-    """The traced graph, kept while the model lives and nothing that steers ``forward`` changes."""
-    signature = [(name, type(m), _switches(m)) for name, m in model.named_modules()]
-    known = _GRAPHS.get(model)
-    if known is None or known[0] != signature:
-        known = _GRAPHS[model] = signature, trace(model)
-    return known[1]
-
-
-def _switches(module: nn.Module) -> list[tuple[str, Any]]:
-    """Plain attributes that a ``forward`` may branch on, such as ``training``."""
-    plain = (bool, int, float, str, type(None))
-    return [(n, v) for n, v in vars(module).items() if isinstance(v, plain)]
-
-
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, TaskBatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: nn.Module) -> fx.Graph:
-    """The model's operations in order, checked to be ones that have a batched form."""
+    """The model's operations in order, checked to be ones that have a batched form.
+
+    It is made anew for every batch: what ``forward`` reads (a list, a function, a global name)
+    may have changed, and no key of a kept graph could cover it.
+    """
+    for name, module in model.named_modules():
+        if "forward" in vars(module):  # which the tracer does not look at
+            raise ValueError(
+                f"engine='vectorised' cannot follow {name or type(model).__name__}, whose forward "
+                "was replaced in this one object; use engine='functional'"
+            )
+    before = _random_states()
     try:
         graph = _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError) as error:
@@ -99,6 +93,11 @@ def trace(model: nn.Module) -> fx.Graph:
             f"engine='vectorised' cannot follow {type(model).__name__}.forward ({reason}); "
             "use engine='functional'"
         ) from error
+    if _random_states() != before:
+        raise ValueError(
+            f"engine='vectorised' cannot follow {type(model).__name__}.forward, which draws random "
+            "numbers: a graph would repeat the same ones; use engine='functional'"
+        )
     modules, names = dict(model.named_modules()), set(parameters_of(model))
     for node in graph.nodes:
         what = _unsupported(node, modules, names)
@@ -108,6 +107,12 @@ def trace(model: nn.Module) -> fx.Graph:
                 f"{type(model).__name__}; use engine='functional'"
             )
     return graph
+
+
+def _random_states() -> list[Any]:
+    """Where the generators stand that a ``forward`` may draw from."""
+    numpy_state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    return [random.getstate(), repr(numpy_state), torch.get_rng_state().tolist()]
 
 
 def _unsupported(node: fx.Node, modules: dict[str, nn.Module], names: set[str]) -> str | None:

@@ -62,7 +62,7 @@ def higher_path(
         return directions
 
     for k in range(steps):
-        for group in [list(params)] if groups is None else groups:
+        for group in [list(params)] if groups is None else filter(len, groups):
             current = {n: alias(p) for n, p in current.items()}
             value = loss(current)
             if pull:
@@ -70,7 +70,7 @@ def higher_path(
             updated = diffopt.step(
                 value,
                 params=list(current.values()),
-                override={"lr": [rate_at(lr, k, n) for n in current]},
+                override={"lr": [rate_at(lr, k, n) if n in group else 0.0 for n in current]},
                 grad_callback=partial(shaped, group),
             )
             current = dict(zip(current, updated, strict=True))

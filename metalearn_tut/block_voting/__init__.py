@@ -11,7 +11,7 @@ from metalearn_tut.block_voting.few_shot import task_marks, vote_by_tasks
 from metalearn_tut.block_voting.filters import remove_filters, soft_filter_prune, zero_filters
 from metalearn_tut.block_voting.images import accuracy
 from metalearn_tut.block_voting.objectives import cross_entropy, distillation, target_rate
-from metalearn_tut.block_voting.recipe import Recipe, crop_and_flip
+from metalearn_tut.block_voting.recipe import Recipe, crop_and_flip, standard_recipes
 from metalearn_tut.block_voting.rounds import Round, vote_and_prune
 from metalearn_tut.block_voting.stages import Final, Pruned, abp_prune, finalise, train_gates
 from metalearn_tut.block_voting.surgery import block_budget, prunable_blocks, remove_blocks
@@ -37,6 +37,7 @@ __all__ = [
     "remove_blocks",
     "remove_filters",
     "soft_filter_prune",
+    "standard_recipes",
     "target_rate",
     "task_marks",
     "train_epochs",

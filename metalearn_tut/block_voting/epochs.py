@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from metalearn_tut.block_voting.images import Data, like, tensors
 from metalearn_tut.block_voting.objectives import Objective, cross_entropy
 from metalearn_tut.block_voting.recipe import Recipe
+from metalearn_tut.models.frozen import fixed_layers
 from metalearn_tut.tasks.cache import remove_partial
+from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.task import as_float
 from metalearn_tut.tasks.tensor_file import (
@@ -48,7 +50,9 @@ def train_epochs(
     Parameters
     ----------
     network : nn.Module
-        From images to logits ``[B, classes]``. Its device is the one that is used.
+        From images to logits ``[B, classes]``. Its device is the one that is used. Frozen
+        parameters (``requires_grad=False``) stay as they are, and a layer all of whose
+        parameters are frozen stays in evaluation mode: its running statistics, too.
     data : LabelledImages or (images [M, C, H, W], labels [M])
         ``uint8`` images or floats.
     recipe : Recipe
@@ -64,7 +68,8 @@ def train_epochs(
         Written after every epoch. If it is there, training goes on from it, on a CPU bitwise as
         if it had never stopped.
     note : mapping, optional
-        JSON for the file. A file with another note, recipe, seed or other labels is refused.
+        More for the file. One with another note, recipe (augmentation included), objective,
+        seed or architecture, or with other images or labels, is refused: by content, not by name.
     progress : bool, default True
         Show a bar with loss, accuracy and time left.
 
@@ -77,7 +82,8 @@ def train_epochs(
     Raises
     ------
     ValueError
-        If there is no image, labels do not fit, or the file is of another run or network.
+        If there is no image, labels do not fit, all parameters are frozen, or the file is of
+        another run or network.
     FloatingPointError
         If the loss is no longer finite; the file is that of the epoch before.
     OSError
@@ -91,19 +97,20 @@ def train_epochs(
     (3, 3)
     """
     x, y = tensors(network, data)
+    trained = check_trainable(network)
     optimizer = torch.optim.SGD(
-        network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay
+        trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay
     )
-    labels = zlib.crc32(y.cpu().numpy().tobytes())
-    settings = {"recipe": recipe.settings(), "seed": seed, "images": len(x), "labels": labels}
-    kept = _Kept(file, network, optimizer, {**settings, "note": note or {}})
+    settings = {"recipe": recipe, "seed": seed, "data": {"images": x, "labels": y}}
+    settings |= {"objective": objective, "after_epoch": after_epoch, "note": note or {}}
+    kept = _Kept(file, network, optimizer, settings)
     history = kept.read()
     first, steps = len(history["loss"]), math.ceil(len(x) / recipe.batch)
     shown = {"initial": steps * first, "unit": "step", "desc": title, "show": progress}
     with progress_bar(steps * recipe.epochs, **shown) as bar:
         for epoch in range(first, recipe.epochs):
             optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
-            network.train()
+            training(network)
             sums = torch.zeros(2, dtype=torch.float64, device=x.device)
             with _seeded(zlib.crc32(f"{seed}/{title}/{epoch}".encode()), x.device) as generator:
                 for rows in torch.randperm(len(x), generator=generator).tensor_split(steps):
@@ -131,8 +138,39 @@ def train_epochs(
     return history
 
 
+def check_trainable(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError(
+            f"no parameter of {type(network).__name__} can be trained: all are frozen "
+            "(requires_grad=False)"
+        )
+    return trained
+
+
+def training(network: nn.Module) -> None:
+    """Training mode but for layers whose parameters are all frozen: these stay as they are.
+
+    In training mode a frozen batch norm would go on moving its running statistics, and a frozen
+    part of the network dropping units.
+    """
+    network.train()
+    for layer in fixed_layers(network):
+        layer.eval()
+
+
 class _Kept:
-    """The file that training can go on from: network, momentum, history, settings."""
+    """The file that training can go on from: network, momentum, history, settings.
+
+    Settings are compared as JSON by content: see :func:`~metalearn_tut.tasks.content.described`.
+    """
 
     def __init__(
         self,
@@ -142,9 +180,12 @@ class _Kept:
         settings: Mapping[str, Any],
     ) -> None:
         self.path = None if path is None else Path(path).expanduser()
-        self.network, self.settings = network, json.loads(json.dumps(settings))
+        self.network = network
+        frozen = [n for n, p in network.named_parameters() if not p.requires_grad]
+        own = {"network": network, "dtype": str(like(network).dtype), "frozen": frozen}
+        self.settings = {} if path is None else described({**settings, **own})
         self.momenta: dict[str, Tensor] = {}
-        for name, p in network.named_parameters():
+        for name, p in ((n, p) for n, p in network.named_parameters() if p.requires_grad):
             # zeros, which SGD's first step makes the gradient, as it would without them
             momentum = torch.zeros_like(p, requires_grad=False)
             optimizer.state[p]["momentum_buffer"] = self.momenta[f"momentum.{name}"] = momentum
@@ -156,7 +197,7 @@ class _Kept:
         if self.path is None or not self.path.exists():
             return {"loss": [], "accuracy": []}
         saved, state = read_tensors(self.path, "file of training")
-        check_same_run(self.path, state.get("settings"), self.settings)
+        check_same_run(self.path, state.get("settings"), json.loads(json.dumps(self.settings)))
         own = {**self.network.state_dict(), **self.momenta}
         copy_tensors(self.path, saved, own, "file of training")
         return state["history"]

@@ -12,7 +12,7 @@ from metalearn_tut.block_voting.images import batches
 from metalearn_tut.block_voting.votes import RULES, Votes, votes_of
 from metalearn_tut.maml import MAML
 from metalearn_tut.models.gated_resnet12 import GatedResNet12
-from metalearn_tut.tasks.sampler import TaskSampler, check_choice
+from metalearn_tut.tasks.sampler import TaskSampler, as_integer, check_choice
 
 
 def task_marks(learner: MAML, sampler: TaskSampler, n_tasks: int) -> Tensor:
@@ -40,10 +40,13 @@ def task_marks(learner: MAML, sampler: TaskSampler, n_tasks: int) -> Tensor:
         If ``n_tasks`` is below 1: nobody votes.
     """
     _model(learner)
-    if n_tasks < 1:
-        raise ValueError(f"the voting set is empty: n_tasks must be at least 1, got {n_tasks}")
+    count = as_integer(n_tasks)
+    if count is None or count < 1:
+        raise ValueError(
+            f"the voting set is empty: n_tasks must be an integer >= 1, got {n_tasks!r}"
+        )
     marks = []
-    for task in (sampler[i] for i in range(n_tasks)):
+    for task in (sampler[i] for i in range(count)):
         network = learner.adapt(task.support_x, task.support_y).deploy()
         with torch.no_grad():
             marks.append(torch.cat([network.marks(x) for x in batches(network, task.query_x)]))
@@ -101,15 +104,16 @@ def vote_by_tasks(
     model = _model(learner)
     check_choice("ballots", ballots, ("task", "image"))
     check_choice("rule", rule, RULES)
-    if not 0 <= n_prune <= len(model.candidates):
+    count = as_integer(n_prune)
+    if count is None or not 0 <= count <= len(model.candidates):
         raise ValueError(
-            f"n_prune must be in 0..{len(model.candidates)} (blocks that may be pruned), "
-            f"got {n_prune}"
+            f"n_prune must be an integer in 0..{len(model.candidates)} (blocks that may be "
+            f"pruned), got {n_prune!r}"
         )
     if learner.kind != "fixed":  # its rates would be those of blocks that are gone
         raise ValueError(f"blocks can be pruned with rates='fixed', got {learner.kind!r}")
     rounds = []
-    for _ in range(n_prune):
+    for _ in range(count):
         marks = task_marks(learner, sampler, n_tasks)[..., list(model.candidates)].double()
         cast = marks.mean(1) if ballots == "task" else marks.flatten(0, 1)
         votes = votes_of(cast, model.candidates, rule, **settings)

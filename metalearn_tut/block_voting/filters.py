@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,14 @@ from metalearn_tut.block_voting.epochs import train_epochs
 from metalearn_tut.block_voting.images import Data
 from metalearn_tut.block_voting.recipe import Recipe
 from metalearn_tut.models.cifar_resnet import CifarResNet
+from metalearn_tut.models.frozen import any_frozen
 
 
 def zero_filters(network: CifarResNet, kept: float, *, norms: bool = False) -> None:
     """Set the filters of smallest l2 norm to zero, in every convolution, in place.
 
-    Of the C filters of a convolution, ``floor((1 - kept) · C)`` become zero.
+    Of the C filters of a convolution, ``floor((1 - kept) · C)`` become zero; none if any of the
+    numbers that would go with a filter is frozen: its own, its norm's, or those that read it.
 
     Parameters
     ----------
@@ -36,7 +39,9 @@ def zero_filters(network: CifarResNet, kept: float, *, norms: bool = False) -> N
     """
     _check_kept(kept)
     with torch.no_grad():
-        for conv, norm in _convolutions(network):
+        for conv, norm, reader in _convolutions(network):
+            if _keeps_all(conv, norm, reader):
+                continue
             filters = conv.weight.flatten(1).norm(dim=1)
             n = math.floor((1 - kept) * len(filters) + 1e-9)
             weakest = filters.argsort(stable=True)[:n]
@@ -48,10 +53,10 @@ def zero_filters(network: CifarResNet, kept: float, *, norms: bool = False) -> N
 def remove_filters(network: CifarResNet) -> CifarResNet:
     """A narrower copy without the filters that are zero together with their norm.
 
-    It computes the same function, to rounding. The sum with the shortcut needs all channels, so
-    what is left of a block's second convolution (and of the stem) is put back in its place among
-    zeros. A convolution then costs the share of filters it has kept; the second one of a block
-    this share times that of the first, whose outputs it reads.
+    It computes the same function, to rounding, and what is frozen stays as it is. The sum with
+    the shortcut needs all channels, so what is left of a block's second convolution (and of the
+    stem) is put back in its place among zeros. A convolution then costs the share of filters it
+    has kept; the second one of a block this share times that of the first, whose outputs it reads.
 
     Parameters
     ----------
@@ -67,12 +72,13 @@ def remove_filters(network: CifarResNet) -> CifarResNet:
         raise ValueError("filters of this network have been removed already")
     narrow = copy.deepcopy(network)
     conv, norm, relu = narrow.stem
-    stays = _alive(conv, norm)
+    stays = _alive(conv, norm, None)
     narrow.stem = nn.Sequential(_rows(conv, stays), _channels(norm, stays), relu)
     if not stays.all():
         narrow.stem.append(Widen(stays))
     for block in narrow.blocks:
-        inner, outer = _alive(block.conv1, block.bn1), _alive(block.conv2, block.bn2)
+        inner = _alive(block.conv1, block.bn1, block.conv2)
+        outer = _alive(block.conv2, block.bn2, None)
         block.conv1, block.bn1 = _rows(block.conv1, inner), _channels(block.bn1, inner)
         block.conv2, block.bn2 = _rows(block.conv2, outer, inner), _channels(block.bn2, outer)
         if not outer.all():
@@ -126,7 +132,7 @@ def soft_filter_prune(
         trained,
         data,
         recipe,
-        after_epoch=lambda model: zero_filters(model, kept),
+        after_epoch=partial(zero_filters, kept=kept),
         seed=seed,
         title="filters",
         file=file,
@@ -167,17 +173,27 @@ def _check_kept(kept: float) -> None:
         raise ValueError(f"kept must be in (0, 1], got {kept}")
 
 
-def _convolutions(network: CifarResNet) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Every convolution with the norm behind it."""
-    pairs = [(network.stem[0], network.stem[1])]
+Layer = tuple[nn.Conv2d, nn.BatchNorm2d, nn.Conv2d | None]
+
+
+def _convolutions(network: CifarResNet) -> list[Layer]:
+    """Every convolution, the norm behind it, and the convolution that reads no other filters."""
+    layers: list[Layer] = [(network.stem[0], network.stem[1], None)]
     for block in network.blocks:
-        pairs += [(block.conv1, block.bn1), (block.conv2, block.bn2)]
-    return pairs
+        layers.append((block.conv1, block.bn1, block.conv2))
+        layers.append((block.conv2, block.bn2, None))
+    return layers
 
 
-def _alive(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """Which filters ``[C]`` are not zero, or have a norm that is not."""
-    return conv.weight.flatten(1).any(1) | (norm.weight != 0) | (norm.bias != 0)
+def _keeps_all(conv: nn.Conv2d, norm: nn.BatchNorm2d, reader: nn.Conv2d | None) -> bool:
+    """Whether frozen numbers would go with a filter."""
+    return any_frozen(conv, norm, *([] if reader is None else [reader]))
+
+
+def _alive(conv: nn.Conv2d, norm: nn.BatchNorm2d, reader: nn.Conv2d | None) -> Tensor:
+    """Which filters ``[C]`` are not zero, or have a norm that is not, or are not to go."""
+    alive = conv.weight.flatten(1).any(1) | (norm.weight != 0) | (norm.bias != 0)
+    return alive | _keeps_all(conv, norm, reader)
 
 
 def _rows(conv: nn.Conv2d, stays: Tensor, reads: Tensor | None = None) -> nn.Conv2d:
@@ -185,8 +201,8 @@ def _rows(conv: nn.Conv2d, stays: Tensor, reads: Tensor | None = None) -> nn.Con
     weight = conv.weight[stays] if reads is None else conv.weight[stays][:, reads]
     shape = {"stride": conv.stride, "padding": conv.padding, "bias": False}
     made = nn.Conv2d(weight.shape[1], len(weight), conv.kernel_size, **shape)
-    made.weight = nn.Parameter(weight.detach().clone())
-    return made
+    made.weight = nn.Parameter(weight.detach().clone(), conv.weight.requires_grad)
+    return made.train(conv.training)
 
 
 def _channels(norm: nn.BatchNorm2d, stays: Tensor) -> nn.BatchNorm2d:
@@ -194,4 +210,6 @@ def _channels(norm: nn.BatchNorm2d, stays: Tensor) -> nn.BatchNorm2d:
     made = nn.BatchNorm2d(int(stays.sum()), norm.eps, norm.momentum).to(norm.weight)
     state = {n: t[stays] if t.ndim else t for n, t in norm.state_dict().items()}
     made.load_state_dict(state)
+    for new, old in zip(made.parameters(), norm.parameters(), strict=True):
+        new.requires_grad_(old.requires_grad)
     return made.train(norm.training)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metalearn_tut.models.mode import evaluating
 from metalearn_tut.tasks.task import as_float
 
 Images = np.ndarray | Tensor
@@ -53,18 +53,6 @@ def batches(network: nn.Module, images: Images, size: int = 500) -> Iterator[Ten
 def like(network: nn.Module) -> Tensor:
     """The network's first parameter: its device and dtype are the network's."""
     return next(network.parameters())
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards the mode is what it was."""
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(training)
 
 
 def answers(network: nn.Module, images: Images) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,13 @@ def distillation(teacher: nn.Module, temperature: float = 4.0, weight: float = 0
             wanted = teacher(x)
         return loss + weight * kd_loss(logits, wanted, temperature), logits
 
+    said = {"name": "distillation", "temperature": temperature, "weight": weight}
+    return _known_by(objective, said)
+
+
+def _known_by(objective: Objective, settings: dict[str, Any]) -> Objective:
+    """The same objective, with a ``settings()`` by which a run that is resumed is compared."""
+    objective.settings = lambda: settings  # type: ignore[attr-defined]
     return objective
 
 
@@ -87,4 +95,4 @@ def target_rate(target: float, weight: float = 2.0) -> Objective:
         loss = F.cross_entropy(logits, y) + weight * (target - rates).square().mean()
         return loss, logits
 
-    return objective
+    return _known_by(objective, {"name": "target_rate", "target": target, "weight": weight})

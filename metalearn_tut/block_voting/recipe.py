@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.tasks.content import described
+from metalearn_tut.tasks.sampler import as_integer, check_choice
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -64,9 +65,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, SCHEDULES)
-        for name, least in (("epochs", 0), ("batch", 1), ("weight_decay", 0)):
-            if not least <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, least in (("epochs", 0), ("batch", 1)):
+            number = as_integer(getattr(self, name))
+            if number is None or number < least:
+                got = getattr(self, name)
+                raise ValueError(f"{name} must be an integer >= {least}, got {got!r}")
+            object.__setattr__(self, name, number)
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, got {self.lr}")
         if not 0 <= self.momentum < 1:
@@ -77,9 +83,8 @@ class Recipe:
         return self.lr * SCHEDULES[self.schedule](epoch / self.epochs)
 
     def settings(self) -> dict[str, Any]:
-        """The same as JSON, for files."""
-        name = getattr(self.augment, "__qualname__", type(self.augment).__name__)
-        return {**vars(self), "augment": self.augment and name}
+        """The same as JSON, for files: an augmentation by what it does, arguments included."""
+        return described(vars(self))
 
 
 def crop_and_flip(
@@ -104,3 +109,26 @@ def crop_and_flip(
     index = torch.arange(rows)[:, None, None], ys[:, :, None], xs[:, None, :]
     padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
     return padded[tuple(i.to(x.device) for i in index)].permute(0, 3, 1, 2)
+
+
+def standard_recipes(
+    augment: Augment | None = crop_and_flip,
+) -> tuple[Recipe, Recipe, Recipe]:
+    """Recipes of the three stages of :func:`abp_prune`: gates, each round, and at the end.
+
+    Stages 1 and 3 as long as is usual on CIFAR, five epochs a round; images are padded by 4,
+    cropped at random and mirrored, as is usual there. The paper's own recipes are not known.
+
+    Parameters
+    ----------
+    augment : callable or None, default crop_and_flip
+        None, or ``functools.partial(crop_and_flip, flip=False)``, for images that are not
+        natural: a mirrored character is another one.
+
+    Examples
+    --------
+    >>> [(recipe.epochs, recipe.lr, recipe.augment.__name__) for recipe in standard_recipes()]
+    [(160, 0.1, 'crop_and_flip'), (5, 0.01, 'crop_and_flip'), (100, 0.01, 'crop_and_flip')]
+    """
+    gates, each, last = (160, 0.1), (5, 0.01), (100, 0.01)
+    return tuple(Recipe(*stage, augment=augment) for stage in (gates, each, last))

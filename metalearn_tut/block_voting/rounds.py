@@ -14,12 +14,12 @@ from metalearn_tut.block_voting.epochs import History, train_epochs
 from metalearn_tut.block_voting.images import Data, accuracy
 from metalearn_tut.block_voting.objectives import check_distillation, distillation
 from metalearn_tut.block_voting.recipe import Recipe
-from metalearn_tut.block_voting.surgery import block_budget, most_prunable
+from metalearn_tut.block_voting.surgery import block_budget, frozen_blocks, most_prunable
 from metalearn_tut.block_voting.votes import RULES, Votes, collect_votes
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.gated_resnet import GatedResNet
 from metalearn_tut.tasks.cache import atomic_write, remove_partial
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.tasks.sampler import as_integer, check_choice, check_count
 from metalearn_tut.tasks.tensor_file import check_same_run, read_tensors
 
 Out = str | os.PathLike[str] | None
@@ -115,6 +115,7 @@ def vote_and_prune(
     teaches, and that gates go on learning, is read from that figure; the rest is our
     reconstruction.
     """
+    (per_round,) = check_count(per_round=per_round)
     settings = {"rule": rule, "tau": tau, "per_round": per_round}
     settings |= {"temperature": temperature, "kd_weight": kd_weight}
     most = number_to_prune(gated, ratio, n_prune, **settings)
@@ -168,8 +169,7 @@ def number_to_prune(
     """
     check_choice("rule", rule, RULES)
     check_distillation(temperature, kd_weight)
-    if per_round < 1:
-        raise ValueError(f"per_round must be at least 1, got {per_round}")
+    check_count(per_round=per_round)
     may = most_prunable(gated)
     if ratio is None and n_prune is None and rule == "threshold":
         return may
@@ -177,9 +177,14 @@ def number_to_prune(
         raise ValueError(f"give ratio or n_prune, got ratio={ratio} and n_prune={n_prune}")
     if ratio is not None:
         return block_budget(gated, ratio)
-    if not 0 <= n_prune <= may:
-        raise ValueError(f"n_prune must be in 0..{may} (blocks that may be pruned), got {n_prune}")
-    return n_prune
+    number = as_integer(n_prune)
+    if number is None or not 0 <= number <= may:
+        why = frozen_blocks(gated)
+        raise ValueError(
+            f"n_prune must be an integer in 0..{may} (blocks that may be pruned), got "
+            f"{n_prune!r}{why}"
+        )
+    return number
 
 
 def held_accuracy(network: CifarResNet | GatedResNet, held_out: Data | None) -> float | None:

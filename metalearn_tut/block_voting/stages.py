@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from metalearn_tut.block_voting.epochs import History, train_epochs
-from metalearn_tut.block_voting.images import Data, batches, evaluating, like, tensors
+from metalearn_tut.block_voting.epochs import History, check_trainable, train_epochs
+from metalearn_tut.block_voting.images import Data, batches, like, tensors
 from metalearn_tut.block_voting.objectives import Objective, cross_entropy
-from metalearn_tut.block_voting.recipe import Recipe
+from metalearn_tut.block_voting.recipe import Augment, Recipe, crop_and_flip, standard_recipes
 from metalearn_tut.block_voting.rounds import (
     Out,
     Round,
@@ -24,6 +24,7 @@ from metalearn_tut.block_voting.rounds import (
 from metalearn_tut.block_voting.surgery import remove_blocks
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.gated_resnet import GatedResNet
+from metalearn_tut.models.mode import evaluating
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,6 @@ def train_gates(
     -----
     No loss but cross-entropy stands beside this stage in the paper's figure of its schedule.
     """
-    name = getattr(objective, "__qualname__", "")
     return train_epochs(
         gated,
         data,
@@ -96,7 +96,6 @@ def train_gates(
         seed=seed,
         title="gates",
         file=file_in(out, "1-gates.safetensors"),
-        note={"objective": name, "masking": gated.masking, "mixing": gated.mixing},
         progress=progress,
     )
 
@@ -151,7 +150,8 @@ def abp_prune(
     *,
     ratio: float | None = None,
     n_prune: int | None = None,
-    recipes: tuple[Recipe, Recipe, Recipe] = (Recipe(160), Recipe(5, 0.01), Recipe(100, 0.01)),
+    recipes: tuple[Recipe, Recipe, Recipe] | None = None,
+    augment: Augment | None = crop_and_flip,
     held_out: Data | None = None,
     out: Out = None,
     resume: bool = False,
@@ -169,14 +169,20 @@ def abp_prune(
         The training images.
     ratio, n_prune
         How many blocks go, as for :func:`vote_and_prune`.
-    recipes : three of Recipe
-        Of the training of gates, of each round, and at the end. The defaults are our choice.
+    recipes : three of Recipe, optional
+        Of the training of gates, of each round, and at the end; by default
+        :func:`standard_recipes`, which are our choice.
+    augment : callable or None, default crop_and_flip
+        Of the default recipes: padded by 4, cropped and mirrored. None (or another one) for
+        images that are not natural; a :class:`Recipe` of your own says its own.
     held_out : LabelledImages or (images, labels), optional
         Images whose accuracy is recorded.
     out : path, optional
         Folder for a file per stage and round, written after every epoch.
     resume : bool, default False
-        Go on from what is there. A run that was killed loses an epoch at most.
+        Go on from what is there. A run that was killed loses an epoch at most. Images, labels,
+        recipes, augmentation, objectives and architecture are compared by content, and what
+        differs is named; weights are those of the files.
     seed : int, default 0
         Of new gates, and of the order of images.
     progress : bool, default True
@@ -203,6 +209,10 @@ def abp_prune(
     """
     if out is not None and not resume and any(Path(out).expanduser().glob("*.safetensors")):
         raise FileExistsError(f"{out} holds a run: go on with it (resume=True) or name another")
+    if recipes is not None and augment is not crop_and_flip:
+        raise ValueError("augment is that of the default recipes: give it with each Recipe")
+    if len(first_middle_last := recipes or standard_recipes(augment)) != 3:
+        raise ValueError(f"recipes must be three, got {len(first_middle_last)}")
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
         is_gated = isinstance(network, GatedResNet)
@@ -210,7 +220,8 @@ def abp_prune(
     number_to_prune(gated, ratio, n_prune, **voting)  # refused now, and not hours later
     if held_out is not None:
         tensors(gated, held_out)
-    first, middle, last = recipes
+    check_trainable(gated.network)  # the gates alone could be trained, but are gone in the end
+    first, middle, last = first_middle_last
     shared = {"out": out, "seed": seed, "progress": progress}
     history = train_gates(gated, data, first, **shared)
     counts = {"ratio": ratio, "n_prune": n_prune, "held_out": held_out}
@@ -229,7 +240,7 @@ def check_surgery(gated: GatedResNet, network: CifarResNet, data: Data) -> None:
     """
     kept = [0.0 if block in gated.pruned else 1.0 for block in gated.numbers]
     x = next(batches(gated, data[0][:8]))
-    with evaluating(gated), evaluating(network):
+    with evaluating(gated, network):
         masked, short = gated(x, torch.tensor(kept).to(like(gated))), network(x)
     gap, size = (masked - short).abs().max().item(), masked.abs().max().item()
     if not gap <= 1e-4 * (1 + size):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from metalearn_tut.models.cifar_resnet import CifarResNet
+from metalearn_tut.models.frozen import any_frozen
 from metalearn_tut.models.gated_resnet import GatedResNet
 
 Residual = CifarResNet | GatedResNet
@@ -18,8 +19,8 @@ Residual = CifarResNet | GatedResNet
 def prunable_blocks(model: Residual) -> tuple[int, ...]:
     """Numbers of the blocks that can be removed, from 0 in the whole network.
 
-    Blocks that change the shape stay. Of a network with gates, these are the ``candidates``: a
-    block without a gate cannot be voted on.
+    Blocks that change the shape stay, and so do those of which any parameter is frozen. Of a
+    network with gates, these are the ``candidates``: a block without a gate cannot be voted on.
 
     Raises
     ------
@@ -34,7 +35,7 @@ def prunable_blocks(model: Residual) -> tuple[int, ...]:
     if isinstance(model, GatedResNet):
         return model.candidates
     blocks = _network(model).blocks.named_children()
-    return tuple(int(name) for name, block in blocks if block.stride == 1)
+    return tuple(int(n) for n, block in blocks if block.stride == 1 and not any_frozen(block))
 
 
 def block_budget(model: Residual, ratio: float) -> int:
@@ -68,7 +69,8 @@ def block_budget(model: Residual, ratio: float) -> int:
     may, blocks = most_prunable(model), len(_network(model).blocks)
     n = math.floor(ratio * blocks + 1e-9)  # 0.29 · 100 is 28.999999999999996
     if n > may:
-        raise ValueError(f"ratio={ratio} of {blocks} blocks is {n}, but {may} may be pruned")
+        why = frozen_blocks(model)
+        raise ValueError(f"ratio={ratio} of {blocks} blocks is {n}, but {may} may be pruned{why}")
     return n
 
 
@@ -82,6 +84,12 @@ def most_prunable(model: Residual) -> int:
     """
     already = len(model.pruned) if isinstance(model, GatedResNet) else 0
     return len(prunable_blocks(model)) + already
+
+
+def frozen_blocks(model: Residual) -> str:
+    """For errors: how many blocks stay because they are frozen, if any do."""
+    n = sum(any_frozen(block) for block in _network(model).blocks)
+    return f" ({n} are frozen: requires_grad=False)" if n else ""
 
 
 def remove_blocks(model: Residual, blocks: Iterable[int]) -> CifarResNet:
@@ -102,7 +110,7 @@ def remove_blocks(model: Residual, blocks: Iterable[int]) -> CifarResNet:
     TypeError
         If ``model`` is not a network whose blocks can be removed.
     ValueError
-        If one of the blocks is not there or changes the shape.
+        If one of the blocks is not there, is frozen or changes the shape.
 
     Examples
     --------
@@ -114,7 +122,8 @@ def remove_blocks(model: Residual, blocks: Iterable[int]) -> CifarResNet:
     gone, may = set(blocks), prunable_blocks(network)
     for block in sorted(gone - set(may)):
         raise ValueError(
-            f"block {block} is absent or changes the shape, and cannot be removed; these can: {may}"
+            f"block {block} is absent, frozen or changes the shape, and cannot be removed; these "
+            f"can: {may}"
         )
     shorter = copy.deepcopy(network)
     kept = ((n, b) for n, b in shorter.blocks.named_children() if int(n) not in gone)

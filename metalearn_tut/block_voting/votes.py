@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut.block_voting.images import Images, batches, evaluating
+from metalearn_tut.block_voting.images import Images, batches
 from metalearn_tut.models.gated_resnet import GatedResNet
-from metalearn_tut.tasks.sampler import check_choice, check_seed
+from metalearn_tut.models.mode import evaluating
+from metalearn_tut.tasks.sampler import as_integer, check_choice, check_count, check_seed
 
 RULES = ("argmin", "bottom_q", "threshold", "mean", "random")
 
@@ -144,7 +145,7 @@ def count_votes(
         raise ValueError("marks must not be NaN")
     if math.isnan(tau):
         raise ValueError("tau must not be NaN")
-    check_seed(seed)
+    seed = check_seed(seed)
     images, blocks = marks.shape
     if rule == "mean":
         return torch.zeros(blocks, dtype=torch.int64)
@@ -161,10 +162,11 @@ def count_votes(
 def lowest(marks: Tensor, q: int) -> Tensor:
     """The ``q`` lowest of each image's ``marks [M, C]``: columns ``[M, q]``, the lowest first."""
     blocks = marks.shape[1]
-    if not isinstance(q, int) or not 1 <= q <= blocks:
-        raise ValueError(f"q must be in 1..{blocks} (candidates), got {q}")
+    number = as_integer(q)
+    if number is None or not 1 <= number <= blocks:
+        raise ValueError(f"q must be an integer in 1..{blocks} (candidates), got {q!r}")
     from_behind = marks.flip(1).sort(dim=1, stable=True).indices  # the deeper first, if equal
-    return blocks - 1 - from_behind[:, :q]
+    return blocks - 1 - from_behind[:, :number]
 
 
 def collect_marks(gated: GatedResNet, images: Images) -> Tensor:
@@ -218,8 +220,7 @@ def collect_votes(
     ValueError
         If there is no image, no candidate is left, or an argument is out of range.
     """
-    if per_ballot < 1:
-        raise ValueError(f"per_ballot must be at least 1, got {per_ballot}")
+    (per_ballot,) = check_count(per_ballot=per_ballot)
     marks = collect_marks(gated, images)
     if not gated.candidates:
         raise ValueError("no block is left to vote on")

@@ -29,6 +29,7 @@ from metalearn_tut.tasks.task import Task
 from metalearn_tut.training import meta_train
 
 Config = dict[str, Any]
+COMPENSATING = ("anp", "lobs")  # the other scores are compared as they are published: without
 
 # Learners pruned in rounds
 
@@ -71,7 +72,8 @@ def after_rounds(
         return found | test(learner, share, f"validation {share}")
 
     schedule = rounds if config["score"] else [0.0] * len(rounds)
-    options = {"score": config["score"] or "magnitude", **config["options"]}
+    score = config["score"] or "magnitude"
+    options = {"score": score, "compensate": score in COMPENSATING, **config["options"]}
     history = saliency.anp_prune(
         learner,
         Later(sampler, 10**8),
@@ -162,6 +164,7 @@ def naive(config: Config, folder: Path) -> dict[str, Any]:
         config["schedule"],
         retrain,
         score=config["score"],
+        compensate=config["score"] in COMPENSATING,
         out=folder / "rounds",
         resume=True,
         progress=False,

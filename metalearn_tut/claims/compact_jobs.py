@@ -79,7 +79,10 @@ def _trained_part(learner: Learner) -> Learner:
 def trained(config: Config, folder: Path) -> Learner:
     """Meta-train a learner, of clean tasks or noisy ones."""
     torch.manual_seed(config["seed"])
-    learner = runs.build_learner(config)
+    algorithm = config["algorithm"]
+    if algorithm["name"] == "metagater":  # every open filter has its price
+        algorithm = {"target": None, **algorithm}
+    learner = runs.build_learner({**config, "algorithm": algorithm})
     _train(learner, config, config["steps"], 0, folder)
     return learner
 

@@ -150,7 +150,7 @@ def best_rates(
     choices = [
         (MetaGater(learner.model, *pair, **rest), list(pair)) for pair in itertools.product(*rates)
     ]
-    return max(choices, key=lambda choice: task_values(choice[0], tasks, range(n)).mean().item())
+    return max(choices, key=lambda choice: task_values(choice[0], tasks, range(n))[0].mean().item())
 
 
 def unseen(split: str, config: Config, support: int) -> Across:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel.checks import check_masks
-from metalearn_tut.cost.passes import evaluating, taking, zeros
+from metalearn_tut.cost.passes import taking, zeros
 from metalearn_tut.models.channel_gated import ChannelGated
+from metalearn_tut.models.mode import evaluating
 
 Masks = Mapping[str, Tensor]
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -18,7 +19,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def parameters(model: nn.Module, masks: Masks | None = None) -> int:
-    """Number of parameters; a tensor used in two places counts once.
+    """Number of parameters, frozen ones included; a tensor used in two places counts once.
 
     Parameters
     ----------

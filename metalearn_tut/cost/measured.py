@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from metalearn_tut.cost.counts import Masks, macs, parameters
-from metalearn_tut.cost.passes import evaluating, taking, zeros
+from metalearn_tut.cost.passes import taking, zeros
+from metalearn_tut.models.mode import evaluating
 from metalearn_tut.saliency.sparse import save_sparse
-from metalearn_tut.tasks.sampler import check_count
+from metalearn_tut.tasks.sampler import as_integer, check_count
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,18 +115,19 @@ def latency(
         If ``batch`` or ``repeats`` is below 1, ``warmup`` below 0, or the model takes no such
         input.
     """
-    check_count(batch=batch, repeats=repeats)
-    if not isinstance(warmup, int) or warmup < 0:
+    batch, repeats = check_count(batch=batch, repeats=repeats)
+    before = as_integer(warmup)
+    if before is None or before < 0:
         raise ValueError(f"warmup must be an integer >= 0, got {warmup!r}")
     with taking(input_shape):
         x = zeros(model, batch, input_shape)
     wait: Callable[[], None] = torch.cuda.synchronize if x.is_cuda else lambda: None
     seconds = []
     with evaluating(model), taking(input_shape):
-        for _ in range(warmup + repeats):
+        for _ in range(before + repeats):
             wait()
             start = time.perf_counter()
             model(x)
             wait()
             seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[warmup:])
+    return statistics.median(seconds[before:])

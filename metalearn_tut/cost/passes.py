@@ -9,19 +9,6 @@ import torch
 from torch import Tensor, nn
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 def zeros(model: nn.Module, batch: int, input_shape: Sequence[int]) -> Tensor:
     """``batch`` zero inputs of the dtype and on the device of the model's first parameter."""
     like = next(model.parameters(), torch.empty(0))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel import Params, functional, inner_loop, inner_path
+from metalearn_tut.bilevel.forward import stepped_groups
 from metalearn_tut.bilevel.inner import is_per_step, masked
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.kd import rkd_loss
@@ -49,11 +50,6 @@ def speaker(model: nn.Module, features: bool) -> Callable[[Params, Tensor], Said
     return lambda params, x: Said(*both({f"network.{n}": p for n, p in params.items()}, x))
 
 
-def inner_loss(learner: MAML) -> TaskLoss:
-    """The learner's loss on the support set."""
-    return learner.options.get("inner_loss") or learner.loss
-
-
 def _inner_settings(learner: MAML, steps: int) -> dict[str, Any]:
     """Arguments of the inner loop, which are those of the learner on its own."""
     own = {n: learner.options[n] for n in ("first_order", "recompute") if n in learner.options}
@@ -73,7 +69,7 @@ def teach(
     """The teacher's parameters after its last step; or before its steps and after ``every`` one."""
     params, lr = teacher.start(psi, ways, steps)
     inner = _inner_settings(teacher, steps)
-    forward, loss = functional(teacher.model), inner_loss(teacher)
+    forward, loss = functional(teacher.model), teacher.inner_loss
     path = inner_path(lambda p: loss(forward(p, x), y), params, steps=steps, lr=lr, **inner)
     begin = masked(params, inner.get("masks"))
     return deque(chain([begin], path), maxlen=None if every else 1)
@@ -138,9 +134,9 @@ class Coupling:
         params, lr = student.start(theta, ways, len(guides))
         inner = _inner_settings(student, len(guides))
         if self.rkd_weight:  # features pull at a network behind a zero head, too
-            inner["groups"] = student.options["groups"]
+            inner["groups"] = stepped_groups(student.model, student.options["groups"])
         params = masked(params, inner.get("masks"))
-        speak, loss = speaker(student.model, self.rkd_weight > 0), inner_loss(student)
+        speak, loss = speaker(student.model, self.rkd_weight > 0), student.inner_loss
 
         def support_loss(guide: Said | None, p: Params) -> Tensor:
             said = speak(p, x)

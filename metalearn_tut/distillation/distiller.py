@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +17,24 @@ from metalearn_tut.bilevel import (
     functional,
     query_outputs,
 )
-from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
+from metalearn_tut.bilevel.checks import (
+    check_rows,
+    check_targets,
+    prepare,
+    prepared,
+    ways_of,
+    whole_number,
+)
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.objective import TaskLoss
-from metalearn_tut.distillation.coupling import ORDERS, Coupling, inner_loss, teach
+from metalearn_tut.distillation.coupling import ORDERS, Coupling, teach
 from metalearn_tut.distillation.parts import OwnStream, check_pair
 from metalearn_tut.kd import check_temperature, check_weight, kd_loss
-from metalearn_tut.learner import Predictor, TaskLosses, accuracy_of, attach_gradients
+from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.maml import MAML
+from metalearn_tut.models.bound import forget_statistics
+from metalearn_tut.scoring import Metric, check_aligned, scores
+from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -148,6 +160,42 @@ class MetaDistiller:
             learners = {"teacher": self.teacher, **learners}
         return {f"{k}.{n}": p for k, v in learners.items() for n, p in v.meta_parameters().items()}
 
+    @property
+    def metric(self) -> Metric | None:
+        """How a task is scored: the student's."""
+        return self.student.metric
+
+    @property
+    def masks(self) -> Params:
+        """The masks of both learners, as ``teacher.<name>`` and ``student.<name>``."""
+        learners = {"teacher": self.teacher, "student": self.student}
+        return {f"{k}.{n}": mask for k, v in learners.items() for n, mask in v.masks.items()}
+
+    def set_masks(self, masks: Mapping[str, Tensor] | None) -> None:
+        """Prune both networks, or either: names as in :attr:`masks`."""
+        for name, learner in (("teacher", self.teacher), ("student", self.student)):
+            own = {n: m for n, m in (masks or {}).items() if n.startswith(f"{name}.")}
+            learner.set_masks({n.removeprefix(f"{name}."): m for n, m in own.items()} or None)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Both networks, by the name that is the first part of their tensors' names."""
+        return {"teacher": self.teacher.model, "student": self.student.model}
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the learner's results but its tensors, as JSON."""
+        names = ("coupling", "outer_kd_weight", "fixed_teacher", "teacher_steps")
+        own = {name: getattr(self, name) for name in (*names, "teacher", "student")}
+        if self.fixed_teacher:  # no part of the state, but what the student learns from
+            own["teacher_weights"] = [*self.teacher.model.parameters()]
+        return described({"method": type(self).__name__, **own})
+
+    def working(self, *, training: bool | None = None) -> MetaDistiller:
+        """The same learner on private copies of its networks, in a mode of their own."""
+        own = copy.copy(self)
+        own.teacher = self.teacher.working(training=training)
+        own.student = self.student.working(training=training)
+        return own
+
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """Query losses with their meta-gradients attached, and the student's accuracy.
 
@@ -162,20 +210,27 @@ class MetaDistiller:
         progress : float
             Not used.
         """
-        metas, learners = self.meta_parameters(), (self.teacher, self.student)
+        metas, own = self.meta_parameters(), self.working()
+        if not metas:
+            raise ValueError("MetaDistiller has nothing to train: all parameters are frozen")
+        learners = (own.teacher, own.student)
+        forget_statistics(self.student.model)
+        if not self.fixed_teacher:
+            forget_statistics(self.teacher.model)
         for learner in learners:
-            if not learner.options["first_order"]:
-                assert_second_order_safe(learner.model, learner.engine)
+            first_order = learner.options["first_order"]
+            assert_second_order_safe(learner.model, learner.engine, first_order=first_order)
         psi, theta = ({n: _leaf(p) for n, p in v.meta_parameters().items()} for v in learners)
         params, _ = self.student.start(theta)
-        losses = inner_loss(self.student), self.student.loss
+        losses = self.student.inner_loss, self.student.loss
         batch = prepare(batch, params, ways_of(self.student.model, params), losses)
         stream = OwnStream(batch.support_x.device)
         with torch.enable_grad():
-            rows = (self._task(task, psi, theta, stream) for task in batch)
+            rows = (own._task(task, psi, theta, stream) for task in batch)
             result = TaskGradients.of_tasks(metas, rows)
-        accuracy = accuracy_of(result.outputs, batch.query_y)
-        return TaskLosses(attach_gradients(result, metas), accuracy)
+        check_aligned(self.student.loss, result.outputs[0], batch.query_y[0])
+        scored = scores(self.metric, result.outputs, batch.query_y)
+        return TaskLosses(attach_gradients(result, metas), scored)
 
     def _task(
         self, task: Task, psi: Params, theta: Params, stream: OwnStream
@@ -229,27 +284,24 @@ class MetaDistiller:
             Of the student alone. A student trained by plain MAML gets "distillation at test
             time only" here.
         """
-        steps = self.student.inner_steps if steps is None else steps
+        steps = self.student.inner_steps if steps is None else whole_number("steps", steps)
         teacher_steps = self.teacher_steps if teacher_steps is None else teacher_steps
-        for name, value in (("steps", steps), ("teacher_steps", teacher_steps)):
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
-        theta, model = self.student.meta_parameters(), self.student.model
+        whole_number("teacher_steps", teacher_steps)
+        own = self.working(training=False)
+        teacher, student = own.teacher, own.student
+        theta, model = student.meta_parameters(), student.model
         check_rows(support_x, support_y, "support")
-        loss, ways = inner_loss(self.student), None
-        if self.student.zero_head and not support_y.is_floating_point():
-            check_targets(support_y, "support_y", loss=loss)
-            ways = int(support_y.max()) + 1
-        params, _ = self.student.start(theta, ways, steps)
-        check_targets(support_y, "support_y", ways_of(model, params), loss)
+        ways = student.ways_for(support_y)
+        params, _ = student.start(theta, ways, steps)
+        check_targets(support_y, "support_y", ways_of(model, params), student.inner_loss)
         x, y = prepared(support_x, support_y, params, "support_x")
         reached: Sequence[Params] = ()
         if self.coupling.guided and steps:
-            psi, every = self.teacher.meta_parameters(), self.coupling.every
-            reached = teach(self.teacher, psi, x, y, teacher_steps, ways=ways, every=every)
-        guides = self.coupling.guides(self.teacher.model, reached, x, steps)
-        end = self.coupling.learn(self.student, theta, guides, x, y, ways=ways)
-        return Predictor(model, {n: p.clone() for n, p in end.items()}, support_x)
+            psi, every = teacher.meta_parameters(), self.coupling.every
+            reached = teach(teacher, psi, x, y, teacher_steps, ways=ways, every=every)
+        guides = self.coupling.guides(teacher.model, reached, x, steps)
+        end = self.coupling.learn(student, theta, guides, x, y, ways=ways)
+        return Predictor(model, end, support_x)
 
     def deploy(self, task: Task) -> nn.Module:
         """The student adapted to a task as an ordinary network: no part of the teacher is in it.

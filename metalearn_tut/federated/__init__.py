@@ -13,6 +13,7 @@ from metalearn_tut.federated.aggregation import (
 from metalearn_tut.federated.federation import Federation
 from metalearn_tut.federated.gating import UPDATES, MetaGater
 from metalearn_tut.federated.nodes import Across, Node, NodeSampler
+from metalearn_tut.federated.outcome import FederationFailed
 from metalearn_tut.federated.partition import Partition, by_classes, by_dirichlet
 from metalearn_tut.federated.rounds import in_process, run_rounds
 from metalearn_tut.federated.stages import STAGES
@@ -22,6 +23,7 @@ __all__ = [
     "UPDATES",
     "Across",
     "Federation",
+    "FederationFailed",
     "MetaGater",
     "Node",
     "NodeSampler",

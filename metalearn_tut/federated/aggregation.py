@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from metalearn_tut.bilevel import Params
 from metalearn_tut.learner import Learner
 from metalearn_tut.maml import MAML
+from metalearn_tut.tasks.sampler import as_integer
 
 State = Mapping[str, Tensor]
-_BUFFER = "buffer."
+_BUFFER, _MASK = "buffer.", "mask."
 _HEAVIEST = 1e250  # a weight: more, and a product or the sum may not be finite
 
 
@@ -25,9 +26,9 @@ class Reply(NamedTuple):
     Parameters
     ----------
     state : dict of name to Tensor
-        Its parameters and buffers.
+        Its parameters, buffers and masks: see :func:`state_of`.
     count : int
-        Number of its images: its weight in the average.
+        Number of its images: its weight in the average. NumPy's integers are integers.
     loss : float
         Mean loss of its steps, each before the step.
     accuracy : float or None
@@ -41,21 +42,39 @@ class Reply(NamedTuple):
 
 
 def state_of(learner: Learner) -> Params:
-    """A copy of all that is shared: the meta-parameters, and the buffers of its model."""
+    """A copy of all that is shared.
+
+    The meta-parameters; of the model its buffers, ``buffer.*``; and of a pruned learner its
+    masks, ``mask.*``, as booleans. Frozen parameters are in no state: nobody trains them.
+    """
     return {name: tensor.detach().clone() for name, tensor in _shared(learner).items()}
 
 
 def load_state(learner: Learner, state: State) -> None:
-    """Make a learner go on from here, in place."""
+    """Make a learner go on from here, in place; one that was not pruned is pruned if need be."""
+    masks = {n.removeprefix(_MASK): m for n, m in state.items() if n.startswith(_MASK)}
+    own = _masks_of(learner)
+    if any(n not in own or not torch.equal(m, own[n]) for n, m in masks.items()):
+        learner.set_masks(masks)
     with torch.no_grad():
         for name, tensor in _shared(learner).items():
-            tensor.copy_(state[name])
+            if not name.startswith(_MASK):
+                tensor.copy_(state[name])
 
 
 def _shared(learner: Learner) -> dict[str, Tensor]:
     model = getattr(learner, "model", None)
     buffers = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
-    return {**learner.meta_parameters(), **{_BUFFER + n: b for n, b in buffers.items()}}
+    masks = _masks_of(learner)
+    return {
+        **learner.meta_parameters(),
+        **{_BUFFER + n: b for n, b in buffers.items()},
+        **{_MASK + n: m for n, m in masks.items()},
+    }
+
+
+def _masks_of(learner: Learner) -> dict[str, Tensor]:
+    return {n: m != 0 for n, m in (getattr(learner, "masks", None) or {}).items()}
 
 
 def bytes_of(state: State) -> int:
@@ -81,6 +100,7 @@ def weighted_average(states: Sequence[State], weights: Sequence[float], current:
     current : dict
         The server's own state. If no weight is positive it is returned as it is, and its
         integers (counters, masks) are kept in any case: their average would mean nothing.
+        What its masks have pruned is zero, whatever clients say.
 
     Raises
     ------
@@ -113,6 +133,8 @@ def weighted_average(states: Sequence[State], weights: Sequence[float], current:
                 w * state[name].double() for state, w in zip(states, weights, strict=True) if w
             )
             averaged[name] = (sum(parts) / total).to(own)
+            if (mask := current.get(_MASK + name)) is not None:
+                averaged[name] = averaged[name].masked_fill(~mask, 0.0)
         else:
             averaged[name] = own
     return averaged
@@ -139,12 +161,13 @@ def problem_of(reply: Any, current: State) -> str | None:
         return reply
     if not isinstance(reply, Reply):
         return f"a reply was expected, not {type(reply).__name__}"
-    if isinstance(reply.count, int) and abs(reply.count) >= 2**63:
+    count = as_integer(reply.count)
+    if count is not None and abs(count) >= 2**63:
         return "its number of images is beyond all numbers"  # perhaps too long to be written
-    if not isinstance(reply.count, int) or reply.count < 1:
+    if count is None or count < 1:
         return f"it has {reply.count!r} images"
     told = [reply.loss] if reply.accuracy is None else [reply.loss, reply.accuracy]
-    if not all(isinstance(value, Real) and isfinite(value) for value in told):
+    if not all(map(_is_finite, told)):
         return f"its loss is {reply.loss!r} and its accuracy {reply.accuracy!r}"
     if not isinstance(reply.state, Mapping):
         return f"its state is {type(reply.state).__name__}"
@@ -154,6 +177,22 @@ def problem_of(reply: Any, current: State) -> str | None:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             return f"{name} is not finite"
     return None
+
+
+def plain(reply: Reply) -> Reply:
+    """A reply without a problem, its numbers as Python's: records of them are JSON."""
+    accuracy = None if reply.accuracy is None else float(reply.accuracy)
+    return Reply(reply.state, operator.index(reply.count), float(reply.loss), accuracy)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is one finite number, of whatever library; a truth value is none."""
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        return False
+    try:
+        return isfinite(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # several numbers, or too large
+        return False
 
 
 def _misfit(state: State, current: State) -> str | None:
@@ -173,7 +212,7 @@ def _misfit(state: State, current: State) -> str | None:
     return None
 
 
-def fed_avg(model: nn.Module, inner_lr: float = 0.1) -> MAML:
+def fed_avg(model: nn.Module, inner_lr: float = 0.4) -> MAML:
     """FedAvg (McMahan et al. 2017) as a learner: clients descend their plain loss.
 
     It is trained without inner steps, on the query sets; ``adapt(x, y, steps=1)`` fine-tunes
@@ -182,7 +221,7 @@ def fed_avg(model: nn.Module, inner_lr: float = 0.1) -> MAML:
     return MAML(model, inner_lr, inner_steps=0)
 
 
-def per_fed_avg(model: nn.Module, inner_lr: float = 0.1, **settings: Any) -> MAML:
+def per_fed_avg(model: nn.Module, inner_lr: float = 0.4, **settings: Any) -> MAML:
     """Per-FedAvg (Fallah et al. 2020): clients descend their loss after one step, as in MAML.
 
     ``first_order=True`` is its cheaper variant (FO). The one whose second derivatives are

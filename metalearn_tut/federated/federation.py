@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import inf
 from typing import Any
 
 import torch
+from torch import nn
 
 from metalearn_tut.federated.aggregation import Reply, State, load_state, state_of
 from metalearn_tut.federated.nodes import Node, NodeSampler
 from metalearn_tut.learner import Learner
+from metalearn_tut.tasks.content import content_hash
 from metalearn_tut.tasks.sampler import check_count, check_seed, distinct, raw_draws
 
 _CLIENTS, _NOISE = 2**32, 2**33  # streams of random numbers, one a purpose
@@ -34,16 +37,16 @@ class Federation:
     rounds : int
     support, query : int
         Images in each set of a task.
-    fraction : float, default 1
+    fraction : float, default 0.2
         Share of the nodes that are asked in a round, in (0, 1]; one node at least.
-    local_steps : int, default 1
+    local_steps : int, default 5
         T_0, steps of a client between two averages.
     tasks_per_step : int, default 1
         Tasks that a client draws for a step.
-    outer_lr : float, default 0.01
+    outer_lr : float, default 0.2
         Step size of the local steps (plain gradient descent).
-    gate_outer_lr : float, optional
-        That of parameters called ``gates.*``, if it differs.
+    gate_outer_lr : float or None, default 3
+        That of parameters called ``gates.*``; None is ``outer_lr``.
     equal_weights : bool, default False
         Average with equal weights.
     seed : int, default 0
@@ -52,7 +55,8 @@ class Federation:
     Raises
     ------
     ValueError
-        For a number out of range, or a node with fewer images than a task needs, naming it.
+        For a number out of range; for a node with fewer images than a task needs, or two of one
+        number, naming them; or if all of the learner's parameters are frozen.
 
     Examples
     --------
@@ -71,28 +75,37 @@ class Federation:
     rounds: int
     support: int
     query: int
-    fraction: float = 1.0
-    local_steps: int = 1
+    fraction: float = 0.2
+    local_steps: int = 5
     tasks_per_step: int = 1
-    outer_lr: float = 0.01
-    gate_outer_lr: float | None = None
+    outer_lr: float = 0.2
+    gate_outer_lr: float | None = 3.0
     equal_weights: bool = False
     seed: int = 0
     samplers: list[NodeSampler] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_count(
-            rounds=self.rounds, local_steps=self.local_steps, tasks_per_step=self.tasks_per_step
-        )
-        check_seed(self.seed)
+        names = ("rounds", "local_steps", "tasks_per_step")
+        counts = check_count(**{name: getattr(self, name) for name in names})
+        for name, count in zip(names, counts, strict=True):
+            object.__setattr__(self, name, count)
+        object.__setattr__(self, "seed", check_seed(self.seed))
         if not self.nodes:
             raise ValueError("nodes must not be empty")
+        numbers = sorted(node.number for node in self.nodes)
+        if twice := [b for a, b in pairwise(numbers) if a == b]:
+            raise ValueError(f"nodes must have different numbers, and two have {twice[0]}")
+        if not self.learner.meta_parameters():
+            raise ValueError("the learner has nothing to train: all its parameters are frozen")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
         for name in ("outer_lr", "gate_outer_lr"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < inf:
                 raise ValueError(f"{name} must be finite and >= 0, got {value}")
+        support, query = check_count(support=self.support, query=self.query)
+        object.__setattr__(self, "support", support)
+        object.__setattr__(self, "query", query)
         samplers = [node.sampler(self.support, self.query, self.seed) for node in self.nodes]
         object.__setattr__(self, "samplers", samplers)
 
@@ -138,12 +151,23 @@ class Federation:
         return 1.0 if self.equal_weights else float(reply.count)
 
     def describe(self) -> dict[str, Any]:
-        """What two runs must have in common to be one, as JSON."""
+        """What two runs must have in common to be one, as JSON, and by content.
+
+        That is :meth:`plan`, and of each node its images and their labels by a fingerprint.
+        """
+        nodes = {f"node {place}": node.settings() for place, node in enumerate(self.nodes)}
+        return {**self.plan(), **nodes}
+
+    def plan(self) -> dict[str, Any]:
+        """What all that take part must have in common, as JSON.
+
+        The numbers above, and of the learner its class and ``settings()``, and a fingerprint of
+        its frozen parameters, which do not travel.
+        """
         names = ("rounds", "support", "query", "fraction", "local_steps", "tasks_per_step")
         names += ("outer_lr", "gate_outer_lr", "equal_weights", "seed")
-        nodes = [[node.number, node.size, list(node.classes)] for node in self.nodes]
-        kind = type(self.learner).__qualname__
-        return {"learner": kind, "nodes": nodes, **{name: getattr(self, name) for name in names}}
+        learner = {f"learner.{name}": value for name, value in _learner(self.learner).items()}
+        return {**learner, **{name: getattr(self, name) for name in names}}
 
     def _rate(self, name: str) -> float:
         own = self.gate_outer_lr if name.startswith("gates.") else None
@@ -154,3 +178,13 @@ class Federation:
         torch.default_generator.manual_seed(number)
         if device.type == "cuda":
             torch.cuda.manual_seed(number)
+
+
+def _learner(learner: Learner) -> dict[str, Any]:
+    """What decides the result of a learner, but for what travels."""
+    settings, model = getattr(learner, "settings", None), getattr(learner, "model", None)
+    own = dict(settings()) if callable(settings) else {}
+    parameters = model.named_parameters() if isinstance(model, nn.Module) else ()
+    if frozen := {n: p for n, p in parameters if not p.requires_grad}:
+        own["frozen"] = content_hash(part for pair in sorted(frozen.items()) for part in pair)
+    return {"kind": type(learner).__qualname__, **own}

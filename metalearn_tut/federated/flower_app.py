@@ -10,12 +10,18 @@ imported without ``flwr``. What they do is in the run's configuration::
     [tool.flwr.app.config]
     experiment = "my_module:my_federation"   # a function that returns a Federation
     arguments = '{"rounds": 5}'              # its arguments, as JSON
+    secure = false                           # true: the server sees sums only (flower_sums)
+    clip = 8.0                               # then: the largest number of an update
     timeout = 600.0                          # seconds that a round may take
     wait = 60.0                              # seconds to wait for nodes at the start
     out = "/where/the/server/keeps/its/checkpoint"
 
-Every process makes the federation by itself; what travels is the state. A node is told which
-client it is by ``--node-config "partition-id=0 num-partitions=8"``.
+Every process makes the federation by itself; what travels is the state, and the plan: a node that
+made another one (:meth:`~metalearn_tut.federated.Federation.plan`) says so and does not train. A
+node is told which client it is by ``--node-config "partition-id=0 num-partitions=8"``.
+
+Across machines, certificates and keys keep others out: see
+:mod:`~metalearn_tut.federated.flower_guard`, and there what still leaks.
 
 On one machine there are three ways to run it. As processes that talk over loopback:
 :class:`~metalearn_tut.federated.flower_local.LocalFlower`. In Flower's simulation, for which
@@ -35,8 +41,16 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from metalearn_tut.federated.aggregation import Reply, State
 from metalearn_tut.federated.federation import Federation
-from metalearn_tut.federated.flower_clients import FlowerClients, client_of, on_cpu, state_in
+from metalearn_tut.federated.flower_clients import (
+    FlowerClients,
+    check_plan,
+    client_of,
+    on_cpu,
+    state_in,
+)
+from metalearn_tut.federated.flower_sums import SecureClients, to_be_masked
 from metalearn_tut.federated.rounds import run_rounds
 
 if TYPE_CHECKING:
@@ -46,7 +60,10 @@ if TYPE_CHECKING:
 
 __all__ = ["apps", "client_app", "make_federation", "server_app"]  # noqa: F822
 
-DEFAULTS = {"experiment": "", "arguments": "{}", "timeout": 600.0, "wait": 60.0, "out": ""}
+DEFAULTS: dict[str, str | float] = {
+    **{"experiment": "", "arguments": "{}", "timeout": 600.0, "wait": 60.0, "out": ""},
+    **{"secure": False, "clip": 8.0},
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -63,8 +80,8 @@ def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
     Parameters
     ----------
     **config
-        ``experiment``, ``arguments``, ``timeout``, ``wait`` and ``out`` as in a run's
-        configuration, for runs that have none: a simulation from Python.
+        ``experiment``, ``arguments``, ``timeout`` and so on as in a run's configuration, for
+        runs that have none: a simulation from Python.
 
     Returns
     -------
@@ -84,6 +101,7 @@ def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
     """
     try:
         from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+        from flwr.client.mod import secaggplus_mod
         from flwr.clientapp import ClientApp
         from flwr.serverapp import ServerApp
     except ImportError as error:
@@ -105,22 +123,38 @@ def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
 
     @client.train()
     def train(message: Message, context: Context) -> Message:
-        given = settings(context)
-        federation = _own_federation(given["experiment"], given["arguments"])
-        state = state_in(message.content, federation)
-        number = int(message.content["told"]["round"])
-        reply = federation.train(client_of(context, len(federation.nodes)), state, number)
+        if settings(context)["secure"]:
+            return secaggplus_mod(message, context, masked)
+        reply = trained(message, context)[0]
         told = {"count": reply.count, "loss": reply.loss}
         told |= {} if reply.accuracy is None else {"accuracy": reply.accuracy}
         arrays = ArrayRecord(torch_state_dict=on_cpu(reply.state))
         content = RecordDict({"state": arrays, "told": MetricRecord(told)})
         return Message(content, reply_to=message)
 
+    def masked(message: Message, context: Context) -> Message:
+        reply, state, weight = trained(message, context)
+        content = to_be_masked(reply, state, weight, message.content["told"])
+        return Message(content, reply_to=message)
+
+    def trained(message: Message, context: Context) -> tuple[Reply, State, float]:
+        given = settings(context)
+        federation = _own_federation(given["experiment"], given["arguments"])
+        check_plan(federation, message.content)
+        state = state_in(message.content, federation)
+        number = int(message.content["told"]["round"])
+        reply = federation.train(client_of(context, len(federation.nodes)), state, number)
+        return reply, state, federation.weight(reply)
+
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         given = settings(context)
         federation = make_federation(given["experiment"], given["arguments"])
-        ask = FlowerClients(grid, federation, timeout=given["timeout"], wait=given["wait"])
+        limits = {"timeout": given["timeout"], "wait": given["wait"]}
+        if given["secure"]:
+            ask = SecureClients(grid, federation, clip=given["clip"], **limits)
+        else:
+            ask = FlowerClients(grid, federation, **limits)
         out = given["out"] or None
         run_rounds(federation, ask, out=out, resume=out is not None)
 

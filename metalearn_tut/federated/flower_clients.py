@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -71,8 +72,6 @@ class FlowerClients:
 
     def __call__(self, chosen: Sequence[int], state: State, number: int) -> dict[int, Any]:
         """What came back of each client; RuntimeError if no node has ever come."""
-        from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-
         nodes, deadline = self.connected(), time.monotonic() + self.wait
         while not self.begun and len(nodes) < len(self.federation.nodes):
             if time.monotonic() > deadline:
@@ -82,37 +81,77 @@ class FlowerClients:
         if not self.known:
             raise RuntimeError(f"no node has connected within {self.wait:g} s")
         self.begun = True
-        arrays = ArrayRecord(torch_state_dict=on_cpu(state))
-        content = RecordDict({"state": arrays, "told": ConfigRecord({"round": number})})
-        sent = {c: (content, nodes[c]) for c in chosen if c in nodes}
-        late = f"no answer within {self.timeout:g} s"
-        found: dict[int, Any] = {c: late if c in nodes else "not connected" for c in chosen}
-        for client, message in exchange(self.grid, sent, "train", self.timeout).items():
-            found[client] = reply_of(message, self.federation)
-        return found
+        found: dict[int, Any] = {c: self.late if c in nodes else "not connected" for c in chosen}
+        return found | self.answers({c: nodes[c] for c in chosen if c in nodes}, state, number)
+
+    @property
+    def late(self) -> str:
+        """What is said of a client that did not answer."""
+        return f"no answer within {self.timeout:g} s"
+
+    def answers(self, nodes: Mapping[int, int], state: State, number: int) -> dict[int, Any]:
+        """What came back of the clients (client -> node id) that can be asked, if anything did."""
+        content = question(self.federation, state, {"round": number})
+        sent = {client: (content, node) for client, node in nodes.items()}
+        came = exchange(self.grid, sent, "train", self.timeout)
+        return {client: reply_of(message, self.federation) for client, message in came.items()}
+
+
+def question(federation: Federation, state: State, told: Mapping[str, int | float]) -> RecordDict:
+    """What a client is sent: where to start, and by what plan."""
+    from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+    arrays = ArrayRecord(torch_state_dict=on_cpu(state))
+    record = ConfigRecord({**told, "plan": json.dumps(federation.plan())})
+    return RecordDict({"state": arrays, "told": record})
+
+
+def check_plan(federation: Federation, content: RecordDict) -> None:
+    """Refuse to train by another plan than the server's.
+
+    Raises
+    ------
+    ValueError
+        Naming what differs.
+    """
+    theirs, own = json.loads(content["told"]["plan"]), json.loads(json.dumps(federation.plan()))
+    for name in sorted(theirs.keys() | own.keys()):
+        if theirs.get(name) != own.get(name):
+            raise ValueError(
+                f"this node has another plan than the server: {name} is {own.get(name)!r} here "
+                f"and {theirs.get(name)!r} there"
+            )
 
 
 def exchange(
     grid: Grid, contents: Mapping[int, tuple[RecordDict, int]], kind: str, timeout: float
 ) -> dict[int, Message]:
-    """Send each content to its node, and wait for the replies as long as is allowed.
+    """Send each content to its node, and wait for the replies as long as is allowed."""
+    from flwr.app import Message
+
+    ttl = {"ttl": float(timeout)}
+    messages = {key: Message(c, node, kind, **ttl) for key, (c, node) in contents.items()}
+    return delivered(grid, messages, timeout)
+
+
+def delivered(grid: Grid, messages: Mapping[int, Message], timeout: float) -> dict[int, Message]:
+    """The replies to messages, by their keys, as far as they come in time.
 
     Flower's own ``send_and_receive`` looks for replies every three seconds only.
     """
-    from flwr.app import Message
-
-    if not contents:
+    if not messages:
         return {}
     deadline = time.monotonic() + timeout
-    messages = [Message(c, node, kind, ttl=float(timeout)) for c, node in contents.values()]
-    sent = zip(grid.push_messages(messages), contents, strict=False)
+    sent = zip(grid.push_messages(list(messages.values())), messages, strict=False)
     waiting = {message: key for message, key in sent if message}
     found: dict[int, Message] = {}
-    while waiting and time.monotonic() < deadline:
+    while waiting:
         for reply in grid.pull_messages(list(waiting)):
             key = waiting.pop(reply.metadata.reply_to_message_id, None)
             if key is not None:
                 found[key] = reply
+        if time.monotonic() >= deadline:  # looked at last: what has come by then counts
+            break
         if waiting:
             time.sleep(_POLL)
     return found

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-_HOST = "127.0.0.1"
+from metalearn_tut.federated.flower_guard import Guard
+from metalearn_tut.federated.flower_processes import (
+    HOST,
+    QUIET,
+    check_flower,
+    check_port,
+    end,
+    free_port,
+)
+
 _APP = """\
 [project]
 name = "metalearn-tut-federation"
@@ -35,18 +40,13 @@ clientapp = "metalearn_tut.federated.flower_app:client_app"
 
 [tool.flwr.app.config]
 """
-_QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
 
 
 class LocalFlower:
     """A federation of processes on this machine; a context manager.
 
-    It starts one ``flower-superlink`` and a ``flower-supernode`` for each client, without
-    encryption, on 127.0.0.1 only, and ends them on leaving. Nothing outside is contacted.
+    It starts one ``flower-superlink`` and a ``flower-supernode`` for each client, on 127.0.0.1
+    only, and ends them on leaving. Nothing outside is contacted.
 
     Parameters
     ----------
@@ -60,6 +60,9 @@ class LocalFlower:
         Of the SuperLink; a free one by default.
     start_limit : float, default 60
         Seconds that the SuperLink may take to start.
+    guard : Guard, optional
+        Certificates and keys: TLS, and no node whose key is not registered. Without it nothing
+        is encrypted and nobody is asked who they are.
 
     Raises
     ------
@@ -86,26 +89,29 @@ class LocalFlower:
         *,
         port: int | None = None,
         start_limit: float = 60,
+        guard: Guard | None = None,
     ) -> None:
         if clients < 1:
             raise ValueError(f"clients must be at least 1, got {clients}")
-        _check_flower()
+        check_flower()
         self.folder, self.clients = Path(folder).expanduser().absolute(), clients
-        self.config, self.start_limit = dict(config), start_limit
+        self.config, self.start_limit, self.guard = dict(config), start_limit, guard
         self.port = free_port() if port is None else check_port(port)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         programs = Path(sys.executable).parent
         path = os.pathsep.join([str(programs), os.environ.get("PATH", "")])
-        self.env = {**os.environ, **_QUIET, "FLWR_HOME": str(self.folder / "home"), "PATH": path}
+        self.env = {**os.environ, **QUIET, "FLWR_HOME": str(self.folder / "home"), "PATH": path}
         self.programs = programs
 
     def __enter__(self) -> LocalFlower:
         self._write()
         try:
-            link = ("--insecure", "--host", _HOST, "--port", str(self.port))
-            self._start("superlink", "flower-superlink", *link)
+            how = self.guard.link() if self.guard else ("--insecure",)
+            self._start("superlink", "flower-superlink", *how, "--host", HOST, "--port", self.port)
             self._until(self._healthy, self.start_limit, "the SuperLink has not started")
             for client in range(self.clients):
+                if self.guard:
+                    self.register(self.guard.public_key(client))
                 self.start_node(client)
         except BaseException:
             self.close()
@@ -120,19 +126,26 @@ class LocalFlower:
     ) -> None:
         self.close()
 
-    def start_node(self, client: int) -> None:
-        """Start the SuperNode of a client."""
+    def register(self, public_key: Path) -> None:
+        """Let the node with this key take part."""
+        answer = self._flwr("supernode", "register", str(public_key), "local", limit=60)
+        if not answer.get("success"):
+            raise RuntimeError(f"Flower did not register {public_key}: {answer}")
+
+    def start_node(self, client: int, *, guard: Guard | None = None, name: str = "") -> None:
+        """Start the SuperNode of a client, with this guard or that of all."""
         config = f"partition-id={client} num-partitions={self.clients}"
+        guard = guard or self.guard
         self._start(
-            f"node-{client}",
-            *("flower-supernode", "--insecure", "--superlink", f"{_HOST}:{self.port}"),
-            *("--host", _HOST, "--port", str(free_port()), "--max-retries", "5"),
-            *("--node-config", config),
+            name or f"node-{client}",
+            *("flower-supernode", "--superlink", f"{HOST}:{self.port}", "--max-retries", "5"),
+            *(guard.node(client) if guard else ("--insecure",)),
+            *("--host", HOST, "--port", free_port(), "--node-config", config),
         )
 
     def stop_node(self, client: int, hard: bool = False) -> None:
         """End the SuperNode of a client; ``hard`` gives it no chance to say goodbye."""
-        _end(self.processes.pop(f"node-{client}"), hard)
+        end(self.processes.pop(f"node-{client}"), hard)
 
     def run(self, limit: float = 600) -> None:
         """Train: submit the app, and wait until it has ended.
@@ -179,7 +192,7 @@ class LocalFlower:
     def close(self) -> None:
         """End all processes: politely, and after five seconds not."""
         for process in reversed(list(self.processes.values())):
-            _end(process)
+            end(process)
         self.processes.clear()
 
     def _write(self) -> None:
@@ -190,17 +203,18 @@ class LocalFlower:
         # a JSON string or number is one of TOML, too
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in self.config.items()]
         (app / "pyproject.toml").write_text(_APP + "".join(lines), "utf-8")
+        how = self.guard.connection() if self.guard else "insecure = true"
         (home / "config.toml").write_text(
             '[superlink]\ndefault = "local"\n\n[superlink.local]\n'
-            f'address = "{_HOST}:{self.port}"\ninsecure = true\n',
+            f'address = "{HOST}:{self.port}"\n{how}\n',
             "utf-8",
         )
 
-    def _start(self, name: str, program: str, *arguments: str) -> None:
+    def _start(self, name: str, program: str, *arguments: str | int) -> None:
         """A process in a group of its own, so that those it starts can be ended with it."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [str(self.programs / program), *arguments],
+                [str(self.programs / program), *map(str, arguments)],
                 env=self.env,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -210,8 +224,10 @@ class LocalFlower:
             )
 
     def _healthy(self) -> bool:
+        scheme, known = ("https", self.guard.trusted()) if self.guard else ("http", None)
+        url = f"{scheme}://{HOST}:{self.port}/health"
         try:
-            with urllib.request.urlopen(f"http://{_HOST}:{self.port}/health", timeout=2) as reply:
+            with urllib.request.urlopen(url, timeout=2, context=known) as reply:
                 return reply.status == 200
         except (urllib.error.URLError, OSError):
             return False
@@ -240,44 +256,3 @@ class LocalFlower:
         if start < 0:
             raise RuntimeError(f"flwr {arguments[0]} failed: {done.stdout}{done.stderr}")
         return json.loads(done.stdout[start:])
-
-
-def _check_flower() -> None:
-    """Refuse a Flower that is missing, or started in another way."""
-    try:
-        found = version("flwr")
-    except PackageNotFoundError as error:
-        raise ImportError(
-            "Flower is not installed: pip install 'metalearn-tut[federated]'"
-        ) from error
-    if tuple(map(int, found.split(".")[:2])) < (1, 41):
-        raise ImportError(f"LocalFlower needs flwr 1.41 or newer (Python 3.11), found {found}")
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind((_HOST, 0))
-        return taken.getsockname()[1]
-
-
-def check_port(port: int) -> int:
-    """Refuse a port that is in use."""
-    if not 0 < port < 2**16:
-        raise ValueError(f"port must be in 1..65535, got {port}")
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind((_HOST, port))
-        except OSError as error:
-            raise OSError(error.errno, f"port {port} is in use: name another one") from error
-    return port
-
-
-def _end(process: subprocess.Popen[bytes], hard: bool = False) -> None:
-    """End a process and those it has started: after a while also those that do not listen."""
-    for sign in (signal.SIGKILL,) if hard else (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, sign)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(5)

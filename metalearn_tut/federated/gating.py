@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +16,17 @@ from metalearn_tut.bilevel import (
     TaskGradients,
     assert_second_order_safe,
     parameters_of,
+    trainable_of,
 )
 from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.federated.differences import difference_gradients
 from metalearn_tut.federated.stages import STAGES, Stages
-from metalearn_tut.learner import Predictor, TaskLosses, accuracy_of, attach_gradients
+from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
+from metalearn_tut.models.bound import for_tasks
 from metalearn_tut.models.channel_gated import ChannelGated
+from metalearn_tut.scoring import Metric, check_aligned, scores
+from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.sampler import check_choice, check_seed
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -37,23 +43,24 @@ class MetaGater:
     ``phi_i = phi - gate_lr · grad_phi [L(theta_i, phi) + sparsity · R(theta_i, phi)]``
 
     and on its query set ``F_i = L(theta_i, phi_i) + sparsity · R(theta_i, phi_i)``, R the mean
-    share of open filters (:func:`~metalearn_tut.models.open_share`).
+    share of open filters (:func:`~metalearn_tut.models.open_share`), or, as by default, what of
+    it is above a target. Frozen parameters are in neither part: they stay as they are.
 
     Parameters
     ----------
     model : ChannelGatedConv4 or ChannelGatedResNet12
         Its parameters are theta and phi, trained in place.
-    inner_lr, gate_lr : float
+    inner_lr, gate_lr : float, default 0.4
         Step sizes of backbone and gates, >= 0; ``gate_lr`` is ``inner_lr`` by default.
     stages : sequence of {"backbone", "gates"}, default ("backbone", "gates")
         The steps, in order. Each takes its gradient at what those before it made. Several of a
         kind are several steps; none at all is FedAvg with gates.
     backbone_gates : {"open", "gated"}
         Gates in a step of the backbone: all open, or by ``phi``.
-    sparsity : float, default 0
-        Weight of R, >= 0.
-    target : float, optional
-        Penalize only what R has more than this: ``max(R - target, 0)``.
+    sparsity : float, default 2
+        Weight of R, >= 0; 0 prices nothing.
+    target : float or None, default 0.5
+        Penalize only what R has more than this: ``max(R - target, 0)``; None penalizes R.
     two_sided : bool, default False
         With a target, penalize ``|R - target|``.
     warmup : float, default 0
@@ -73,6 +80,8 @@ class MetaGater:
         straight-through gradient is not the gradient of the mask that it passes through.
     loss : callable, default cross entropy
         (outputs, targets) -> scalar, in both loops.
+    metric : callable, optional
+        (outputs, targets) -> number, how a task is scored; accuracy by default.
     seed : int, default 0
         Of the gates' noise in :meth:`adapt`: one support set gives one network.
 
@@ -111,13 +120,13 @@ class MetaGater:
     def __init__(
         self,
         model: ChannelGated,
-        inner_lr: float = 0.1,
+        inner_lr: float = 0.4,
         gate_lr: float | None = None,
         *,
         stages: Sequence[str] = STAGES,
         backbone_gates: str = "open",
-        sparsity: float = 0.0,
-        target: float | None = None,
+        sparsity: float = 2.0,
+        target: float | None = 0.5,
         two_sided: bool = False,
         warmup: float = 0.0,
         update: str = "full",
@@ -125,6 +134,7 @@ class MetaGater:
         detach_stage1: bool = False,
         relaxed: bool = False,
         loss: TaskLoss = F.cross_entropy,
+        metric: Metric | None = None,
         seed: int = 0,
     ) -> None:
         if not isinstance(model, ChannelGated):
@@ -149,7 +159,7 @@ class MetaGater:
         if not 0 < delta < inf:
             raise ValueError(f"delta must be positive, got {delta}")
         self.model, self.loss, self.sparsity, self.warmup = model, loss, sparsity, warmup
-        self.update, self.delta, self.seed = update, delta, seed
+        self.update, self.delta, self.seed, self.metric = update, delta, seed, metric
         self.inner = Stages(
             model=model,
             loss=loss,
@@ -164,8 +174,16 @@ class MetaGater:
         )
 
     def meta_parameters(self) -> Params:
-        """All parameters of the model: those of gates are called ``gates.*``."""
-        return parameters_of(self.model)
+        """The parameters that are not frozen: those of gates are called ``gates.*``."""
+        return trainable_of(self.model)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what it learns, as JSON."""
+        own = ("sparsity", "warmup", "update", "delta", "seed", "metric")
+        inner = ("lr", "stages", "backbone_gates", "how", "target", "two_sided", "detach_stage1")
+        found = {name: getattr(self, name) for name in own}
+        found |= {name: getattr(self.inner, name) for name in inner}
+        return described({**found, "loss": self.loss, "model": self.model})
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """F of each task, with its meta-gradient attached, and the accuracy on the query set.
@@ -178,12 +196,14 @@ class MetaGater:
             Share of training done, for ``warmup``.
         """
         metas = self.meta_parameters()
-        if self.update == "full":
-            assert_second_order_safe(self.model)
+        if not metas:
+            raise ValueError("MetaGater has nothing to train: all parameters are frozen")
+        assert_second_order_safe(self.model, first_order=self.update != "full")
         batch = prepare(batch, metas, ways_of(self.model, metas), (self.loss, self.loss))
         sparsity = self.sparsity if progress >= self.warmup else 0.0
         result = TaskGradients.of_tasks(metas, (self._task(t, sparsity) for t in batch))
-        accuracy = accuracy_of(result.outputs, batch.query_y)
+        check_aligned(self.loss, result.outputs[0], batch.query_y[0])
+        accuracy = scores(self.metric, result.outputs, batch.query_y)
         return TaskLosses(attach_gradients(result, metas), accuracy)
 
     def _task(self, task: Task, sparsity: float) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -228,5 +248,7 @@ class MetaGater:
         x, y = prepared(support_x, support_y, params, "support_x")
         generator = torch.Generator(x.device).manual_seed(self.seed)
         noise = self.model.noise(len(x), generator)
-        *_, (_, end) = self.inner.steps(params, x, y, noise, self.sparsity)
-        return Predictor(self.model, {n: p.clone() for n, p in end.items()}, support_x)
+        network = for_tasks(self.model, training=False)
+        inner = replace(self.inner, model=network)
+        *_, (_, end) = inner.steps(params, x, y, noise, self.sparsity)
+        return Predictor(network, {**parameters_of(network), **end}, support_x)  # frozen ones, too

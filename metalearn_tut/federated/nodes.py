@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
+from metalearn_tut.tasks.content import content_hash
 from metalearn_tut.tasks.sampler import (
     TaskSampler,
     check_count,
@@ -61,6 +64,25 @@ class Node:
     def __repr__(self) -> str:
         return f"Node({self.number}: {self.size} images of {len(self.classes)} classes)"
 
+    def fingerprint(self) -> str:
+        """A short name for its images and their labels, which another content does not share.
+
+        Computed at the first call and kept.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        own = zip(self.classes, self.positions, strict=True)
+        images = (self.source.images_of(c, positions) for c, positions in own)
+        return content_hash([list(map(int, self.labels)), *images])
+
+    def settings(self) -> dict[str, Any]:
+        """What decides its tasks, as JSON."""
+        labels = [int(label) for label in self.labels]
+        own = {"number": int(self.number), "images": self.size, "labels": labels}
+        return {**own, "fingerprint": self.fingerprint()}
+
     def sampler(self, support: int, query: int, seed: int = 0) -> NodeSampler:
         """Tasks with ``support`` and ``query`` images of this node."""
         return NodeSampler(self, support, query, seed)
@@ -96,9 +118,11 @@ class NodeSampler(TaskSampler):
     ([2, 3], torch.Size([4, 2]))
     """
 
+    decided_by = ("node", "support", "query", "seed")
+
     def __init__(self, node: Node, support: int, query: int, seed: int = 0) -> None:
-        check_count(support=support, query=query)
-        check_seed(seed)
+        support, query = check_count(support=support, query=query)
+        seed = check_seed(seed)
         if node.size < support + query:
             raise ValueError(
                 f"{node.name} has {node.size} images, fewer than support + query = "
@@ -169,6 +193,8 @@ class Across(TaskSampler):
     >>> Across(nodes, support=2, query=3)[1].query_y
     tensor([1, 1, 1])
     """
+
+    decided_by = ("samplers",)
 
     def __init__(self, nodes: Sequence[Node], support: int, query: int, seed: int = 0) -> None:
         if not nodes:

@@ -18,11 +18,13 @@ from metalearn_tut.federated.aggregation import (
     State,
     bytes_of,
     load_state,
+    plain,
     problem_of,
     state_of,
     weighted_average,
 )
 from metalearn_tut.federated.federation import Federation
+from metalearn_tut.federated.outcome import Record, check_answered, unanswered
 from metalearn_tut.tasks.cache import remove_partial
 from metalearn_tut.tasks.tensor_file import (
     check_same_run,
@@ -34,7 +36,6 @@ from metalearn_tut.tasks.tensor_file import (
 
 Ask = Callable[[Sequence[int], State, int], Mapping[int, Any]]
 """(clients, the server's state, round) -> what came back of each: a Reply, or what went wrong."""
-Record = dict[str, Any]
 SERVER = "server.safetensors"
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ def run_rounds(
 
     A client that fails, is late, or sends back something else than finite tensors of the right
     names and shapes with a positive number of images, is left out of the average, the log names
-    it, and the round goes on. If nobody is left, the model stays as it was.
+    it, and the round goes on. If nobody is left, the model stays as it was. If that is so in all
+    rounds, the run has failed; if in the last ones, the log says so, and the model is that of
+    the last round that was answered.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ def run_rounds(
         rounds and the last.
     resume : bool, default False
         Go on from the checkpoint if there is one: the result is bitwise that of a run without
-        the interruption.
+        the interruption. Rounds at its end that nobody answered are done again.
     save_every : int, default 1
     watch : callable, optional
         Called with the number of each round when it is done and the learner is at the server's
@@ -80,8 +83,12 @@ def run_rounds(
 
     Raises
     ------
+    FederationFailed
+        After the last round, if nobody answered in any: the reasons of the clients with their
+        counts. ``resume=True`` tries again.
     ValueError
-        If the checkpoint is damaged, or of another run.
+        If the checkpoint is damaged, or of another run: other settings of federation or learner,
+        or nodes with other data; names what differs.
     FileExistsError
         If ``out`` holds a run and ``resume`` is False.
     OSError
@@ -94,21 +101,23 @@ def run_rounds(
     >>> source = tasks.from_arrays(torch.randn(120, 4), torch.arange(120) % 6)
     >>> nodes = by_classes(source, nodes=5, classes_per_node=2).train
     >>> learner = per_fed_avg(torch.nn.Linear(4, 6))
-    >>> records = run_rounds(Federation(learner, nodes, rounds=3, support=4, query=6))
+    >>> federation = Federation(learner, nodes, rounds=3, support=4, query=6, fraction=0.5)
+    >>> records = run_rounds(federation)
     >>> records[0]["clients"], records[0]["left_out"], records[0]["bytes_up"]
-    (['node 0', 'node 1', 'node 3', 'node 4'], {}, 480)
+    (['node 1', 'node 4'], {}, 240)
     """
     if save_every < 1:
         raise ValueError(f"save_every must be at least 1, got {save_every}")
     ask = in_process(federation) if ask is None else ask
     state, records = state_of(federation.learner), []
     path = None if out is None else Path(out).expanduser() / SERVER
+    run = {} if path is None else federation.describe()
     if path is not None:
         remove_partial(path)
     if path is not None and path.exists():
         if not resume:
             raise FileExistsError(f"{path.parent} holds a run: resume=True goes on with it")
-        records = _restore(path, state, federation.describe())
+        records = _restore(path, state, run)
     for number in range(len(records), federation.rounds):
         chosen = federation.clients(number)
         replies = ask(chosen, state, number)
@@ -117,9 +126,9 @@ def run_rounds(
         records.append(record if watch is None else {**record, **watch(number)})
         done = number + 1
         if path is not None and (done % save_every == 0 or done == federation.rounds):
-            rest = {"records": records, "run": federation.describe()}
-            write_tensors(path, state, rest)
+            write_tensors(path, state, {"records": records, "run": run})
     load_state(federation.learner, state)
+    check_answered(records)
     return records
 
 
@@ -130,7 +139,8 @@ def _restore(path: Path, state: Params, run: dict[str, Any]) -> list[Record]:
         raise damaged(path, "server's checkpoint")
     check_same_run(path, rest["run"], run)
     copy_tensors(path, tensors, state, "server's checkpoint")
-    return rest["records"]
+    records = rest["records"]
+    return records[: len(records) - unanswered(records)]
 
 
 def _server_step(
@@ -147,7 +157,7 @@ def _server_step(
         reply, name = replies.get(client, "no answer"), federation.nodes[client].name
         reason = problem_of(reply, state)
         if reason is None:
-            good.append(reply)
+            good.append(plain(reply))
             received += bytes_of(reply.state)
         else:
             left_out[name] = reason

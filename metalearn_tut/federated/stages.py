@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel import Params, functional, inner_loop, parameters_of
+from metalearn_tut.bilevel import Params, functional, inner_loop, trainable_of
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.inner import Loss
 from metalearn_tut.bilevel.objective import TaskLoss
@@ -65,7 +65,7 @@ class Stages:
 
     def groups(self) -> dict[str, list[str]]:
         """The names of the parameters that each stage moves."""
-        names = list(parameters_of(self.model))
+        names = list(trainable_of(self.model))
         gates = [name for name in names if name.startswith("gates.")]
         return {"backbone": [name for name in names if name not in gates], "gates": gates}
 

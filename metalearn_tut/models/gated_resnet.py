@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metalearn_tut.models import inputs
 from metalearn_tut.models.cifar_resnet import BasicBlock, CifarResNet
+from metalearn_tut.models.frozen import any_frozen
 from metalearn_tut.models.gates import MASKINGS, MIXINGS, BlockGate, mask_of
 from metalearn_tut.tasks.sampler import check_choice
 
@@ -117,9 +118,10 @@ class GatedResNet(nn.Module):
 
     @property
     def candidates(self) -> tuple[int, ...]:
-        """Blocks that may still be pruned: with a gate, not pruned, not changing the shape."""
+        """Blocks that may still be pruned: gated, not frozen, not pruned, of the same shape."""
         blocks = self.network.blocks.named_children()
-        plain = (int(name) for name, block in blocks if name in self.gates and block.stride == 1)
+        gated = ((int(name), block) for name, block in blocks if name in self.gates)
+        plain = (n for n, block in gated if block.stride == 1 and not any_frozen(block))
         return tuple(number for number in plain if number not in self.pruned)
 
     def prune(self, block: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.models import inputs
+from metalearn_tut.models.frozen import any_frozen
 from metalearn_tut.models.gates import BlockGate
 from metalearn_tut.models.resnet12 import ResNet12, ShortcutBlock
 
@@ -57,8 +58,8 @@ class GatedResNet12(ResNet12):
 
     @property
     def candidates(self) -> tuple[int, ...]:
-        """Blocks that may still be pruned: those with a gate."""
-        return tuple(map(int, self.gates))
+        """Blocks that may still be pruned: those with a gate, of which nothing is frozen."""
+        return tuple(n for n in map(int, self.gates) if not any_frozen(self.blocks[n]))
 
     def prune(self, block: int) -> None:
         """Leave nothing of this block but its shortcut; its gate goes, too.

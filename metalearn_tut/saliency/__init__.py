@@ -26,7 +26,8 @@ from metalearn_tut.saliency.masks import (
 )
 from metalearn_tut.saliency.obs import obs_scores, prune_layer
 from metalearn_tut.saliency.round_files import Pruned, load_round
-from metalearn_tut.saliency.rounds import SCORES, anp_prune, scores_of
+from metalearn_tut.saliency.rounds import anp_prune
+from metalearn_tut.saliency.scoring import SCORES, scores_of
 from metalearn_tut.saliency.sparse import Sparse, load_sparse, read_sparse, save_sparse
 
 __all__ = [

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel import functional, query_outputs
+from metalearn_tut.bilevel import Params, functional, query_outputs
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.maml import MAML
 from metalearn_tut.tasks.sampler import check_choice, check_count
@@ -25,8 +25,8 @@ See = Callable[[str, Tensor], None]
 def prunable_layers(learner: MAML, layers: Sequence[str] | None = None) -> Layers:
     """The convolutions and linear layers that can be pruned, in the order of the modules.
 
-    Norms never are (as in the authors' code), nor is a head that starts every task at zero:
-    it is not learned, so it has no weight to remove.
+    Norms never are (as in the authors' code), nor are frozen layers (``requires_grad=False``),
+    nor a head that starts every task at zero: it is not learned, so it has no weight to remove.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def prunable_layers(learner: MAML, layers: Sequence[str] | None = None) -> Layer
     ------
     ValueError
         If a name is no module's, or that of a layer that cannot be pruned; if a convolution
-        has groups.
+        has groups; if no layer is left.
 
     Examples
     --------
@@ -47,27 +47,15 @@ def prunable_layers(learner: MAML, layers: Sequence[str] | None = None) -> Layer
     >>> list(prunable_layers(MAML(models.Conv4(1, ways=5), zero_head=True)))
     ['blocks.0.conv', 'blocks.1.conv', 'blocks.2.conv', 'blocks.3.conv']
     """
-    modules, trained = dict(learner.model.named_modules()), learner.meta_parameters()
-
-    def is_trained(name: str) -> bool:
-        return parameter_name(name, "weight") in trained
-
-    found = {n: m for n, m in modules.items() if isinstance(m, PRUNABLE) and is_trained(n)}
+    modules, trained = dict(learner.model.named_modules()), free_parameters(learner)
+    kinds = {n: m for n, m in modules.items() if isinstance(m, PRUNABLE)}
+    found = {n: m for n, m in kinds.items() if parameter_name(n, "weight") in trained}
     for name in () if layers is None else layers:
-        if name in found:
-            continue
-        module = modules.get(name)
-        why = (
-            "the model has no such layer"
-            if module is None
-            else "its weight is not among the meta-parameters"
-            if isinstance(module, PRUNABLE)
-            else f"only Conv2d and Linear can, it is {type(module).__name__}"
-        )
-        raise ValueError(
-            f"layers names {name!r}, which cannot be pruned: {why}; the layers that can are "
-            f"{', '.join(map(repr, found))}"
-        )
+        if name not in found:
+            raise ValueError(
+                f"layers names {name!r}, which cannot be pruned: {_why(modules.get(name))}; the "
+                f"layers that can are {', '.join(map(repr, found)) or 'none'}"
+            )
     chosen = {n: m for n, m in found.items() if layers is None or n in layers}
     for name, module in chosen.items():
         if getattr(module, "groups", 1) != 1:
@@ -76,8 +64,27 @@ def prunable_layers(learner: MAML, layers: Sequence[str] | None = None) -> Layer
                 "pruned; leave it out with layers="
             )
     if not chosen:
-        raise ValueError(f"{type(learner.model).__name__} has no layer that can be pruned")
+        frozen = any(not m.weight.requires_grad for m in kinds.values())
+        why = ": its layers are frozen (requires_grad=False)" if frozen else ""
+        raise ValueError(f"{type(learner.model).__name__} has no layer that can be pruned{why}")
     return chosen
+
+
+def _why(module: nn.Module | None) -> str:
+    """Why a layer cannot be pruned, in words."""
+    if module is None:
+        return "the model has no such layer"
+    if not isinstance(module, PRUNABLE):
+        return f"only Conv2d and Linear can, it is {type(module).__name__}"
+    if not module.weight.requires_grad:
+        return "its weight is frozen (requires_grad=False)"
+    return "its weight is not among the meta-parameters"
+
+
+def free_parameters(learner: MAML) -> Params:
+    """The model's parameters that are meta-learned: neither frozen nor a head at zero."""
+    metas = learner.meta_parameters().items()
+    return {n: p for n, p in metas if n not in learner.rates and p.requires_grad}
 
 
 def parameter_name(layer: str, leaf: str) -> str:
@@ -86,17 +93,22 @@ def parameter_name(layer: str, leaf: str) -> str:
 
 
 def prunable_parameters(learner: MAML, layers: Sequence[str] | None = None) -> list[str]:
-    """Names of the weights and biases of :func:`prunable_layers`, in its order."""
-    names = (
-        parameter_name(layer, leaf)
-        for layer, module in prunable_layers(learner, layers).items()
-        for leaf in ("weight", "bias")
-        if getattr(module, leaf) is not None
-    )
-    return list(names)
+    """Names of the weights and biases of :func:`prunable_layers`, in its order.
+
+    A frozen bias of a layer whose weight is not stays as it is, and is none of them.
+    """
+    return [n for layer in prunable_layers(learner, layers) for n in free_leaves(learner, layer)]
 
 
-def patches(module: nn.Module, x: Tensor, patch_stride: int = 1) -> Tensor:
+def free_leaves(learner: MAML, layer: str) -> list[str]:
+    """Names of a layer's weight and bias, as far as they are meta-learned."""
+    free = free_parameters(learner)
+    return [n for n in (parameter_name(layer, leaf) for leaf in ("weight", "bias")) if n in free]
+
+
+def patches(
+    module: nn.Module, x: Tensor, patch_stride: int = 1, *, bias: bool | None = None
+) -> Tensor:
     """The rows that a layer multiplies its weights by: ``[n, d]``, or ``[n, d + 1]`` with a bias.
 
     Parameters
@@ -108,13 +120,15 @@ def patches(module: nn.Module, x: Tensor, patch_stride: int = 1) -> Tensor:
     patch_stride : int, default 1
         Take every ``patch_stride``-th output row and column of a convolution, centered in the
         image: corners are mostly padding.
+    bias : bool, optional
+        Whether the bias counts as a weight; by default, if the layer has one.
 
     Returns
     -------
     Tensor
         In float64, one row per position of the output. Columns of a convolution are in the
         order ``(C_in, kh, kw)``, that of ``weight.flatten(1)``. The last column is the constant
-        1 if the layer has a bias.
+        1, the bias's input, if it counts.
 
     Examples
     --------
@@ -128,7 +142,8 @@ def patches(module: nn.Module, x: Tensor, patch_stride: int = 1) -> Tensor:
     rows = x.reshape(-1, x.shape[-1]) if isinstance(module, nn.Linear) else None
     rows = _unfolded(module, x, patch_stride) if rows is None else rows
     rows = rows.double()
-    return rows if module.bias is None else F.pad(rows, (0, 1), value=1.0)
+    counts = module.bias is not None if bias is None else bias
+    return F.pad(rows, (0, 1), value=1.0) if counts else rows
 
 
 def _unfolded(conv: nn.Conv2d, x: Tensor, patch_stride: int) -> Tensor:
@@ -218,10 +233,11 @@ def layer_inputs(
     """
     check_capture(learner, data, patch_stride)
     chosen = prunable_layers(learner, layers)
+    has_bias = {name: len(free_leaves(learner, name)) == 2 for name in chosen}
     rows: dict[str, list[Tensor]] = {name: [] for name in chosen}
 
     def see(name: str, x: Tensor) -> None:
-        rows[name].append(patches(chosen[name], x, patch_stride))
+        rows[name].append(patches(chosen[name], x, patch_stride, bias=has_bias[name]))
 
     watch(learner, task, chosen, see, inner_steps=inner_steps, data=data)
     return {name: torch.cat(seen) for name, seen in rows.items()}

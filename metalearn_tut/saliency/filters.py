@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.models import Conv4, ResNet12
+from metalearn_tut.models.frozen import any_frozen
 
 Network = Conv4 | ResNet12
 
@@ -33,6 +34,13 @@ def _surroundings(model: Network) -> dict[str, tuple[str, str]]:
     raise TypeError(f"filters can be removed from Conv4 and ResNet12, got {type(model).__name__}")
 
 
+def _is_frozen(model: Network, layer: str) -> bool:
+    """Whether a filter of this layer would take frozen numbers with it, its own or others'."""
+    norm, reader = _surroundings(model)[layer]
+    own = (model.get_submodule(layer), model.get_submodule(norm))
+    return any_frozen(*own, model.get_submodule(reader).weight)
+
+
 def filter_scores(model: Network, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What each filter is worth: the sum of the scores of its weights and its bias.
 
@@ -47,7 +55,8 @@ def filter_scores(model: Network, scores: Mapping[str, Tensor]) -> dict[str, Ten
     -------
     dict of layer name to Tensor [C_out]
         For every convolution that has scores and can lose filters: all of Conv4's, the first two
-        of each block of a ResNet-12.
+        of each block of a ResNet-12, if nothing is frozen of its own, its norm's and the weights
+        that read it.
 
     Raises
     ------
@@ -73,10 +82,14 @@ def filter_scores(model: Network, scores: Mapping[str, Tensor]) -> dict[str, Ten
                     f"scores[{name!r}] must have shape {list(shape)}, "
                     f"got {list(scores[name].shape)}"
                 )
-        if names:
+        if names and not _is_frozen(model, layer):
             found[layer] = sum(scores[n].reshape(len(scores[n]), -1).sum(1) for n in names)
     if not found:
-        raise ValueError(f"scores must be of {', '.join(_surroundings(model))}, got {list(scores)}")
+        may = [layer for layer in _surroundings(model) if not _is_frozen(model, layer)]
+        raise ValueError(
+            f"scores must be of {', '.join(may) or 'a layer that is not frozen'}, "
+            f"got {list(scores)}"
+        )
     return found
 
 
@@ -154,15 +167,16 @@ def remove_filters(model: Network, kept: Mapping[str, Tensor]) -> Network:
     -------
     Conv4 or ResNet12
         With other ``width`` or ``inner``, from which it can be built again; of the same norm,
-        dtype, device and mode.
+        dtype, device and modes. What is frozen stays so.
 
     Raises
     ------
     TypeError
         If the network is another one.
     ValueError
-        If a layer cannot lose filters, would lose all, or part of a group of its norm; if the
-        network is a deployed one, whose statistics belong to its channels.
+        If a layer cannot lose filters, is frozen (or its norm is, or the weights that read it),
+        would lose all, or part of a group of its norm; if the network is a deployed one, whose
+        statistics belong to its channels.
 
     Notes
     -----
@@ -195,7 +209,11 @@ def remove_filters(model: Network, kept: Mapping[str, Tensor]) -> Network:
         raise ValueError("the network is not as it was built: remove filters before deploying it")
     like = next(iter(params.values()))
     network.to(like).load_state_dict(params)
-    return network.train(model.training)
+    for name, p in network.named_parameters():
+        p.requires_grad_(model.get_parameter(name).requires_grad)
+    for name, module in network.named_modules():
+        module.training = model.get_submodule(name).training
+    return network
 
 
 def _check_kept(model: Network, layer: str, keep: Tensor) -> None:
@@ -207,6 +225,11 @@ def _check_kept(model: Network, layer: str, keep: Tensor) -> None:
         raise ValueError(
             f"kept[{layer!r}] must be boolean of shape [{filters}], "
             f"got {keep.dtype} of shape {list(keep.shape)}"
+        )
+    if not keep.all() and _is_frozen(model, layer):
+        raise ValueError(
+            f"{layer} keeps all filters: with one would go frozen numbers (requires_grad=False) "
+            f"of it, of {' or of '.join(around[layer])}"
         )
     if not keep.any():
         raise ValueError(f"kept[{layer!r}] must keep a filter at least")

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.maml import MAML
-from metalearn_tut.saliency.capture import check_capture, patches, prunable_layers, watch
+from metalearn_tut.saliency.capture import (
+    check_capture,
+    free_leaves,
+    patches,
+    prunable_layers,
+    watch,
+)
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 
@@ -24,7 +30,8 @@ class LayerHessian:
     name : str
         The layer.
     gram : Tensor [d, d] float64
-        ``(1/n) sum x x^T`` over the layer's input rows; one more row and column for a bias.
+        ``(1/n) sum x x^T`` over the layer's input rows; one more row and column for a bias
+        that is not frozen.
     rows : int
         Number n of input rows.
     ridge : float
@@ -142,6 +149,7 @@ def layer_hessians(
     if not len(tasks):
         raise ValueError("layer_hessians needs at least one task, got none")
     chosen = prunable_layers(learner, layers)
+    has_bias = {name: len(free_leaves(learner, name)) == 2 for name in chosen}
     sums: dict[str, Tensor] = {}
     rows = dict.fromkeys(chosen, 0)
     for i, task in enumerate(tasks):
@@ -152,7 +160,7 @@ def layer_hessians(
                     f"the Hessian of layer {name!r} is not finite: its inputs are not after "
                     f"adapting to task {i} (inner_lr too high?)"
                 )
-            x = patches(chosen[name], x, patch_stride)
+            x = patches(chosen[name], x, patch_stride, bias=has_bias[name])
             sums.setdefault(name, x.new_zeros(x.shape[1], x.shape[1])).addmm_(x.T, x)
             rows[name] += len(x)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metalearn_tut.bilevel import parameters_of
 from metalearn_tut.maml import MAML
-from metalearn_tut.saliency.capture import parameter_name
+from metalearn_tut.saliency.capture import free_leaves
 from metalearn_tut.saliency.hessians import LayerHessian
 
 Scores = dict[str, Tensor]
@@ -54,7 +54,7 @@ def obs_scores(
     params, masks = parameters_of(learner.model), learner.masks
     scores: Scores = {}
     for layer, hessian in hessians.items():
-        names = [n for n in (parameter_name(layer, leaf) for leaf in _LEAVES) if n in params]
+        names = free_leaves(learner, layer)
         weights = as_rows(*(params[n].detach() for n in names)).double()  # [d, C_out]
         diagonal = hessian.inverse.diagonal().unsqueeze(1)  # [d, 1]
         keep = [masks.get(n, torch.ones_like(params[n])).to(params[n].device) for n in names]
@@ -63,9 +63,6 @@ def obs_scores(
         rows = weights.square() / (diagonal + guard)
         scores |= dict(zip(names, from_rows(rows, *(params[n] for n in names)), strict=True))
     return scores
-
-
-_LEAVES = ("weight", "bias")
 
 
 def as_rows(weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from metalearn_tut.bilevel import parameters_of
 from metalearn_tut.maml import MAML
-from metalearn_tut.saliency.capture import check_capture, parameter_name, prunable_layers
-from metalearn_tut.saliency.gradient_scores import (
-    KINDS,
-    gradient_scores,
-    magnitude_scores,
-    random_scores,
-)
-from metalearn_tut.saliency.hessians import LayerHessian, layer_hessians
+from metalearn_tut.saliency.capture import check_capture, prunable_layers
+from metalearn_tut.saliency.hessians import layer_hessians
 from metalearn_tut.saliency.masks import (
     Masks,
     check_pruned,
@@ -30,13 +19,18 @@ from metalearn_tut.saliency.masks import (
     layer_fractions,
     select,
 )
-from metalearn_tut.saliency.obs import Scores, obs_scores, prune_layer
 from metalearn_tut.saliency.round_files import Pruned, RoundFolder
+from metalearn_tut.saliency.scoring import SCORES, remove, scores_of
+from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.progress import progress_bar
-from metalearn_tut.tasks.sampler import TaskSampler, check_choice, check_count
-from metalearn_tut.tasks.task import TaskBatch
+from metalearn_tut.tasks.sampler import (
+    TaskSampler,
+    check_choice,
+    check_count,
+    check_index,
+    check_seed,
+)
 
-SCORES = ("anp", "lobs", "magnitude", "random", *KINDS)
 Retrain = Callable[[MAML, int], Any]
 
 
@@ -58,7 +52,7 @@ def anp_prune(
     ridge: float = 1e-6,
     guard: float = 1e-5,
     update_hinv: bool = False,
-    compensate: bool | None = None,
+    compensate: bool = True,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -96,9 +90,17 @@ def anp_prune(
         See :func:`layer_hessians`.
     guard, update_hinv
         See :func:`obs_scores` and :func:`prune_layer`.
-    compensate : bool, optional
-        Whether the weights that stay make up for those that go; by default with ``"anp"`` and
-        ``"lobs"``. Other scores compensate with the Hessians of ``"anp"``.
+    compensate : bool, default True
+        Whether the weights that stay make up for those that go, whatever the score: a score
+        says which weights go, this what becomes of the others.
+
+        =====================  ===========================  ====================================
+        ..                     ``compensate=True``          ``compensate=False``
+        =====================  ===========================  ====================================
+        ``"anp"``, ``"lobs"``  OBS, whose score assumes it  OBS's ranking, the rest stays
+        the others             the same surgery, with the   as magnitude, SNIP and the like are
+                               Hessians of ``"anp"``        published: the rest stays
+        =====================  ===========================  ====================================
     seed : int, default 0
         Of ``"random"``.
     out : path, optional
@@ -115,9 +117,9 @@ def anp_prune(
     -------
     Pruned
         ``history[r - 1]`` holds ``round``, ``kept`` (share of the prunable weights),
-        ``kept_all`` (share of all the network's meta-parameters, norms included: the figure in
-        the names of the authors' checkpoints), ``layers`` (share kept of each), ``condition``
-        (of each Hessian, if there are any) and ``retrained``.
+        ``kept_all`` (share of all the network's parameters but a head at zero, norms and frozen
+        ones included: the figure in the names of the authors' checkpoints), ``layers`` (share
+        kept of each), ``condition`` (of each Hessian, if there are any) and ``retrained``.
 
     Raises
     ------
@@ -139,6 +141,7 @@ def anp_prune(
 
     Examples
     --------
+    >>> import torch
     >>> from torch import nn
     >>> from metalearn_tut import tasks
     >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
@@ -149,12 +152,15 @@ def anp_prune(
     ([0.81, 0.51], torch.Size([8, 4]))
     """
     given = dict(locals())
-    config = {n: _json(given[n]) for n in _COMPARED} | {"learner": type(learner).__name__}
     check_choice("score", score, SCORES)
-    check_count(n_tasks=n_tasks)
+    check_choice("compensate", compensate, (True, False))
+    (n_tasks,) = check_count(n_tasks=n_tasks)
+    first_task, seed = check_index(first_task), check_seed(seed)
     check_capture(learner, data, patch_stride)
     prunable_layers(learner, layers)
-    folder = RoundFolder(out, learner, config | {"schedule": [float(step) for step in schedule]})
+    config = {} if out is None else {n: described(given[n]) for n in _COMPARED}
+    config |= {"learner": _settings_of(learner), "schedule": [float(step) for step in schedule]}
+    folder = RoundFolder(out, learner, config)
     done, history = folder.begin(resume)
     masks, where = full_masks(learner, layers), {"allocation": allocation, "spare": spare}
     check_schedule(masks, schedule[done:], first=done + 1, **where)
@@ -174,7 +180,7 @@ def anp_prune(
             masks = select(scores, masks, schedule[number - 1], allocation=allocation, spare=spare)
             if compensate and not hessians:
                 hessians = layer_hessians(learner, tasks, inner_steps=inner_steps, **hessian)
-            remove(learner, masks, {} if compensate is False else hessians, **surgery)
+            remove(learner, masks, hessians if compensate else {}, **surgery)
             record = {"round": number, **_shares(learner, masks)}
             record["condition"] = {n: h.condition for n, h in hessians.items()}
             returned = None if retrain is None else retrain(learner, number)
@@ -188,72 +194,26 @@ def anp_prune(
 
 
 _COMPARED = (
-    *("sampler", "score", "n_tasks", "first_task", "layers", "allocation", "spare", "inner_steps"),
-    *("data", "patch_stride", "ridge", "guard", "update_hinv", "compensate", "seed"),
+    *("sampler", "score", "n_tasks", "first_task", "layers", "allocation", "spare"),
+    *("inner_steps", "data", "patch_stride", "ridge", "guard", "update_hinv", "compensate", "seed"),
 )
 
 
-def scores_of(
-    learner: MAML,
-    tasks: TaskBatch,
-    score: str,
-    *,
-    layers: Sequence[str] | None = None,
-    inner_steps: int | None = None,
-    seed: int = 0,
-    guard: float = 1e-5,
-    update_hinv: bool = False,
-    **hessian: Any,
-) -> tuple[Scores, dict[str, LayerHessian]]:
-    """The scores of one of ``SCORES``, and the Hessians that they come from, if any.
-
-    Arguments are those of :func:`anp_prune`.
-    """
-    check_choice("score", score, SCORES)
-    if score in ("anp", "lobs"):
-        steps = 0 if score == "lobs" else inner_steps
-        hessians = layer_hessians(learner, tasks, layers=layers, inner_steps=steps, **hessian)
-        return obs_scores(learner, hessians, guard=guard, update_hinv=update_hinv), hessians
-    if score == "magnitude":
-        return magnitude_scores(learner, layers=layers), {}
-    if score == "random":
-        return random_scores(learner, seed=seed, layers=layers), {}
-    return gradient_scores(learner, tasks, kind=score, layers=layers, inner_steps=inner_steps), {}
-
-
-def remove(
-    learner: MAML,
-    masks: Mapping[str, Tensor],
-    hessians: Mapping[str, LayerHessian],
-    *,
-    guard: float = 1e-5,
-    update_hinv: bool = False,
-) -> None:
-    """Set the learner's masks; in layers with a Hessian the weights that stay compensate first."""
-    params = parameters_of(learner.model)
-    for layer, h in hessians.items():
-        names = [parameter_name(layer, leaf) for leaf in ("weight", "bias")]
-        old, keep = ([tensors.get(n) for n in names] for tensors in (params, masks))
-        new = prune_layer(*old, *keep, h, guard=guard, update_hinv=update_hinv)
-        with torch.no_grad():
-            for tensor, value in zip(old, new, strict=True):
-                if value is not None:
-                    tensor.copy_(value)
-    learner.set_masks({**learner.masks, **masks})
+def _settings_of(learner: MAML) -> dict[str, Any]:
+    """All that decides the learner's results but its weights and masks, which rounds change."""
+    if callable(getattr(learner, "settings", None)):
+        return {n: v for n, v in learner.settings().items() if n != "masks"}
+    names = ("inner_lr", "inner_steps", "engine", "zero_head", "kind", "options", "loss", "model")
+    found = {n: described(getattr(learner, n, None)) for n in names}
+    return {"class": type(learner).__name__, **found}
 
 
 def _shares(learner: MAML, masks: Masks) -> dict[str, Any]:
-    trained = {n: p for n, p in learner.meta_parameters().items() if n not in learner.rates}
-    sizes = {n: p.numel() for n, p in trained.items()}
+    """Kept of the prunable weights, of all of the network's, and of each layer's."""
+    metas = learner.meta_parameters()
+    params = parameters_of(learner.model).items()
+    sizes = {n: p.numel() for n, p in params if n in metas or not p.requires_grad}
     kept = {n: int(masks[n].sum()) if n in masks else size for n, size in sizes.items()}
     everything = sum(kept.values()) / sum(sizes.values())
     shares = {"kept": kept_fraction(masks), "kept_all": everything}
     return {**shares, "layers": layer_fractions(masks)}
-
-
-def _json(value: Any) -> Any:
-    """An argument as JSON; of an object its text, without its address in memory."""
-    try:
-        return json.loads(json.dumps(value))
-    except TypeError:
-        return re.sub(" at 0x[0-9a-fA-F]+", "", repr(value))

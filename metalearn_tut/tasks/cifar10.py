@@ -32,8 +32,17 @@ CLASSES = (
     "truck",
 )
 _ARCHIVE, _FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+_OFFICIAL = (
+    _ARCHIVE,
+    _FOLDER,
+    f"{_FOLDER}.tar.gz",
+    "cifar-10-binary.tar.gz",
+    "cifar-10-batches-bin",
+)
+_RECORD = 1 + 3 * 32 * 32  # bytes of a label and its image
 _URL = f"https://www.cs.toronto.edu/~kriz/{_ARCHIVE}"
 _SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+_SUFFIXES = (*files.ARCHIVE_SUFFIXES, "")
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
 
@@ -52,10 +61,13 @@ def cifar10(
     ----------
     split : {"train", "validation", "test"}
     root : path, optional
-        Folder of ``cifar-10-python.tar.gz``, of ``cifar-10-batches-py`` unpacked from it, or
-        of ``train`` and ``test`` with a zip, tar or folder of images for each class, such as
-        ``train/cat.zip``. Default: the folder (or its subfolder ``cifar10``) that
-        ``METALEARN_TUT_DATA`` names, then the cache folder.
+        Folder of ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``, of what is unpacked
+        from it (``cifar-10-batches-py``, as torchvision leaves it, or ``cifar-10-batches-bin``;
+        also this folder itself), or of ``train`` and ``test`` with a zip, tar or folder of images
+        for each class, called by its name or number, such as ``train/cat.zip`` or ``train/3``.
+        Of the official pickles nothing is run: what is more than an array is refused. Default:
+        the folder (or its subfolder ``cifar10``) that ``METALEARN_TUT_DATA`` names, then the
+        cache folder.
     download : bool, default False
         Fetch a missing archive (170 MB) into ``root``, or the cache folder.
 
@@ -85,14 +97,14 @@ def _locate(part: str, root: str | os.PathLike[str] | None, download: bool) -> l
     """The official archive or folder, or ten archives or folders of images."""
     folders = files.data_folders("cifar10", root)
     for folder in folders:
-        if official := files.find([_ARCHIVE, _FOLDER], [folder]):
+        if official := files.find(_OFFICIAL, [folder]):
             return [official]
-        found = [
-            files.find([name + suffix for suffix in (*files.ARCHIVE_SUFFIXES, "")], [folder / part])
-            for name in CLASSES
-        ]
-        if all(found):
-            return found
+        if files.find([_BATCHES[part][0] + end for end in ("", ".bin")], [folder]):
+            return [folder]
+        for names in (CLASSES, map(str, range(len(CLASSES)))):
+            found = [files.find([n + s for s in _SUFFIXES], [folder / part]) for n in names]
+            if all(found):
+                return found
     if download:
         return [fetch(_URL, _SHA256, files.download_folder("cifar10", root))]
     raise files.absent(
@@ -129,15 +141,17 @@ def _from_classes(paths: Sequence[Path], part: str) -> dict[str, np.ndarray]:
 
 
 def _from_batches(paths: Sequence[Path], part: str) -> dict[str, np.ndarray]:
-    """Images of the official python batches."""
+    """Images of the official batches."""
     (path,) = paths
     batches = []
     with files.opened(path) as (names, read):
         members = {PurePosixPath(name).name: name for name in names}
         for batch in _BATCHES[part]:
-            if batch not in members:
+            name = members.get(batch) or members.get(f"{batch}.bin")
+            if name is None:
                 raise ValueError(f"{path} is incomplete: it lacks {batch}")
-            batches.append(_batch(read(members[batch]), f"{members[batch]} in {path}"))
+            load = _binary if name.endswith(".bin") else _batch
+            batches.append(load(read(name), f"{name} in {path}"))
     images, labels = map(np.concatenate, zip(*batches, strict=True))
     return _in_rounds(images.reshape(-1, 3, 32, 32), labels)
 
@@ -149,7 +163,18 @@ def _batch(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
         images, labels = np.asarray(content["data"]), np.asarray(content["labels"], np.int64)
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(f"cannot read {where}: {error}; fetch the file again") from error
-    rightly = images.dtype == np.uint8 and images.shape == (len(labels), 3072)
+    return _checked(images, labels, where)
+
+
+def _binary(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    if len(data) % _RECORD:
+        raise ValueError(f"{where} must hold records of {_RECORD} bytes, got {len(data)} bytes")
+    records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
+    return _checked(records[:, 1:], records[:, 0].astype(np.int64), where)
+
+
+def _checked(images: np.ndarray, labels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    rightly = images.dtype == np.uint8 and images.shape == (len(labels), _RECORD - 1)
     if not rightly or not ((labels >= 0) & (labels < len(CLASSES))).all():
         raise ValueError(
             f"{where} must hold data uint8 [M, 3072] and labels in 0..9, got "

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from metalearn_tut.tasks.archives import ARCHIVE_SUFFIXES, is_hidden, opened, walked
 from metalearn_tut.tasks.cache import atomic_write, cache_dir, check_cache, remove_partial
+from metalearn_tut.tasks.decoding import IMAGE_SUFFIXES, decode, decode_rgb
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+__all__ = [
+    "ARCHIVE_SUFFIXES",
+    "IMAGE_SUFFIXES",
+    "absent",
+    "cached_arrays",
+    "check_complete",
+    "data_folders",
+    "decode",
+    "decode_rgb",
+    "download_folder",
+    "find",
+    "fingerprint",
+    "image_names",
+    "is_hidden",
+    "opened",
+]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
-_FORMAT = 1  # raise it when decoding changes, so that arrays decoded before are not read
+_FORMAT = 2  # raise it when decoding changes, so that arrays decoded before are not read
 
 
 def data_folders(dataset: str, root: str | os.PathLike[str] | None) -> list[Path]:
@@ -55,82 +65,6 @@ def absent(dataset: str, wanted: str, folders: Sequence[Path], remedy: str) -> F
     return FileNotFoundError(f"{dataset} needs {wanted}; not found in {looked}. {remedy}")
 
 
-def is_hidden(name: str) -> bool:
-    """Whether an archive member is a by-product of the system that packed it."""
-    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
-    """The files in a folder, zip or tar: their sorted names, and a function that reads one.
-
-    Names are relative, with forward slashes; hidden files are left out. A zip is read
-    member by member; a tar, which has no index, whole.
-
-    Raises
-    ------
-    ValueError
-        If the archive, or a member when it is read, is damaged; the message names it.
-    """
-
-    with ExitStack() as stack:
-        with _damage_named(str(path)):
-            names, read_raw = _members(path, stack)
-
-        def read(name: str) -> bytes:
-            with _damage_named(f"{name} in {path}"):
-                return read_raw(name)
-
-        yield sorted(name for name in names if not is_hidden(name)), read
-
-
-def _members(path: Path, stack: ExitStack) -> tuple[list[str], Callable[[str], bytes]]:
-    if path.is_dir():
-        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
-        return names, lambda name: (path / name).read_bytes()
-    if path.name.endswith(".zip"):
-        archive = stack.enter_context(zipfile.ZipFile(path))
-        return [info.filename for info in archive.infolist() if not info.is_dir()], archive.read
-    with tarfile.open(path) as packed:
-        contents = {
-            member.name.removeprefix("./"): packed.extractfile(member).read()
-            for member in packed
-            if member.isfile()
-        }
-    return list(contents), contents.__getitem__
-
-
-@contextmanager
-def _damage_named(what: str) -> Iterator[None]:
-    """Give every way in which an archive can be unreadable one form that names the file."""
-    try:
-        yield
-    except Exception as error:  # zip, tar, gzip and zlib each raise kinds of their own
-        raise ValueError(f"cannot read {what}: {error}; fetch the file again") from error
-
-
-def decode(data: bytes, where: str) -> Image:
-    """A loaded Pillow image, or a ValueError that names the file it came from."""
-    from PIL import Image
-
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise ValueError(f"cannot decode the image {where}: {error}") from error
-    return image
-
-
-def decode_rgb(data: bytes, where: str, size: int) -> np.ndarray:
-    """One colour image as ``uint8 [3, size, size]``; other sizes are squeezed to a square."""
-    from PIL import Image
-
-    image = decode(data, where).convert("RGB")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image).transpose(2, 0, 1)
-
-
 def image_names(names: Sequence[str]) -> list[str]:
     """Those members that are images, judged by their suffix."""
     return [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
@@ -138,21 +72,26 @@ def image_names(names: Sequence[str]) -> list[str]:
 
 def check_complete(counts: Mapping[str, int]) -> None:
     """Refuse classes that differ in their number of images: some must have been lost."""
-    most = max(counts.values())
+    usual = max(Counter(counts.values()).items(), key=lambda item: (item[1], item[0]))[0]
     for place, count in counts.items():
-        if count < most or not count:
-            raise ValueError(f"{place} is incomplete: it has {count} images, others {most}")
+        if count != usual or not count:
+            raise ValueError(f"{place} is incomplete: it has {count} images, others {usual}")
 
 
 def fingerprint(paths: Sequence[Path], *settings: object) -> str:
-    """A short name for these files as they are now (names, sizes, times) and these settings."""
+    """A short name for these files as they are now, and these settings.
+
+    A file counts by its name, its size and the times at which its content and its entry in the
+    file system were last changed; the second cannot be set back.
+    """
     digest = hashlib.sha256(repr((_FORMAT, *settings)).encode())
     for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        inside = sorted(path / name for name in walked(path)) if path.is_dir() else [path]
         for file in inside:
-            stat = file.stat()
+            found = file.stat() if file.exists() else file.lstat()  # a link to nothing
             name = file.relative_to(path.parent).as_posix()
-            digest.update(f"\n{name} {stat.st_size} {stat.st_mtime_ns}".encode())
+            times = f"{found.st_mtime_ns} {found.st_ctime_ns}"
+            digest.update(f"\n{name} {found.st_size} {times}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -75,13 +75,14 @@ class NoisyTasks(TaskSampler):
     [True, False, True, False, False, True]
     """
 
+    decided_by = ("sampler", "rate", "kind", "seed")
+
     def __init__(
         self, sampler: TaskSampler, rate: float, kind: str = "permuted", seed: int = 0
     ) -> None:
         _check_rate(rate)
-        check_seed(seed)
         check_choice("kind", kind, KINDS)
-        self.sampler, self.rate, self.kind, self.seed = sampler, rate, kind, seed
+        self.sampler, self.rate, self.kind, self.seed = sampler, rate, kind, check_seed(seed)
         self._corrupted(sampler[0], 0)  # refuse now what cannot be corrupted
 
     def __repr__(self) -> str:
@@ -128,13 +129,15 @@ class WithOutliers(TaskSampler):
     True
     """
 
+    decided_by = ("sampler", "outliers", "rate", "seed")
+
     def __init__(
         self, sampler: TaskSampler, outliers: TaskSampler, rate: float, seed: int = 0
     ) -> None:
         _check_rate(rate)
-        check_seed(seed)
+        self.seed = check_seed(seed)
         _check_alike([sampler, outliers])
-        self.sampler, self.outliers, self.rate, self.seed = sampler, outliers, rate, seed
+        self.sampler, self.outliers, self.rate = sampler, outliers, rate
 
     def __repr__(self) -> str:
         return (
@@ -180,10 +183,12 @@ class Mixture(TaskSampler):
     40
     """
 
+    decided_by = ("samplers", "weights", "seed")
+
     def __init__(
         self, samplers: Sequence[TaskSampler], weights: Sequence[float], seed: int = 0
     ) -> None:
-        check_seed(seed)
+        self.seed = check_seed(seed)
         if not samplers or len(weights) != len(samplers):
             raise ValueError(
                 "Mixture needs one weight per sampler, at least one, "
@@ -192,7 +197,7 @@ class Mixture(TaskSampler):
         if not all(isfinite(w) and w >= 0 for w in weights) or not 0 < sum(weights) < inf:
             raise ValueError(f"weights must be finite, >= 0 and not all 0, got {list(weights)}")
         _check_alike(samplers)
-        self.samplers, self.weights, self.seed = tuple(samplers), tuple(weights), seed
+        self.samplers, self.weights = tuple(samplers), tuple(weights)
         self._ends = list(accumulate(weights))
 
     def __repr__(self) -> str:

@@ -7,25 +7,30 @@ which lie beside this module. ImageNet's terms forbid passing the images on.
 
 from __future__ import annotations
 
-import errno
+import csv
 import json
 import os
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, groupby, pairwise
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from metalearn_tut.tasks import files
-from metalearn_tut.tasks.cache import atomic_write, cache_dir, check_cache, remove_partial
+from metalearn_tut.tasks.cache import cache_dir
+from metalearn_tut.tasks.mapped import MappedImages, write_images
 from metalearn_tut.tasks.sampler import check_count
 from metalearn_tut.tasks.source import ClassSource, check_split
 
+__all__ = ["MappedImages", "mini_imagenet"]
+
 _KEYS = {"train": "train", "validation": "val", "test": "test"}
+_SUFFIXES = (*files.ARCHIVE_SUFFIXES, "")
 _LAYOUT = (
     "The folder must hold one folder or one archive (.zip, .tar) of images per class, named by "
-    "its wnid, such as n01532829.zip; name it as root, or set METALEARN_TUT_DATA."
+    "its wnid, such as n01532829.zip or train/n01532829, or train.csv, val.csv, test.csv beside "
+    "images; name it as root, or set METALEARN_TUT_DATA."
 )
 
 
@@ -43,9 +48,12 @@ def mini_imagenet(
     split : {"train", "validation", "test"}
     root : path, optional
         Folder with one folder or archive of images (WebP, JPEG, PNG) per class, named by its
-        wnid. Its ``splits.json`` (``{"train": [...], "val": [...], "test": [...]}``), if there
-        is one, replaces the usual class lists. Default: the folder (or its subfolder
-        ``mini_imagenet``) that ``METALEARN_TUT_DATA`` names, then the cache folder.
+        wnid, in the folder itself or in its ``train``, ``val``, ``test`` or ``images``. Its
+        ``splits.json`` (``{"train": [...], "val": [...], "test": [...]}``), if there is one,
+        replaces the usual class lists. Or the files of Ravi and Larochelle: ``train.csv``,
+        ``val.csv`` and ``test.csv`` (lines ``filename,label``) beside a folder or archive
+        ``images``. Default: the folder (or its subfolder ``mini_imagenet``) that
+        ``METALEARN_TUT_DATA`` names, then the cache folder.
     size : int, default 84
         Side of the images in pixels; images of another size are squeezed to this square.
 
@@ -54,58 +62,103 @@ def mini_imagenet(
     FileNotFoundError
         If a class is absent; the message says where it was looked for.
     ValueError
-        If an image cannot be decoded, or the classes differ in their number of images.
+        If an image cannot be decoded, the classes differ in their number of images, or there
+        are only pickles: to read one is to run what it says.
     OSError
         If the disk has no room for the decoded images.
     """
     check_split(split)
-    check_count(size=size)
-    folders = files.data_folders("mini_imagenet", root)
-    classes = _class_lists(folders)[_KEYS[split]]
-    paths = _locate(classes, folders)
-    stored = cache_dir() / f"mini_imagenet-{split}-{size}-{files.fingerprint(paths, size)}.npy"
+    (size,) = check_count(size=size)
+    classes, key = _located(split, files.data_folders("mini_imagenet", root))
+    files.check_complete({c.place: len(c.images) for c in classes})
+    name = f"mini_imagenet-{split}-{size}"
+    stored = cache_dir() / f"{name}-{files.fingerprint(key, size)}.npy"
     if not stored.is_file():
-        _decode(paths, size, stored)
-    images = MappedImages(stored)
-    rows = np.arange(len(images)).reshape(len(classes), -1)
-    return ClassSource(images, tuple(rows), tuple(classes), name=f"mini_imagenet {split}")
+        _decode(classes, size, stored, name)
+    ends = [0, *accumulate(len(c.images) for c in classes)]
+    rows = tuple(np.arange(begin, end) for begin, end in pairwise(ends))
+    names = tuple(c.name for c in classes)
+    return ClassSource(MappedImages(stored), rows, names, name=f"mini_imagenet {split}")
 
 
-class MappedImages:
-    """An array in a ``.npy`` file, mapped into memory afresh for each read.
+@dataclass(frozen=True)
+class _Class:
+    """A class, and where its images lie: which of those in a folder or archive."""
 
-    A mapping that stays keeps every page that was ever touched, so that an epoch over the
-    data would count as gigabytes of this process. It is also small to send to a worker.
+    name: str
+    container: Path
+    images: tuple[str, ...]
 
-    Parameters
-    ----------
-    path : path
-        The file, as written by :func:`numpy.save`.
+    @property
+    def place(self) -> str:
+        """What errors call it."""
+        return str(self.container) if self.name in self.container.name else f"class {self.name}"
 
-    Examples
-    --------
-    >>> import tempfile
-    >>> np.save(path := Path(tempfile.mkdtemp()) / "images.npy", np.arange(6).reshape(3, 2))
-    >>> images = MappedImages(path)
-    >>> images.shape, images[[2, 0]].tolist()
-    ((3, 2), [[4, 5], [0, 1]])
-    """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        mapped = np.load(path, mmap_mode="r")
-        self.shape, self.dtype, self.ndim = mapped.shape, mapped.dtype, mapped.ndim
-        self._path, self._offset = Path(path), mapped.offset
+def _located(split: str, folders: Sequence[Path]) -> tuple[list[_Class], list[Path]]:
+    """The classes of a split, and the files whose change would change them."""
+    wanted = _class_lists(folders)[_KEYS[split]]
+    places = [f / inside for f in folders for inside in ("", _KEYS[split], split, "images")]
+    found = {wnid: files.find([wnid + suffix for suffix in _SUFFIXES], places) for wnid in wanted}
+    if lacking := [wnid for wnid, path in found.items() if path is None]:
+        if listed := files.find([f"{_KEYS[split]}.csv"], folders):
+            return _listed(listed)
+        _refuse_pickles(folders)
+        missing = f"the class {lacking[0]} (and {len(lacking) - 1} others)"
+        raise files.absent("mini_imagenet", missing, folders, _LAYOUT)
+    classes = []
+    for wnid, path in found.items():
+        with files.opened(path) as (names, _):
+            classes.append(_Class(wnid, path, tuple(files.image_names(names))))
+    return classes, list(found.values())
 
-    def __len__(self) -> int:
-        return self.shape[0]
 
-    def __getitem__(self, index: Any) -> np.ndarray:
-        mapped = np.memmap(self._path, self.dtype, "r", self._offset, self.shape)
-        chosen = np.asarray(mapped)[index]
-        return chosen if chosen.base is None else chosen.copy()  # a view would keep the mapping
+def _listed(path: Path) -> tuple[list[_Class], list[Path]]:
+    """The classes of a CSV file, in the order in which it names them."""
+    container = files.find([f"images{suffix}" for suffix in _SUFFIXES], [path.parent])
+    if container is None:
+        raise FileNotFoundError(f"{path} lists images that must lie in {path.parent / 'images'}")
+    labels = _labels(path)
+    for other in {path.with_name(f"{key}.csv") for key in _KEYS.values()} - {path}:
+        if other.is_file() and (shared := set(labels.values()) & set(_labels(other).values())):
+            raise ValueError(
+                f"{path} and {other.name} must share no class, both have {min(shared)}"
+            )
+    with files.opened(container) as (names, _):
+        member = {PurePosixPath(name).name: name for name in files.image_names(names)}
+    if absent := next((name for name in labels if name not in member), None):
+        raise ValueError(f"{path} lists {absent}, which {container} lacks")
+    classes = [
+        _Class(c, container, tuple(sorted(member[n] for n, label in labels.items() if label == c)))
+        for c in dict.fromkeys(labels.values())
+    ]
+    return classes, [container, path]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype, copy=False)
+
+def _labels(path: Path) -> dict[str, str]:
+    """The label of each file that a CSV file lists."""
+    labels: dict[str, str] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for i, row in enumerate(csv.reader(file), start=1):
+            if i == 1 and row == ["filename", "label"]:
+                continue
+            if len(row) != 2 or row[0] in labels:
+                raise ValueError(f"{path}, line {i}: must be a new file and its label, got {row}")
+            labels[row[0]] = row[1]
+    if not labels:
+        raise ValueError(f"{path} lists no image")
+    return labels
+
+
+def _refuse_pickles(folders: Sequence[Path]) -> None:
+    """Say of the files that many repositories load why they are not read here."""
+    pickles = chain.from_iterable(f.glob(f"*.{end}") for f in folders for end in ("pkl", "pickle"))
+    if found := next(pickles, None):
+        raise ValueError(
+            f"{found} is a pickle, and to read one is to run what it says: it is not read here. "
+            "Use a folder of images per class; or, if you trust who made it, load it yourself "
+            "and give its images and labels to tasks.from_arrays"
+        )
 
 
 def _class_lists(folders: Sequence[Path]) -> dict[str, list[str]]:
@@ -125,51 +178,13 @@ def _class_lists(folders: Sequence[Path]) -> dict[str, list[str]]:
     return lists
 
 
-def _locate(classes: Sequence[str], folders: Sequence[Path]) -> list[Path]:
-    suffixes = (*files.ARCHIVE_SUFFIXES, "")
-    found = {wnid: files.find([wnid + suffix for suffix in suffixes], folders) for wnid in classes}
-    lacking = [wnid for wnid, path in found.items() if path is None]
-    if lacking:
-        wanted = f"the class {lacking[0]} (and {len(lacking) - 1} others)"
-        raise files.absent("mini_imagenet", wanted, folders, _LAYOUT)
-    return list(found.values())
+def _decode(classes: Sequence[_Class], size: int, stored: Path, name: str) -> None:
+    total = sum(len(c.images) for c in classes)
+    write_images(stored, (total, 3, size, size), _pictures(classes, size), name)
 
 
-def _decode(paths: Sequence[Path], size: int, stored: Path) -> None:
-    """Write all images to ``stored``, one after the other, so that little memory is used."""
-    from tqdm import tqdm
-
-    total = _per_class(paths) * len(paths)
-    _check_room(stored.parent, total * 3 * size * size)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (total, 3, size, size)}
-    bar = tqdm(total=total, desc=f"decoding {stored.name.rsplit('-', 2)[0]}", unit="image")
-    remove_partial(stored, older_than=3600)
-    with atomic_write(stored) as temporary, temporary.open("wb") as file, bar:
-        np.lib.format.write_array_header_1_0(file, header)
-        for path in paths:
-            with files.opened(path) as (names, read):
-                for name in files.image_names(names):
-                    image = files.decode_rgb(read(name), f"{name} in {path}", size)
-                    file.write(image.tobytes())
-                    bar.update()
-
-
-def _per_class(paths: Sequence[Path]) -> int:
-    """How many images each class has; they must agree."""
-    counts = {}
-    for path in paths:
-        with files.opened(path) as (names, _):
-            counts[str(path)] = len(files.image_names(names))
-    files.check_complete(counts)
-    return max(counts.values())
-
-
-def _check_room(folder: Path, need: int) -> None:
-    check_cache(folder)
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"decoded mini-ImageNet needs {need / 1e9:.2f} GB in {folder}, "
-            f"but {free / 1e9:.2f} GB are free; METALEARN_TUT_CACHE names another folder",
-        )
+def _pictures(classes: Sequence[_Class], size: int) -> Iterator[np.ndarray]:
+    for container, inside in groupby(classes, key=lambda c: c.container):
+        with files.opened(container) as (_, read):
+            for name in chain.from_iterable(c.images for c in inside):
+                yield files.decode_rgb(read(name), f"{name} in {container}", size)

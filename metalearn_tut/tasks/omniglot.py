@@ -7,9 +7,11 @@ https://github.com/brendenlake/omniglot (MIT license).
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -33,6 +35,7 @@ VALIDATION_ALPHABETS = (
     "N_Ko",
 )
 
+_CHARACTER = re.compile(r"(.*/)?character\d+(/.*)?")  # a folder in or below one of these
 _STEMS = {
     "full": "images_background",
     "small1": "images_background_small1",
@@ -100,6 +103,8 @@ def omniglot(
     source = _as_source(arrays, f"omniglot {split if background == 'full' else background}")
     if background == "full" and split != "test":
         source = _background_part(source, split, path)
+    elif held_out := set(source.groups) & set(VALIDATION_ALPHABETS):
+        raise ValueError(f"{path} must not hold {min(held_out)}, an alphabet for validation")
     source = replace(source, within_group=within_alphabet)
     return source.rotated() if rotations else source
 
@@ -132,26 +137,60 @@ def _locate(stem: str, root: str | os.PathLike[str] | None, download: bool) -> P
 
 
 def _decode(path: Path, size: int) -> dict[str, np.ndarray]:
-    """All drawings of a file, character after character, and the characters' names."""
+    """All drawings of a file, to which character each belongs, and the characters' names."""
     from tqdm import tqdm
 
     with files.opened(path) as (names, read):
         drawings = files.image_names(names)
         characters = _characters(drawings, path)
         images = np.empty((len(drawings), 1, size, size), np.uint8)
+        contents: dict[str, set[bytes]] = {}
         for i, name in enumerate(tqdm(drawings, desc=f"decoding {path.name}", unit="image")):
-            images[i, 0] = read_ink(read(name), f"{name} in {path}", size)
-    return {"images": images, "class_names": np.array(characters)}
+            data = read(name)
+            images[i, 0] = read_ink(data, f"{name} in {path}", size)
+            contents.setdefault(characters[i], set()).add(hashlib.sha256(data).digest())
+    _check_different(contents, path)
+    class_names = list(contents)
+    labels = [class_names.index(character) for character in characters]
+    return {"images": images, "labels": np.array(labels), "class_names": np.array(class_names)}
 
 
 def _characters(drawings: Sequence[str], path: Path) -> list[str]:
-    """Names "Alphabet/characterNN", in the order of their drawings; all with as many."""
+    """The name "Alphabet/characterNN" of each drawing, from all of its path.
+
+    Everything above the alphabets must be the same folder: the files unzipped twice, or turned
+    copies beside each other, would merge or repeat what must be apart.
+    """
     parts = [PurePosixPath(name).parts for name in drawings]
     if not parts or min(map(len, parts)) < 3:
         raise ValueError(f"{path} must hold images as <alphabet>/<character>/<drawing>.png")
-    counts = Counter("/".join(part[-3:-1]) for part in parts)
+    for part in parts:
+        if _CHARACTER.fullmatch("/".join(part[:-2])):
+            raise ValueError(
+                f"{path} must hold images as <alphabet>/<character>/<drawing>.png, but "
+                f"{'/'.join(part)} lies in a folder inside its character (rotations=True turns "
+                "the drawings)"
+            )
+    above = dict.fromkeys(path.joinpath(*part[:-3]) for part in parts)
+    if len(above) > 1:
+        one, other = list(above)[:2]
+        raise ValueError(
+            f"{path} must hold its alphabets in one folder, but they are in {one} and in {other}: "
+            "remove one of the two"
+        )
+    characters = ["/".join(part[-3:-1]) for part in parts]
+    counts = Counter(characters)
     files.check_complete({f"{character} in {path}": n for character, n in counts.items()})
-    return list(counts)
+    return characters
+
+
+def _check_different(contents: Mapping[str, set[bytes]], path: Path) -> None:
+    """Refuse a character that is there twice: its drawings could be in two splits."""
+    known: dict[frozenset[bytes], str] = {}
+    for character, drawings in contents.items():
+        first = known.setdefault(frozenset(drawings), character)
+        if first != character:
+            raise ValueError(f"{path}: {first} and {character} hold the same files: remove one")
 
 
 def read_ink(data: bytes, where: str, size: int) -> np.ndarray:
@@ -174,9 +213,9 @@ def _overlaps(n: int, size: int) -> np.ndarray:
 
 def _as_source(arrays: dict[str, np.ndarray], name: str) -> ClassSource:
     class_names = tuple(map(str, arrays["class_names"]))
-    rows = np.arange(len(arrays["images"])).reshape(len(class_names), -1)
+    rows = tuple(np.flatnonzero(arrays["labels"] == c) for c in range(len(class_names)))
     groups = tuple(name.split("/")[0] for name in class_names)
-    return ClassSource(arrays["images"], tuple(rows), class_names, groups, name)
+    return ClassSource(arrays["images"], rows, class_names, groups, name)
 
 
 def _background_part(source: ClassSource, split: str, path: Path) -> ClassSource:

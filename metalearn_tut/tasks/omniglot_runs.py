@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
 
 from metalearn_tut.tasks import files
 from metalearn_tut.tasks.omniglot import read_ink
-from metalearn_tut.tasks.sampler import TaskSampler, check_count, check_index
+from metalearn_tut.tasks.sampler import TaskSampler, check_count, check_index, tasks_hash
 from metalearn_tut.tasks.task import Task
 
 _RUNS, _WAYS = 20, 20
@@ -25,18 +26,22 @@ class OmniglotRuns(TaskSampler):
     """A finite list of tasks: random access from 0 to ``len - 1``, then ``IndexError``."""
 
     def __init__(self, runs: Sequence[Task]) -> None:
-        self._runs = tuple(runs)
+        self.runs = tuple(runs)
+
+    def settings(self) -> dict[str, Any]:
+        """The content of all runs, as JSON."""
+        return {"sampler": type(self).__name__, "tasks": tasks_hash(self.runs)}
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return len(self.runs)
 
     def __getitem__(self, index: int) -> Task:
         if (index := check_index(index)) >= len(self):
             raise IndexError(f"run index must be in 0..{len(self) - 1}, got {index}")
-        return self._runs[index]
+        return self.runs[index]
 
     def __iter__(self) -> Iterator[Task]:
-        return iter(self._runs)
+        return iter(self.runs)
 
     def __repr__(self) -> str:
         return f"OmniglotRuns({len(self)} runs, {_WAYS}-way 1-shot)"

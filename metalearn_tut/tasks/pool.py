@@ -24,9 +24,11 @@ class Pool(TaskSampler):
     True
     """
 
+    decided_by = ("sampler", "size")
+
     def __init__(self, sampler: TaskSampler, size: int) -> None:
-        check_count(size=size)
-        self.sampler, self.size = sampler, size
+        (self.size,) = check_count(size=size)
+        self.sampler = sampler
 
     def __repr__(self) -> str:
         return f"Pool({self.sampler!r}, size={self.size})"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 
+from metalearn_tut.tasks.content import content_hash, described, without_addresses
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 if TYPE_CHECKING:
@@ -52,7 +54,11 @@ class TaskSampler:
 
     Nothing is stored between calls, so tasks can be drawn in any order, from any
     process, and a run resumed at step ``s`` sees exactly the tasks it would have seen.
+    A subclass names in ``decided_by`` the attributes that decide its tasks, all of them:
+    :meth:`settings` is made of these, and tells whether two samplers have the same tasks.
     """
+
+    decided_by: ClassVar[tuple[str, ...]]
 
     def __getitem__(self, index: int) -> Task:
         raise TypeError(f"{type(self).__name__} must define __getitem__(index) -> Task")
@@ -73,37 +79,100 @@ class TaskSampler:
         tasks_per_step : int
             Number of tasks T, at least 1.
         """
-        check_count(tasks_per_step=tasks_per_step)
-        try:
-            start = operator.index(step) * tasks_per_step
-        except TypeError:
-            raise TypeError(f"step must be an integer, got {step!r}") from None
-        if start < 0:
+        (count,) = check_count(tasks_per_step=tasks_per_step)
+        if (number := as_integer(step)) is None:
+            raise TypeError(f"step must be an integer, got {step!r}")
+        if number < 0:
             raise IndexError(f"step must be >= 0, got {step}")
-        return self.tasks(range(start, start + tasks_per_step))
+        start = number * count
+        return self.tasks(range(start, start + count))
 
     def tasks(self, indices: Iterable[int]) -> TaskBatch:
         """The tasks of these indices, stacked."""
         return TaskBatch.stack([self[i] for i in indices])
 
+    def settings(self) -> dict[str, Any]:
+        """All that decides the tasks, as JSON: two samplers with equal settings have the same.
+
+        Data count by their content (:meth:`ClassSource.fingerprint`), not by their name, so
+        that a run is resumed with what it was begun with, and nothing else.
+
+        Returns
+        -------
+        dict
+            ``sampler``, the name of the class, and every attribute of ``decided_by``. A class
+            without a ``decided_by`` *of its own* is known by its ``repr``, by its attributes
+            that have settings themselves, and by ``first_tasks``, a hash of its tasks 0 to 2:
+            what shows in none of these is not noticed.
+
+        Examples
+        --------
+        >>> from metalearn_tut import tasks
+        >>> tasks.Pool(tasks.sinusoid(shots=5), size=100).settings()["size"]
+        100
+        """
+        own = type(self)
+        if "decided_by" in vars(own):
+            found = {name: described(getattr(self, name)) for name in own.decided_by}
+            return {"sampler": own.__name__, **found}
+        parts = {n: v.settings() for n, v in vars(self).items() if hasattr(v, "settings")}
+        first = tasks_hash(islice(_in_order(self), 3))
+        text = without_addresses(repr(self))
+        return {"sampler": own.__name__, "repr": text, **parts, "first_tasks": first}
+
+
+def tasks_hash(tasks: Iterable[Task]) -> str:
+    """A short name for what learners see of these tasks: their tensors."""
+    return content_hash(
+        part for t in tasks for part in (t.support_x, t.support_y, t.query_x, t.query_y)
+    )
+
+
+def _in_order(sampler: TaskSampler) -> Iterator[Task]:
+    """The tasks from 0 on, of a list that may end."""
+    index = 0
+    while True:
+        try:
+            task = sampler[index]
+        except IndexError:
+            return
+        yield task
+        index += 1
+
+
+def as_integer(value: Any) -> int | None:
+    """A whole number of any library as Python's, or None; True and False are no numbers.
+
+    Examples
+    --------
+    >>> as_integer(np.int64(5)), as_integer(torch.tensor(5)), as_integer(5.0), as_integer(True)
+    (5, 5, None, None)
+    """
+    if isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) == torch.bool:
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
 
 def check_index(index: int) -> int:
     """``index`` as an integer that names a task, or an error that says what would."""
-    try:
-        index = operator.index(index)
-    except TypeError:
+    if (number := as_integer(index)) is None:
         raise TypeError(
             f"task index must be an integer, got {index!r}; for several: sampler.tasks(indices)"
-        ) from None
-    if not 0 <= index < 2**64:
-        raise IndexError(f"task index must be in 0..2**64-1, got {index}")
-    return index
+        )
+    if not 0 <= number < 2**64:
+        raise IndexError(f"task index must be in 0..2**64-1, got {number}")
+    return number
 
 
-def check_seed(seed: int) -> None:
-    """Refuse seeds that name no list of tasks."""
-    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+def check_seed(seed: int) -> int:
+    """``seed`` as Python's integer; refuse seeds that name no list of tasks."""
+    number = as_integer(seed)
+    if number is None or not 0 <= number < 2**64:
         raise ValueError(f"seed must be an integer in 0..2**64-1, got {seed!r}")
+    return number
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
@@ -112,11 +181,20 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
-def check_count(**counts: int) -> None:
-    """Refuse numbers of ways, examples or tasks that are not integers from 1 on."""
-    for name, value in counts.items():
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+def check_count(**counts: int) -> tuple[int, ...]:
+    """Numbers of ways, examples or tasks as Python's integers; refuse what is not >= 1.
+
+    Examples
+    --------
+    >>> ways, shots = check_count(ways=np.int64(5), shots=1)
+    >>> type(ways).__name__
+    'int'
+    """
+    numbers = {name: as_integer(value) for name, value in counts.items()}
+    for name, number in numbers.items():
+        if number is None or number < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {counts[name]!r}")
+    return tuple(numbers.values())
 
 
 class EpisodeSampler(TaskSampler):
@@ -152,13 +230,15 @@ class EpisodeSampler(TaskSampler):
     True
     """
 
+    decided_by = ("source", "ways", "shots", "queries", "seed")
+
     def __init__(
         self, source: ClassSource, ways: int, shots: int, queries: int, seed: int = 0
     ) -> None:
-        check_count(ways=ways, shots=shots, queries=queries)
-        check_seed(seed)
+        ways, shots, queries = check_count(ways=ways, shots=shots, queries=queries)
+        self.seed = check_seed(seed)
         source.check_enough(ways, shots + queries)
-        self.source, self.seed = source, seed
+        self.source = source
         self.ways, self.shots, self.queries = ways, shots, queries
         self._pools = source.class_pools(ways)
 

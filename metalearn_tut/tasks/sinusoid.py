@@ -69,6 +69,8 @@ def sinusoid(
 class SinusoidSampler(TaskSampler):
     """The tasks that :func:`sinusoid` describes."""
 
+    decided_by = ("shots", "queries", "seed", "amplitude", "phase", "x_range")
+
     shots: int
     queries: int
     seed: int

@@ -1,24 +1,29 @@
-"""Classes with their images: what episodes are sampled from, the reader's own included."""
+"""Classes with their images: what episodes are sampled from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
+from warnings import warn
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike
 
+from metalearn_tut.tasks.content import content_hash
 from metalearn_tut.tasks.sampler import (
     EpisodeSampler,
     check_choice,
+    check_count,
     check_seed,
     distinct,
     raw_draws,
 )
 
 SPLITS = ("train", "validation", "test")
+_NAMED = 10  # classes that a warning names
+_AT_ONCE = 16 << 20  # bytes of images that are read at a time, for a fingerprint
 
 
 def check_split(split: str, allowed: Sequence[str] = SPLITS) -> None:
@@ -36,7 +41,7 @@ class LabelledImages(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ClassSource:
-    """Images grouped by class; make one with :func:`from_arrays` or a data set's function.
+    """Images grouped by class; made by :func:`from_arrays`, :func:`image_folder` and data sets.
 
     Parameters
     ----------
@@ -90,6 +95,50 @@ class ClassSource:
         return (
             f"ClassSource({self.name}: {self.n_classes} classes, {shape} {self.images.dtype.name})"
         )
+
+    def fingerprint(self) -> str:
+        """A short name for all that tasks are made of, which another content does not share.
+
+        A hash of every class's images in their order, their dtype and shape, the names of
+        classes and groups, ``turns`` and ``within_group``; not of ``name``, nor of where the
+        images lie. It is computed at the first call, at about a gigabyte a second, and kept.
+
+        Examples
+        --------
+        >>> from metalearn_tut.tasks import from_arrays
+        >>> x, y = np.zeros((4, 2)), [0, 0, 1, 1]
+        >>> one, two = from_arrays(x, y, name="one"), from_arrays(x, y, name="two")
+        >>> one.fingerprint() == two.fingerprint()
+        True
+        >>> one.fingerprint() == from_arrays(x + 1, y).fingerprint()
+        False
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        names, groups = (list(map(str, part)) for part in (self.class_names, self.groups))
+        facts = [names, groups, self.turns, self.within_group]
+        return content_hash(chain(facts, self._contents()))  # one piece of images at a time
+
+    def _contents(self) -> Iterator[Any]:
+        """Of every class the number of its images, and the images, a few at a time."""
+        size = max(int(np.prod(self.images.shape[1:])) * self.images.dtype.itemsize, 1)
+        step = max(_AT_ONCE // size, 1)
+        for rows in self.rows:
+            yield len(rows)
+            yield from (self.images[rows[i : i + step]] for i in range(0, len(rows), step))
+
+    def settings(self) -> dict[str, Any]:
+        """What the tasks are made of, as JSON: what :meth:`TaskSampler.settings` compares."""
+        return {
+            "classes": self.n_classes,
+            "shape": list(self.images.shape[1:]),
+            "dtype": self.images.dtype.name,
+            "within_group": self.within_group,
+            "turns": self.turns,
+            "fingerprint": self.fingerprint(),
+        }
 
     def sampler(self, ways: int, shots: int, queries: int = 15, seed: int = 0) -> EpisodeSampler:
         """An :class:`EpisodeSampler` over these classes."""
@@ -146,8 +195,43 @@ class ClassSource:
         if (fewest := min(counts)) < per_class:
             raise ValueError(
                 f"shots + queries = {per_class} images per class, but class "
-                f"{self.class_names[counts.index(fewest)]!r} of {self.name} has {fewest}"
+                f"{self.class_names[counts.index(fewest)]!r} of {self.name} has {fewest}; "
+                f"source.with_at_least({per_class}), or min_images={per_class}, leaves out such "
+                "classes"
             )
+
+    def with_at_least(self, n: int) -> ClassSource:
+        """A source without the classes that have fewer than ``n`` images; a warning names them.
+
+        Raises
+        ------
+        ValueError
+            If no class has that many.
+
+        Examples
+        --------
+        >>> import warnings
+        >>> source = ClassSource(np.zeros((3, 2)), (np.array([0, 1]), np.array([2])), ("a", "b"))
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")  # arrays: left out 1 of 2 classes ... 'b' has 1
+        ...     source.with_at_least(2).class_names
+        ('a',)
+        """
+        (n,) = check_count(min_images=n)
+        kept = [c for c, rows in enumerate(self.rows) if len(rows) >= n]
+        if not kept:
+            most = max(map(len, self.rows))
+            raise ValueError(f"no class of {self.name} has {n} images: the largest has {most}")
+        few = [c for c, rows in enumerate(self.rows) if len(rows) < n]
+        named = ", ".join(f"{self.class_names[c]!r} has {len(self.rows[c])}" for c in few[:_NAMED])
+        if few:
+            others = f" (and {len(few) - _NAMED} others)" if len(few) > _NAMED else ""
+            warn(
+                f"{self.name}: left out {len(few)} of {len(self.rows)} classes with fewer than "
+                f"{n} images: {named}{others}",
+                stacklevel=2,
+            )
+        return self.select(kept)
 
     def select(self, classes: Sequence[int], name: str | None = None) -> ClassSource:
         """A source of these classes only (before rotation)."""
@@ -194,75 +278,3 @@ class ClassSource:
         rows = np.concatenate(self.rows)
         labels = np.repeat(np.arange(len(self.rows)), [len(r) for r in self.rows])
         return LabelledImages(self.images[rows], labels, self.class_names)
-
-
-def from_arrays(
-    x: ArrayLike | torch.Tensor,
-    y: ArrayLike | torch.Tensor,
-    *,
-    groups: Sequence[str] | None = None,
-    name: str = "arrays",
-) -> ClassSource:
-    """Your own data as a source of tasks: images, features, anything with a label.
-
-    Parameters
-    ----------
-    x : array or tensor [M, ...]
-        Examples. ``uint8`` images ``[M, C, H, W]`` stay ``uint8`` until a network reads
-        them; other dtypes become ``float32`` (``float64`` is kept).
-    y : array or tensor [M]
-        One label per example, of any type that can be sorted.
-    groups : sequence of str, optional
-        One group per class, in the order of the sorted labels.
-    name : str, default "arrays"
-        What messages call this source.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, ``x`` is empty, ``x`` holds NaN or infinite numbers, or ``y`` NaN.
-    TypeError
-        If ``x`` is not of numbers, or the labels cannot be sorted.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> source = from_arrays(np.random.rand(40, 3, 8, 8), ["cat", "dog"] * 20)
-    >>> source
-    ClassSource(arrays: 2 classes, 3x8x8 float64)
-    >>> source.sampler(ways=2, shots=1, queries=5)[0].query_x.shape
-    torch.Size([10, 3, 8, 8])
-    """
-    examples, labels = _array(x, "x"), _array(y, "y")
-    if labels.ndim != 1 or not examples.size or examples.shape[:1] != labels.shape:
-        raise ValueError(
-            "from_arrays needs x [M, ...] and y [M] with M >= 1, "
-            f"got shapes {examples.shape} and {labels.shape}"
-        )
-    if examples.dtype.kind not in "buif":
-        raise TypeError(f"x must be of numbers, got {examples.dtype}")
-    if examples.dtype != np.uint8:
-        examples = examples.astype(np.float64 if examples.dtype == np.float64 else np.float32)
-        finite = np.isfinite(examples).reshape(len(examples), -1).all(axis=1)
-        if not finite.all():
-            raise ValueError(f"x must be finite, but row {int(finite.argmin())} has NaN or inf")
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError("y must not be NaN")
-    try:
-        values, inverse = np.unique(labels, return_inverse=True)
-    except TypeError as error:
-        raise TypeError(f"y must be of labels that can be sorted: {error}") from error
-    rows = tuple(np.flatnonzero(inverse == c) for c in range(len(values)))
-    if groups is not None and len(groups) != len(values):
-        raise ValueError(f"groups must name one group per class ({len(values)}), got {len(groups)}")
-    return ClassSource(examples, rows, tuple(map(str, values)), tuple(groups or ()), name)
-
-
-def _array(values: Any, name: str) -> np.ndarray:
-    """A tensor, an array or nested lists as an array, or an error that names the argument."""
-    if isinstance(values, torch.Tensor):
-        return values.detach().cpu().numpy()
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array: {error}") from error

@@ -15,24 +15,48 @@ _TENSORS = ("support_x", "support_y", "query_x", "query_y")
 def as_float(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Turn stored inputs into what a network reads.
 
-    Images are kept as ``uint8`` until this call, which maps 0..255 to 0..1; anything
-    else is only cast.
+    Images are kept as ``uint8`` until this call, which maps 0..255 to 0..1. Floats and
+    truth values are only cast. Other integers stay what they are: they are names (of words,
+    of nodes), as ``nn.Embedding`` reads them, and no quantities.
 
     Parameters
     ----------
     x : Tensor
         Any shape; ``uint8`` images, or numbers of any other dtype.
     dtype : torch.dtype, default float32
-        The dtype of the result, a floating one.
+        The dtype of the result, a floating one, unless ``x`` holds integers.
 
     Examples
     --------
     >>> as_float(torch.tensor([0, 255], dtype=torch.uint8))
     tensor([0., 1.])
+    >>> as_float(torch.tensor([0, 255]))
+    tensor([  0, 255])
     """
     if x.dtype == torch.uint8:
         return x.to(dtype).div_(255)
-    return x.to(dtype)
+    return x.to(dtype) if x.is_floating_point() or x.dtype == torch.bool else x
+
+
+def check_one_scale(support_x: Tensor, query_x: Tensor) -> None:
+    """Refuse two sets of one task of which only one would be scaled from 0..255 to 0..1.
+
+    Raises
+    ------
+    ValueError
+        If one holds ``uint8`` images and the other numbers outside 0..1.
+    """
+    images = support_x.dtype == torch.uint8, query_x.dtype == torch.uint8
+    if images[0] == images[1]:
+        return
+    names = ("support_x", "query_x") if images[0] else ("query_x", "support_x")
+    other = query_x if images[0] else support_x
+    if other.numel() and not 0 <= other.min() <= other.max() <= 1:
+        raise ValueError(
+            f"{names[0]} holds uint8 images, which are scaled to 0..1, and {names[1]} "
+            f"{other.dtype} up to {other.max().item():g}, which is taken as it is: pass both as "
+            "uint8, or both as floats of one scale"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +80,8 @@ class Task:
     Raises
     ------
     ValueError
-        If a set's inputs and targets differ in length, or the two sets in shape.
+        If a set's inputs and targets differ in length, or the two sets in shape, or if one set
+        holds ``uint8`` images and the other floats of another scale.
     TypeError
         If one of the four is not a tensor with a row for each example.
     """
@@ -85,6 +110,7 @@ class Task:
                 "support_x and query_x must have the same shape per example, "
                 f"got {tuple(self.support_x.shape[1:])} and {tuple(self.query_x.shape[1:])}"
             )
+        check_one_scale(self.support_x, self.query_x)
 
     @property
     def ways(self) -> int:

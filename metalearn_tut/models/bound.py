@@ -1,0 +1,202 @@
+"""A network with other tensors in place of its own, as a private copy: calling it changes nothing.
+
+``torch.func.functional_call`` swaps tensors inside the module that is called. Two threads then
+see each other's weights, and a tensor that is held under a second name is left behind. Here the
+module is copied instead, its tensors not, and whoever holds a replaced one gets its replacement.
+"""
+
+from __future__ import annotations
+
+import types
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+_PLAIN = (bool, int, float, str, type(None))
+_CONTAINERS = (dict, OrderedDict, list, tuple, set)
+
+
+def with_tensors(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    training: bool | None = None,
+    by_batch: Collection[nn.Module] = (),
+) -> nn.Module:
+    """A private copy of ``model`` that has ``tensors`` in place of those of the same names.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is, whatever is done with the copy. Weights that are shared, modules under
+        two names, lists and functions that hold them are so in the copy, too.
+    tensors : mapping of name to Tensor
+        Parameters and buffers as they are to be. Of the others parameters are the model's own
+        tensors, and buffers copies of them.
+    training : bool, optional
+        The mode of every layer of the copy; that of the layer itself by default.
+    by_batch : collection of nn.Module, optional
+        Batch norms that normalize by what they are given in either mode.
+
+    Raises
+    ------
+    ValueError
+        If a name is not that of a parameter or buffer.
+    TypeError
+        If a part of the model is compiled and cannot be copied.
+
+    Examples
+    --------
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> double = with_tensors(model, {"weight": torch.tensor([[2.0]])})
+    >>> double(torch.tensor([[3.0]])).item(), double.weight is model.weight
+    (6.0, False)
+    """
+    own = dict(model.named_parameters())
+    memo = {id(p): tensors.get(name, p) for name, p in own.items()}
+    for name, buffer in model.named_buffers():
+        own[name] = buffer
+        memo[id(buffer)] = tensors[name] if name in tensors else buffer.clone()
+    if unknown := sorted(tensors.keys() - own.keys()):
+        raise ValueError(f"{unknown[0]!r} is not a parameter of {type(model).__name__}")
+    return _module(model, memo, training, set(map(id, by_batch)))
+
+
+def for_tasks(model: nn.Module, *, training: bool | None = None) -> nn.Module:
+    """The private copy that a learner works with: norms without statistics go by the batch.
+
+    An inner loop fills no running statistics. A batch norm that has none to read would turn
+    evaluation mode into another network than the one that was trained.
+    """
+    return with_tensors(model, {}, training=training, by_batch=without_statistics(model))
+
+
+def replaced(model: nn.Module, parts: Mapping[nn.Module, nn.Module]) -> nn.Module:
+    """A copy of ``model`` with other layers in place of these; all tensors are the model's own."""
+    memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    memo |= {id(old): new for old, new in parts.items()}
+    return memo[id(model)] if model in parts else _module(model, memo, None, set())
+
+
+def without_statistics(model: nn.Module) -> list[nn.Module]:
+    """Batch and instance norms that cannot but normalize by what they are given.
+
+    They keep no running statistics, are in training mode, or have never seen a batch: then
+    their means of 0 and variances of 1 are no statistics at all.
+    """
+    return [m for m in model.modules() if isinstance(m, _NormBase) and not _is_filled(m)]
+
+
+def forget_statistics(model: nn.Module) -> None:
+    """Reset running statistics of layers in training mode: weights that are trained leave them."""
+    for layer in model.modules():
+        filled = isinstance(layer, _NormBase) and layer.running_mean is not None
+        if filled and layer.training and layer.num_batches_tracked:
+            layer.reset_running_stats()
+
+
+def _is_filled(norm: _NormBase) -> bool:
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        return False
+    counted = norm.num_batches_tracked is not None and bool(norm.num_batches_tracked)
+    return counted or bool(norm.running_mean.any())
+
+
+def _module(
+    module: nn.Module, memo: dict[int, Any], training: bool | None, by_batch: set[int]
+) -> nn.Module:
+    if id(module) in memo:
+        return memo[id(module)]
+    kind = type(module)
+    if isinstance(module, torch.jit.ScriptModule) or kind.__name__ == "OptimizedModule":
+        raise TypeError(
+            f"a compiled module ({kind.__name__}) cannot be given other weights: pass the module "
+            "that it was compiled from"
+        )
+    twin = memo[id(module)] = kind.__new__(kind)
+    for name, value in vars(module).items():
+        vars(twin)[name] = _value(value, memo, training, by_batch)
+    if training is not None:
+        twin.training = training
+    twin._compiled_call_impl = None  # it would call the module that was compiled
+    if id(module) in by_batch:
+        # not by its mode: in evaluation mode it would read what it never wrote
+        twin.track_running_stats = False
+        twin.running_mean = twin.running_var = twin.num_batches_tracked = None
+    return twin
+
+
+def _value(value: Any, memo: dict[int, Any], training: bool | None, by_batch: set[int]) -> Any:
+    """An attribute of a module: a container is copied, so that the module's own is not changed."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    copy = partial(_value, memo=memo, training=training, by_batch=by_batch)
+    if isinstance(value, nn.Module):
+        return _module(value, memo, training, by_batch)
+    if isinstance(value, Tensor):
+        return memo.setdefault(id(value), value.clone())
+    if kind in (dict, OrderedDict):
+        return kind((name, copy(part)) for name, part in value.items())
+    if kind in (list, tuple, set):
+        return kind(map(copy, value))
+    if kind is types.MethodType:
+        return types.MethodType(value.__func__, copy(value.__self__))
+    if kind in (types.FunctionType, partial) and _holds(value, memo, set()):
+        return _callable(value, copy, memo)
+    return value
+
+
+def _callable(value: Any, copy: Any, memo: dict[int, Any]) -> Any:
+    """A function over modules of the model, or a partial one, over their copies instead."""
+    if isinstance(value, partial):
+        return partial(copy(value.func), *map(copy, value.args), **copy(value.keywords))
+    cells = [types.CellType() for _ in value.__closure__ or ()]
+    twin = types.FunctionType(
+        value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells)
+    )
+    twin.__kwdefaults__ = value.__kwdefaults__
+    memo[id(value)] = twin
+    for cell, old in zip(cells, value.__closure__ or (), strict=True):
+        if not _is_set(old):
+            continue
+        inner = old.cell_contents
+        # what a function only writes to, such as a list of what it saw, stays the caller's
+        cell.cell_contents = copy(inner) if _holds(inner, memo, set()) else inner
+    return twin
+
+
+def _holds(value: Any, memo: dict[int, Any], seen: set[int]) -> bool:
+    """Whether a module or a tensor of the model can be reached from here."""
+    if isinstance(value, nn.Module) or id(value) in memo:
+        return True
+    if type(value) in _PLAIN or id(value) in seen:
+        return False
+    seen.add(id(value))
+    return any(_holds(part, memo, seen) for part in _parts(value))
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, _CONTAINERS):
+        return value.values() if isinstance(value, dict) else value
+    if isinstance(value, partial):
+        return (value.func, *value.args, *value.keywords.values())
+    if isinstance(value, types.MethodType):
+        return (value.__self__,)
+    if isinstance(value, types.FunctionType):
+        return [cell.cell_contents for cell in value.__closure__ or () if _is_set(cell)]
+    return ()
+
+
+def _is_set(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # a name that has no value yet
+        return False

@@ -35,6 +35,7 @@ from metalearn_tut.federated_training import federated_train
 from metalearn_tut.gated_evaluation import Watched, is_gated
 from metalearn_tut.launch import MEMORY, launch
 from metalearn_tut.learner import Learner
+from metalearn_tut.maml import MAML
 from metalearn_tut.protonet import ProtoNet
 from metalearn_tut.tasks import TaskSampler
 from metalearn_tut.tasks.tensor_file import read_tensors
@@ -348,7 +349,7 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     config, learner = runs.load_config(path), runs.load_learner(path, device_of(o.device))
     if missing := sorted({"data", "tasks"} - config.keys()):
         raise ValueError(f"{path} does not say what {missing[0]} it was trained with")
-    if not hasattr(learner, "set_masks"):
+    if not isinstance(learner, MAML):
         raise ValueError(f"{path} is a {type(learner).__name__}, which is not pruned by masks")
     check_root(config["data"].get("name"), o.root)
     source = runs.build_source(config["data"], "train", o.root)

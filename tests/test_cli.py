@@ -101,10 +101,10 @@ def png(pixels):
 
 def test_data_says_what_is_absent(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    for character in ("character01", "character02"):
+    for ink, character in enumerate(("character01", "character02")):
         folder = tmp_path / "images_evaluation" / "Alphabet" / character
         folder.mkdir(parents=True)
-        (folder / "1.png").write_bytes(png(np.full((28, 28), 255, np.uint8)))
+        (folder / "1.png").write_bytes(png(np.full((28, 28), 255 - ink, np.uint8)))
     code, out, _ = command(capsys, "data", "omniglot", "--root", tmp_path)
     assert code == 0
     assert out.splitlines() == [
@@ -145,10 +145,11 @@ def test_a_run_keeps_what_its_learner_is_rebuilt_from(trained):
         },
     }
     settings = checkpoint.read(trained / "last.safetensors")[1]["run"]["training"]
-    assert settings["sampler"] == repr(runs.build_source(config["data"], "train").sampler(5, 1, 2))
-    assert settings["sampler"].startswith("EpisodeSampler(glyphs (train), rotated, 5-way 1-shot")
+    rotated = runs.build_source(config["data"], "train")
+    assert rotated.n_classes == 4 * tasks.glyphs("train").n_classes
+    assert settings["sampler"] == rotated.sampler(5, 1, 2).settings()
     # validation classes are as they are
-    assert settings["validation"] == repr(tasks.glyphs("validation").sampler(5, 1, 2))
+    assert settings["validation"] == tasks.glyphs("validation").sampler(5, 1, 2).settings()
     best, _ = checkpoint.read(trained / "best.safetensors")
     before = torch.get_rng_state()
     for name, p in parameters(trained).items():
@@ -380,8 +381,10 @@ def test_omniglot_is_trained_on_and_validated(capsys, data_root, tmp_path):
     code, _, said = command(capsys, *TINY, *options, "--out", tmp_path)
     assert code == 0, said
     settings = checkpoint.read(tmp_path / "last.safetensors")[1]["run"]["training"]
-    assert "omniglot small1" in settings["sampler"]
-    assert "omniglot validation" in settings["validation"]
+    parts = {"sampler": ("train", "small1"), "validation": ("validation", "full")}
+    for name, (split, small) in parts.items():
+        source = tasks.omniglot(split, data_root, background=small)
+        assert settings[name] == source.sampler(5, 1, 2).settings()
     arguments = ["--data", "omniglot", "--split", "validation", "--root", data_root]
     assert command(capsys, "evaluate", tmp_path, "--tasks", 2, *arguments)[0] == 0
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import types
-from contextlib import suppress
 from pathlib import Path
 
 import background
@@ -287,8 +286,7 @@ def alive(group):
 def skip_where_flower_gives_up():
     """Flower ends a process that has not reported within 30 seconds of its start."""
     program, before = Path(sys.executable).parent / "flwr-serverapp", time.monotonic()
-    with suppress(subprocess.TimeoutExpired):
-        subprocess.run([program, "--help"], capture_output=True, timeout=60, check=True)
+    subprocess.run([program, "--help"], capture_output=True, check=True)
     if (took := time.monotonic() - before) > 15:
         pytest.skip(f"too busy: Flower gives a process 30 s to start, and here it takes {took:.0f}")
 

@@ -58,10 +58,9 @@ def limits(source):
         if node.func.attr in ("wait", "join") and not given:
             given = [a for a in node.args if isinstance(a, ast.Constant)]
         if node.func.attr in ("run", "communicate", "check_output", "wait", "join", "execute"):
-            for value in given:
-                if isinstance(value, ast.Constant) and isinstance(value.value, (int, float)):
-                    if value.value < LEAST:
-                        yield node.lineno
+            numbers = [v.value for v in given if isinstance(v, ast.Constant)]
+            if any(isinstance(n, (int, float)) and 1 <= n < LEAST for n in numbers):
+                yield node.lineno  # less than a second is a look, and looks are repeated
 
 
 def asserted_clocks(source):

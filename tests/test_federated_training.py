@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import background
 import pytest
 import torch
 import training_runs
@@ -114,7 +115,10 @@ def kill(folder):
 
 def test_a_run_killed_anywhere_ends_bitwise_as_if_it_had_not_been(tmp_path, whole):
     done = subprocess.run(
-        [sys.executable, __file__, tmp_path], capture_output=True, text=True, timeout=120
+        [sys.executable, __file__, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=background.HANG,
     )
     assert done.stdout.split() == [str(signal.SIGKILL.value)] * len(DEATHS) + ["0"], done.stderr
     (found, history), (expected, whole_history) = contents(tmp_path / "run"), contents(whole[0])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import background
 import pytest
 import torch
 import training_runs
@@ -245,7 +246,7 @@ def test_a_run_killed_anywhere_ends_bitwise_as_if_it_had_not_been(tmp_path, unin
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=background.HANG,
     )
     *deaths, planned, unplanned = run.stdout.splitlines()
     assert [line.split(":")[0] for line in deaths] == list(training_runs.DEATHS)
@@ -462,7 +463,7 @@ def test_two_processes_follow_one(tmp_path):
         env=environment,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=background.HANG,
     )
     for case in training_runs.SHARED:
         alone = training_runs.shared(case, tmp_path / f"{case}-alone")

@@ -18,7 +18,7 @@ from metalearn_tut.models.bound import with_tensors
 from metalearn_tut.models.deploy import with_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import Metric, score
-from metalearn_tut.tasks.content import described
+from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
 
 
@@ -87,8 +87,8 @@ class ProtoNet:
     def settings(self) -> dict[str, Any]:
         """All that decides the learner's results but its tensors, as JSON."""
         frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
-        own = {"metric": self.metric, "model": self.model, "frozen": frozen}
-        return described({"method": type(self).__name__, **own})
+        own = {"metric": described(self.metric), "frozen": frozen}
+        return {"method": type(self).__name__, "model": architecture(self.model), **own}
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """Cross entropy of each task's query set; tasks may differ in their number of classes."""

@@ -245,7 +245,7 @@ def test_data_are_compared_by_content(tmp_path):
 def test_validation_tasks_and_metrics_are_compared(tmp_path):
     options = {"out": tmp_path, "validation": sampler(), "validate_every": 1, "validation_tasks": 2}
     train(MAML(mlp(), 0.2), **options)
-    with pytest.raises(ValueError, match="training.validation.source.fingerprint was"):
+    with pytest.raises(ValueError, match=r"training\.validation\.source\.fingerprint was"):
         train(MAML(mlp(), 0.2), resume=True, **{**options, "validation": sampler(shift=1.0)})
     with pytest.raises(ValueError, match=r"training\.metric.* was None, now"):
         train(MAML(mlp(), 0.2), resume=True, metric=half_mse, **options)

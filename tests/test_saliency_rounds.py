@@ -254,7 +254,7 @@ def test_later_shares_may_be_others_and_earlier_ones_may_not(tmp_path):
         prune(learner(), (0.3, 0.2, 0.1), out=tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"guard was 1e-05, now 0\.1"):
         prune(learner(), (0.2, 0.2, 0.1), guard=0.1, out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"learner\.class was 'MAML', now 'Reptile'"):
+    with pytest.raises(ValueError, match=r"learner\.method was 'MAML', now 'Reptile'"):
         prune(learner(Reptile), (0.2, 0.2, 0.1), out=tmp_path, resume=True)
     with pytest.raises(
         FileExistsError, match=r"holds a pruning run: go on with it \(resume=True\)"

@@ -243,7 +243,7 @@ def test_tasks_that_do_not_stack():
     a, b = source.sampler(2, 1, 1)[0], source.sampler(3, 1, 1)[0]
     with pytest.raises(ValueError, match=r"agree in support_x, got .*\[2, 1\] and .*\[3, 1\]"):
         tasks.TaskBatch.stack([a, b])
-    bytes_ = replace(a, support_x=a.support_x.to(torch.uint8))
+    bytes_ = replace(a, **{n: getattr(a, n).to(torch.uint8) for n in ("support_x", "query_x")})
     with pytest.raises(ValueError, match=r"support_x, got torch.float64 .* and torch.uint8"):
         tasks.TaskBatch.stack([a, bytes_])
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metalearn_tut.bilevel.checks import whole_number
 from metalearn_tut.bilevel.forward import functional, norm_of, query_outputs
 from metalearn_tut.bilevel.inner import Loss, Params, Rate, inner_loop, masked
 from metalearn_tut.bilevel.objective import (
@@ -20,7 +21,7 @@ from metalearn_tut.bilevel.objective import (
     TaskLoss,
     collect,
 )
-from metalearn_tut.tasks.sampler import as_integer, check_choice
+from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 Vector = Params
@@ -84,7 +85,7 @@ def implicit_gradients(
     params, lr = start(metas)
     stepped = list(params) if groups is None else list(dict.fromkeys(chain(*groups)))
     _check(pull, stepped, solver, lr, others)
-    solver_steps = _check_solver_steps(solver_steps)
+    solver_steps = whole_number("solver_steps", solver_steps)
     forward, norm = functional(model), norm_of(model)
     inner_loss = loss if inner_loss is None else inner_loss
     inner = {"steps": steps, "lr": lr, "pull": pull, "masks": masks, "groups": groups}
@@ -139,14 +140,6 @@ def _check(
     check_choice("solver", solver, SOLVERS)
     if solver == "neumann" and not isinstance(lr, Real):
         raise ValueError("solver='neumann' needs one number as inner_lr; use solver='cg'")
-
-
-def _check_solver_steps(solver_steps: int) -> int:
-    """The number of products as a plain integer."""
-    count = as_integer(solver_steps)
-    if count is None or count < 0:
-        raise ValueError(f"solver_steps must be an integer >= 0, got {solver_steps!r}")
-    return count
 
 
 def dot(a: Vector, b: Vector) -> Tensor:

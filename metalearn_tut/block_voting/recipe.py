@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metalearn_tut.bilevel.checks import whole_number
 from metalearn_tut.tasks.content import described
-from metalearn_tut.tasks.sampler import as_integer, check_choice
+from metalearn_tut.tasks.sampler import check_choice
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -66,11 +67,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, SCHEDULES)
         for name, least in (("epochs", 0), ("batch", 1)):
-            number = as_integer(getattr(self, name))
-            if number is None or number < least:
-                got = getattr(self, name)
-                raise ValueError(f"{name} must be an integer >= {least}, got {got!r}")
-            object.__setattr__(self, name, number)
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if not 0 < self.lr < math.inf:

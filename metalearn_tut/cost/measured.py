@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from metalearn_tut.bilevel.checks import whole_number
 from metalearn_tut.cost.counts import Masks, macs, parameters
 from metalearn_tut.cost.passes import taking, zeros
 from metalearn_tut.models.mode import evaluating
 from metalearn_tut.saliency.sparse import save_sparse
-from metalearn_tut.tasks.sampler import as_integer, check_count
+from metalearn_tut.tasks.sampler import check_count
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,6 +96,7 @@ def latency(
     *,
     warmup: int = 5,
     repeats: int = 30,
+    x: Tensor | None = None,
 ) -> float:
     """Seconds of one forward pass: the median of warm runs, in evaluation mode.
 
@@ -108,6 +110,8 @@ def latency(
         Inputs per pass.
     warmup, repeats : int, default 5 and 30
         Passes before the clock runs, and passes timed.
+    x : Tensor [batch, *input_shape], optional
+        The inputs, for a network that does not take zeros; they count instead of ``batch``.
 
     Raises
     ------
@@ -116,18 +120,17 @@ def latency(
         input.
     """
     batch, repeats = check_count(batch=batch, repeats=repeats)
-    before = as_integer(warmup)
-    if before is None or before < 0:
-        raise ValueError(f"warmup must be an integer >= 0, got {warmup!r}")
-    with taking(input_shape):
-        x = zeros(model, batch, input_shape)
+    warmup = whole_number("warmup", warmup)
+    if x is None:
+        with taking(input_shape):
+            x = zeros(model, batch, input_shape)
     wait: Callable[[], None] = torch.cuda.synchronize if x.is_cuda else lambda: None
     seconds = []
     with evaluating(model), taking(input_shape):
-        for _ in range(before + repeats):
+        for _ in range(warmup + repeats):
             wait()
             start = time.perf_counter()
             model(x)
             wait()
             seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[before:])
+    return statistics.median(seconds[warmup:])

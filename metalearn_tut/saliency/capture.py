@@ -172,20 +172,24 @@ def watch(
 ) -> None:
     """Adapt to a task, run the network with the adapted weights, show each layer's input.
 
+    The network runs in evaluation mode, as when it predicts; the learner's own is not touched.
+
     ``see(layer, x)`` is called whenever a layer is, with the rows of ``x`` that belong to the
     task's support or query set.
     """
-    params = learner.adapt(task.support_x, task.support_y, steps=inner_steps).params
-    like = next(iter(params.values()))
+    # a private copy, with the adapted weights: hooks on the learner's own would be seen by others
+    network = learner.adapt(task.support_x, task.support_y, steps=inner_steps).network
+    like = next(network.parameters())
     sets = (task.support_x, task.query_x)
     support, query = (as_float(x.to(like.device), like.dtype) for x in sets)
-    forward, norm = functional(learner.model), norm_of(learner.model)
+    forward, norm = functional(network), norm_of(network)
     beside = len(support) if data == "query" and norm == "support" else 0  # rows of the support
-    with _hooked(layers, lambda name, x: see(name, x[beside:])):
+    own = {name: network.get_submodule(name) for name in layers}
+    with _hooked(own, lambda name, x: see(name, x[beside:])):
         if data == "support":
-            forward(params, support)
+            forward({}, support)
         else:
-            query_outputs(forward, params, support, query, norm)
+            query_outputs(forward, {}, support, query, norm)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from metalearn_tut.bilevel import Params, parameters_of
 from metalearn_tut.bilevel.checks import prepare, ways_of
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.maml import MAML
+from metalearn_tut.models.bound import for_tasks
 from metalearn_tut.saliency.capture import check_capture, prunable_parameters
 from metalearn_tut.saliency.obs import Scores
 from metalearn_tut.tasks.sampler import check_choice, check_seed
@@ -116,7 +117,7 @@ def _task_scores(
     learner: MAML, task: Task, names: Sequence[str], kind: str, steps: int, first_order: bool
 ) -> Params:
     """The derivatives (with their signs) of one task's query loss."""
-    inner_loss = learner.options.get("inner_loss") or learner.loss
+    inner_loss, network = learner.inner_loss, for_tasks(learner.model, training=False)
     metas = {n: p.detach() for n, p in learner.meta_parameters().items()}
     masks = {n: m.to(metas[n]) for n, m in learner.masks.items()}
     leaves = metas
@@ -131,12 +132,12 @@ def _task_scores(
     inner = {**learner.inner_settings(steps), "masks": masks}
     with torch.enable_grad():
         value, _ = bilevel.query_loss(
-            bilevel.functional(learner.model),
+            bilevel.functional(network),
             params,
             batch[0],
             loss=learner.loss,
             inner_loss=inner_loss,
-            norm=norm_of(learner.model),
+            norm=norm_of(network),
             steps=steps,
             lr=lr,
             first_order=first_order,

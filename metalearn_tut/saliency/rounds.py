@@ -159,8 +159,7 @@ def anp_prune(
     check_capture(learner, data, patch_stride)
     prunable_layers(learner, layers)
     config = {} if out is None else {n: described(given[n]) for n in _COMPARED}
-    config |= {"learner": _settings_of(learner), "schedule": [float(step) for step in schedule]}
-    folder = RoundFolder(out, learner, config)
+    folder = RoundFolder(out, learner, config | {"schedule": [float(step) for step in schedule]})
     done, history = folder.begin(resume)
     masks, where = full_masks(learner, layers), {"allocation": allocation, "spare": spare}
     check_schedule(masks, schedule[done:], first=done + 1, **where)
@@ -194,18 +193,9 @@ def anp_prune(
 
 
 _COMPARED = (
-    *("sampler", "score", "n_tasks", "first_task", "layers", "allocation", "spare"),
+    *("learner", "sampler", "score", "n_tasks", "first_task", "layers", "allocation", "spare"),
     *("inner_steps", "data", "patch_stride", "ridge", "guard", "update_hinv", "compensate", "seed"),
 )
-
-
-def _settings_of(learner: MAML) -> dict[str, Any]:
-    """All that decides the learner's results but its weights and masks, which rounds change."""
-    if callable(getattr(learner, "settings", None)):
-        return {n: v for n, v in learner.settings().items() if n != "masks"}
-    names = ("inner_lr", "inner_steps", "engine", "zero_head", "kind", "options", "loss", "model")
-    found = {n: described(getattr(learner, n, None)) for n in names}
-    return {"class": type(learner).__name__, **found}
 
 
 def _shares(learner: MAML, masks: Masks) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metalearn_tut.bilevel import Params
 from metalearn_tut.bilevel.checks import check_masks
+from metalearn_tut.maml import MAML
 from metalearn_tut.tasks.tensor_file import copy_tensors, damaged, read_tensors, write_tensors
 
 _KIND = "sparse file"
@@ -44,8 +45,8 @@ class Sparse:
 
 def save_sparse(
     path: str | os.PathLike[str],
-    params: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor],
+    params: Mapping[str, Tensor] | MAML,
+    masks: Mapping[str, Tensor] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write tensors, of those that have a mask only what it keeps.
@@ -57,18 +58,19 @@ def save_sparse(
     ----------
     path : path
         The file; it is replaced at once, or stays as it is if writing fails.
-    params : mapping of name to Tensor
-        ``learner.meta_parameters()`` or a network's ``state_dict()``, of any dtype.
-    masks : mapping of name to bool or 0/1 Tensor
-        True where a weight is kept; tensors without a mask are kept whole. A learner with masks
-        has them as ``learner.masks``.
+    params : learner, or mapping of name to Tensor
+        A learner, or its ``meta_parameters()``, or a network's ``state_dict()``, of any dtype.
+    masks : mapping of name to bool or 0/1 Tensor, optional
+        True where a weight is kept; tensors without a mask are kept whole. By default those of
+        the learner; with a learner they may add to its own, and leave none of them out.
     config : mapping, optional
         What is to be stored with them, as JSON.
 
     Raises
     ------
     ValueError
-        If a mask has no tensor or not its shape, or if a pruned number is not 0.
+        If a mask has no tensor or not its shape, if a pruned number is not 0, or if ``params``
+        are no learner and there are no masks.
     OSError
         If the file cannot be written (full disk, no permission).
 
@@ -84,6 +86,13 @@ def save_sparse(
     >>> os.path.getsize(file) < 0.1 * weight.nbytes
     True
     """
+    if isinstance(params, Mapping):
+        if masks is None:
+            raise ValueError("masks are needed where params are no learner, which has its own")
+    else:
+        # what a learner prunes must not grow again in whoever loads the file
+        masks = {**params.masks, **(masks or {})}
+        params = params.meta_parameters()
     check_masks(masks, params)
     masks = {n: mask.cpu().bool() for n, mask in masks.items()}
     _check_zeros(params, masks)
@@ -161,24 +170,45 @@ def read_sparse(path: str | os.PathLike[str]) -> Sparse:
     return Sparse(params, masks, state["config"])
 
 
-def load_sparse(path: str | os.PathLike[str], params: Mapping[str, Tensor]) -> Sparse:
-    """Copy a sparse file's tensors into those of a learner or network; also returns them.
+def load_sparse(path: str | os.PathLike[str], params: Mapping[str, Tensor] | MAML) -> Sparse:
+    """Copy a sparse file's tensors into a learner, with their masks, or into other tensors.
 
-    The learner's masks are not set: without them the first inner step would let pruned weights
-    grow again.
+    A learner is given the masks, so that its pruned weights stay zero in both loops. Plain
+    tensors cannot have any: whoever trains them sets the masks that are returned.
 
     Parameters
     ----------
     path : path
         A sparse file.
-    params : mapping of name to Tensor
-        As for :func:`save_sparse`; kept as they are if anything is wrong.
+    params : learner, or mapping of name to Tensor
+        As for :func:`save_sparse`; left as they are if anything is wrong.
+
+    Returns
+    -------
+    Sparse
+        What the file holds; the masks are on the device of ``params``.
 
     Raises
     ------
     FileNotFoundError, ValueError
         As :func:`read_sparse`; also if names or shapes differ, naming the first that does.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> learner = MAML(torch.nn.Linear(50, 3), 0.1)
+    >>> learner.set_masks({"weight": torch.rand(3, 50) > 0.5})
+    >>> file = os.path.join(tempfile.mkdtemp(), "learner.safetensors")
+    >>> save_sparse(file, learner)
+    >>> other = MAML(torch.nn.Linear(50, 3), 0.1)
+    >>> _ = load_sparse(file, other)
+    >>> torch.equal(other.masks["weight"], learner.masks["weight"])
+    True
     """
     file = read_sparse(path)
-    copy_tensors(path, file.params, params, _KIND)
+    into = params if isinstance(params, Mapping) else params.meta_parameters()
+    copy_tensors(path, file.params, into, _KIND)
+    file = replace(file, masks={n: mask.to(into[n].device) for n, mask in file.masks.items()})
+    if not isinstance(params, Mapping):
+        params.set_masks(file.masks or None)
     return file

@@ -1,0 +1,299 @@
+"""Pruning: frozen parameters, one switch for compensation, whole numbers, files with masks."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from bilevel_cases import conv4, easy_source
+from torch import nn
+
+from metalearn_tut import MAML, cost, meta_train, models, saliency
+from metalearn_tut.claims import anp_jobs
+from metalearn_tut.maml import anil
+from metalearn_tut.saliency import anp_prune, full_masks, layer_hessians, load_sparse, save_sparse
+
+SAMPLER = easy_source().sampler(ways=3, shots=1, queries=2)
+CONVS = [f"blocks.{i}.conv" for i in range(4)]
+
+
+def learner(*frozen, make=MAML, **settings):
+    model = conv4().float()
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    return make(model, 0.1, 2, **settings)
+
+
+def prune(pruned, schedule=(0.3,), retrain=None, **settings):
+    settings = {"n_tasks": 2, "progress": False, **settings}
+    return anp_prune(pruned, SAMPLER, schedule, retrain, **settings)
+
+
+def values(model):
+    return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+
+def trained(pruned, number=1):
+    meta_train(pruned, SAMPLER, steps=2, tasks_per_step=2, outer_lr=0.05, progress=False)
+
+
+# Frozen means frozen
+
+
+FROZEN = {
+    "a layer": ("blocks.1.conv.weight", "blocks.1.conv.bias"),
+    "a weight, not its bias": ("blocks.1.conv.weight",),
+    "a bias, not its weight": ("head.bias",),
+    "the head": ("head.weight", "head.bias"),
+    "norms": tuple(f"blocks.{i}.norm.{leaf}" for i in range(4) for leaf in ("weight", "bias")),
+}
+
+
+@pytest.mark.parametrize("score", saliency.SCORES)
+@pytest.mark.parametrize("name", FROZEN)
+def test_frozen_parameters_are_not_scored_pruned_compensated_or_trained(name, score):
+    frozen = tuple(n for n in FROZEN[name] if n in dict(conv4().named_parameters()))
+    pruned = learner(*frozen)
+    before = values(pruned.model)
+    result = prune(pruned, (0.3, 0.2), trained, score=score)
+    after = values(pruned.model)
+    assert all(torch.equal(after[n], before[n]) for n in frozen)
+    assert not set(frozen) & {*result.masks, *pruned.masks}
+    fixed = [n for n in frozen if n.endswith("weight") and "norm" not in n]
+    assert not any(n.removesuffix(".weight") in result.history[0]["layers"] for n in fixed)
+    moved = [n for n in after if n not in frozen and not torch.equal(after[n], before[n])]
+    assert len(moved) == len(after) - len(frozen)  # the others all are
+
+
+def test_without_a_free_bias_compensation_is_the_refit_of_the_weights_alone():
+    """Right value: ridge least squares on the layer's own inputs, the bias as it was."""
+    pruned = learner("head.bias", make=anil).model.double()
+    pruned = anil(pruned, 0.1, 0)
+    with torch.no_grad():
+        pruned.model.head.bias.copy_(torch.tensor([0.3, -0.2, 0.7]))
+    before = values(pruned.model)
+    tasks = SAMPLER.tasks(range(2))
+    rows = torch.cat([saliency.layer_inputs(pruned, t)["head"] for t in tasks])
+    assert rows.shape[1] == before["head.weight"].shape[1]  # no column of ones
+    ridge = 1e-3
+    result = prune(
+        pruned, (0.4,), layers=["head"], update_hinv=True, guard=0.0, ridge=ridge, inner_steps=0
+    )
+    keep = result.masks["head.weight"]
+    for unit, old in enumerate(before["head.weight"]):
+        x, kept = rows, keep[unit]
+        lhs = x[:, kept].T @ x[:, kept] / len(x) + ridge * torch.eye(int(kept.sum())).double()
+        rhs = x[:, kept].T @ (x @ old) / len(x) + ridge * old[kept]
+        found = pruned.model.head.weight[unit, kept].detach()
+        torch.testing.assert_close(found, torch.linalg.solve(lhs, rhs), rtol=1e-7, atol=1e-9)
+    assert torch.equal(pruned.model.head.bias, before["head.bias"])
+
+
+def test_what_is_frozen_counts_as_fixed():
+    free, part = prune(learner(), (0.3,)), prune(learner("head.weight", "head.bias"), (0.3,))
+    sizes = {n: p.numel() for n, p in conv4().named_parameters()}
+    for result in (free, part):
+        gone = sum(int((~m).sum()) for m in result.masks.values())
+        record = result.history[0]
+        assert record["kept_all"] == pytest.approx(1 - gone / sum(sizes.values()))
+        prunable = sum(m.numel() for m in result.masks.values())
+        assert record["kept"] == pytest.approx(1 - gone / prunable)
+    frozen = conv4().requires_grad_(False)
+    assert cost.parameters(frozen) == sum(sizes.values())
+    assert cost.parameters(frozen, part.masks) == sum(sizes.values()) - sum(
+        int((~m).sum()) for m in part.masks.values()
+    )
+
+
+def test_a_network_without_a_free_layer_is_refused_in_one_sentence():
+    model = conv4().float()
+    for name, p in model.named_parameters():
+        p.requires_grad_("norm" in name)
+    with pytest.raises(ValueError, match=r"no layer that can be pruned: .* frozen \(requires_grad"):
+        prune(MAML(model, 0.1, 1))
+    with pytest.raises(ValueError, match=r"'head', which cannot be pruned: its weight is frozen"):
+        prune(learner("head.weight"), layers=["head"])
+
+
+def test_filters_of_frozen_layers_stay_and_freezing_and_modes_survive():
+    model = models.Conv4(1, ways=3, width=4, image_size=16)
+    model.blocks[1].norm.requires_grad_(False)  # so block 1 keeps its filters
+    model.head.requires_grad_(False)  # and block 3, whose filters the head reads
+    model.blocks[2].norm.eval()
+    scores = {n: p.detach().abs() for n, p in model.named_parameters()}
+    kept = saliency.best_filters(model, scores, 0.5)
+    assert kept.keys() == {"blocks.0.conv", "blocks.2.conv"}
+    narrow = saliency.remove_filters(model, kept)
+    assert narrow.width == (2, 4, 2, 4)
+    assert {n for n, p in narrow.named_parameters() if not p.requires_grad} == {
+        n for n, p in model.named_parameters() if not p.requires_grad
+    }
+    assert [m.training for m in narrow.modules()] == [m.training for m in model.modules()]
+    half = torch.tensor([True, True, False, False])
+    for layer in ("blocks.1.conv", "blocks.3.conv"):
+        with pytest.raises(ValueError, match=f"{layer} keeps all filters: .*requires_grad=False"):
+            saliency.remove_filters(model, {layer: half})
+
+
+# One switch for compensation
+
+
+@pytest.mark.parametrize("score", saliency.SCORES)
+def test_compensation_is_one_switch_for_every_score(score):
+    """Off, what stays is bitwise what it was; on, by default, it is not; the ranking is one."""
+    found = {}
+    for how, settings in {
+        "default": {},
+        "on": {"compensate": True},
+        "off": {"compensate": False},
+    }.items():
+        pruned = learner()
+        masks = prune(pruned, score=score, **settings).masks
+        found[how] = values(pruned.model), masks
+    before = values(learner().model)
+    weight = "blocks.2.conv.weight"
+    for n, mask in found["off"][1].items():
+        assert torch.equal(mask, found["on"][1][n])
+        assert torch.equal(found["off"][0][n], before[n] * mask)
+        assert torch.equal(found["default"][0][n], found["on"][0][n])
+    assert not torch.equal(found["on"][0][weight], found["off"][0][weight])
+
+
+def test_what_is_no_answer_to_whether_it_compensates_is_refused():
+    with pytest.raises(ValueError, match="compensate must be one of True, False, got None"):
+        prune(learner(), compensate=None)
+
+
+@pytest.mark.parametrize(("score", "expected"), [("anp", True), ("lobs", True), ("snip", False)])
+def test_the_arms_of_the_study_say_what_they_did(monkeypatch, tmp_path, score, expected):
+    """So that the stored study means what it did: comparison scores are as published."""
+    seen = {}
+
+    def watched(*args, **options):
+        seen.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(anp_jobs.saliency, "anp_prune", watched)
+    config = {"dense": {"data": {}}, "schedule": [0.3], "score": score, "options": {}}
+    config |= {"retrain": {"steps": [1]}, "test": {}}
+    with pytest.raises(KeyboardInterrupt):
+        anp_jobs.after_rounds(learner(), SAMPLER, config, tmp_path)
+    assert seen["compensate"] is expected
+
+
+# Whole numbers of any library
+
+
+def test_counts_may_be_numpys():
+    plain, other = learner(), learner()
+    prune(plain, first_task=3, seed=2, patch_stride=2, inner_steps=1)
+    counts = {"first_task": np.int64(3), "seed": np.uint8(2), "n_tasks": np.int32(2)}
+    prune(other, **counts, patch_stride=np.int16(2), inner_steps=np.int64(1))
+    assert all(torch.equal(p, values(plain.model)[n]) for n, p in values(other.model).items())
+
+
+@pytest.mark.parametrize("name", ["n_tasks", "first_task", "seed", "patch_stride", "inner_steps"])
+@pytest.mark.parametrize("bad", [True, 1.5, -1, "2"])
+def test_what_is_no_count_is_refused(name, bad):
+    pruned = learner()
+    before = values(pruned.model)
+    with pytest.raises((ValueError, TypeError, IndexError), match=r"must be an integer|index must"):
+        prune(pruned, **{name: bad})
+    assert all(torch.equal(p, before[n]) for n, p in values(pruned.model).items())
+
+
+# Files give masks back
+
+
+def test_a_sparse_file_gives_a_learner_its_masks_and_nothing_grows_again(tmp_path):
+    pruned = learner()
+    prune(pruned, (0.5,))
+    file = tmp_path / "small.safetensors"
+    save_sparse(file, pruned)
+    other = learner()
+    loaded = load_sparse(file, other)
+    assert other.masks.keys() == pruned.masks.keys() == loaded.masks.keys()
+    assert all(torch.equal(other.masks[n], m) for n, m in pruned.masks.items())
+    trained(other)
+    task = SAMPLER[0]
+    adapted = other.adapt(task.support_x, task.support_y, steps=5).params
+    for name, mask in pruned.masks.items():
+        assert not values(other.model)[name][~mask].any()
+        assert not adapted[name][~mask].any()
+
+
+def test_a_file_of_a_round_and_a_sparse_one_leave_the_same_learner(tmp_path):
+    pruned = learner()
+    prune(pruned, (0.4,), trained, layers=CONVS[:2], out=tmp_path)
+    save_sparse(tmp_path / "sparse.safetensors", pruned)
+    by_round, by_file = learner(), learner()
+    by_round.set_masks({"head.weight": torch.zeros(3, pruned.model.head.weight.shape[1])})
+    saliency.load_round(tmp_path / "round_01.safetensors", by_round)
+    load_sparse(tmp_path / "sparse.safetensors", by_file)
+    for one in (by_round, by_file):
+        assert one.masks.keys() == pruned.masks.keys()
+        assert all(torch.equal(one.masks[n], m) for n, m in pruned.masks.items())
+        assert all(torch.equal(p, values(pruned.model)[n]) for n, p in values(one.model).items())
+
+
+def test_masks_that_a_learner_has_cannot_be_left_out_of_its_file(tmp_path):
+    pruned = learner()
+    prune(pruned, (0.4,), layers=CONVS[:1])
+    first = set(pruned.masks)
+    masks = prune(pruned, (0.4,), layers=CONVS[1:2]).masks
+    assert not first & set(masks)
+    save_sparse(tmp_path / "both.safetensors", pruned, masks)
+    other = learner()
+    assert load_sparse(tmp_path / "both.safetensors", other).masks.keys() == first | set(masks)
+    assert other.masks.keys() == pruned.masks.keys()
+
+
+def test_plain_tensors_need_masks_and_a_file_of_another_network_changes_nothing(tmp_path):
+    with pytest.raises(ValueError, match="masks are needed where params are no learner"):
+        save_sparse(tmp_path / "x.safetensors", {"weight": torch.ones(2)})
+    save_sparse(tmp_path / "x.safetensors", {"weight": torch.ones(2)}, {})
+    other = learner()
+    other.set_masks(full_masks(other))
+    before = values(other.model)
+    with pytest.raises(ValueError, match="of another architecture"):
+        load_sparse(tmp_path / "x.safetensors", other)
+    assert other.masks and all(torch.equal(p, before[n]) for n, p in values(other.model).items())
+
+
+# Scoring changes nothing that others see
+
+
+def test_scoring_leaves_the_network_to_others():
+    """Hooks on the learner's own layers would be called by whoever uses it meanwhile."""
+    pruned, tasks = learner(), SAMPLER.tasks(range(6))
+    expected = layer_hessians(pruned, tasks)
+    task, found = SAMPLER[0], {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.setdefault(i, layer_hessians(pruned, tasks)))
+        for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in range(10):
+        pruned.adapt(task.support_x, task.support_y)(task.query_x)
+    for thread in threads:
+        thread.join()
+    for hessians in found.values():
+        for name, h in expected.items():
+            assert torch.equal(hessians[name].gram, h.gram) and hessians[name].rows == h.rows
+    assert not any(m._forward_pre_hooks for m in pruned.model.modules())
+
+
+def test_dropout_has_no_part_in_a_score():
+    def make():
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+        return MAML(body, 0.1, 1)
+
+    tasks = SAMPLER.tasks(range(2))
+    for score in ("anp", "meta_taylor", "snip"):
+        torch.manual_seed(1)
+        first, _ = saliency.scores_of(make(), tasks, score)
+        torch.manual_seed(2)
+        second, _ = saliency.scores_of(make(), tasks, score)
+        assert all(torch.equal(first[n], second[n]) for n in first)

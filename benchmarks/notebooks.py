@@ -34,8 +34,13 @@ RESULT = ROOT / "results" / "benchmarks" / "notebooks.json"
 BUDGET = 90.0  # pieces of work that a notebook may cost
 
 
-def piece_of_work() -> float:
+def piece_of_work(steps: int = 40, numbers: int = 4_000_000) -> float:
     """Always the same: a network trained for some steps, in plain PyTorch, and plain Python.
+
+    Parameters
+    ----------
+    steps, numbers : int
+        How much of each; the defaults are the piece that all is compared with.
 
     Returns
     -------
@@ -50,12 +55,12 @@ def piece_of_work() -> float:
         layers += [nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6272, 5)]
         network = nn.Sequential(*layers)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-    for _ in range(40):
+    for _ in range(steps):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(network(x), torch.arange(64) % 5)
         loss.backward()
         optimizer.step()
-    sum(i * i % 7 for i in range(4_000_000))
+    sum(i * i % 7 for i in range(numbers))
     return loss.item()
 
 

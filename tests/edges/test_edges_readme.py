@@ -244,7 +244,7 @@ def pip_install(words):
 
 
 def same_in(file):
-    """The line stands in another file, too, which tests or builds with it."""
+    """The line stands in another file, which tests or builds with it."""
     text = " ".join((ROOT / file).read_text("utf-8").replace("\\\n", " ").split())
     text = text.replace("$(BIN)/", "").replace("python -m ", "").replace("$(JOBS)", "2")
 

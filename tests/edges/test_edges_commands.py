@@ -220,6 +220,7 @@ WRONG = {
     "train {tiny} --out {new} --seed -1": "'--seed': -1 is not in the range",
     "train {tiny} --out {new} --seed 9223372036854775808": "is not in the range 0<=x<=92233720",
     "train {tiny} --out {new} --threads 99999999999": "is not in the range 1<=x<=1024",
+    "reproduce anp --threads 99999999999": "is not in the range 1<=x<=1024",
     "evaluate {maml} --seed 99999999999999999999999": "is not in the range 0<=x<=92233720",
     "evaluate {maml} --shots 20": "shots + queries = 35 images per class, but class",
     "evaluate {maml} --queries -3": "'--queries': -3 is not in the range x>=1",

@@ -331,7 +331,7 @@ def reproduce(
         bool, flag("--quick", "Minutes: shows the direction, decides nothing.")
     ] = False,
     processes: Annotated[int, option("Jobs at a time.", min=1)] = 2,
-    threads: Annotated[int, option("Threads of each process.", min=1)] = 1,
+    threads: Annotated[int, option("Threads of each process.", min=1, max=1024)] = 1,
     out: Annotated[Path, option("Folder for jobs and checkpoints.")] = Path("runs/claims"),
     results: Annotated[Path, option("Folder for the verdicts.")] = Path("results/claims"),
 ) -> int:

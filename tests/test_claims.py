@@ -125,6 +125,13 @@ def test_processes_have_the_threads_and_the_environment_asked_for(tmp_path):
     assert dict(os.environ) == before
 
 
+def test_a_process_that_dies_before_its_first_job_fails_that_job_by_name(tmp_path, capfd):
+    jobs = [Job(name, {}, toy_study.circumstances) for name in ("a", "b")]
+    outcome = run_jobs(jobs, tmp_path, threads=10**12)  # more than PyTorch can count
+    assert outcome.failed == dict.fromkeys("ab", "its process ended with exit code 1")
+    assert "[2/2] b: failed: its process ended" in capfd.readouterr().out
+
+
 def test_a_record_is_whole_or_absent(whole):
     folder, jobs, _ = whole
     killed = jobs[2]  # when its record was written, and not yet in place

@@ -2,12 +2,16 @@
 
 import ast
 import itertools
+import json
 import re
+from functools import cache
 from pathlib import Path
 
 import contract_clock
 import hypothesis
+import notebooks
 import pytest
+import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -49,9 +53,14 @@ def test_a_chapter_that_asserts_a_time_is_told(cells, numbers):
     assert asserted(*cells) == numbers
 
 
+@cache
+def nodes(source):
+    return list(ast.walk(ast.parse(source)))
+
+
 def limits(source):
     """Lines with a limit in seconds that is too short, for a process or a thread to end."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
         given = [k.value for k in node.keywords if k.arg == "timeout"]
@@ -65,7 +74,7 @@ def limits(source):
 
 def asserted_clocks(source):
     """Lines that assert something of a clock they ask, but for a deadline that ends a hang."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Assert):
             said = ast.unparse(node.test)
             asks = re.search(r"\b(perf_counter|monotonic|process_time|time\.time)\(", said)
@@ -101,6 +110,63 @@ def test_cells_have_all_the_time_they_need():
         yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["execute"]["timeout"],
     ]
     assert len(said) == 4 and all(int(seconds) >= LEAST for seconds in said)
+
+
+# What a notebook may cost
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """``machine(speeds)``: a machine that is so fast at one time after another; 30 per notebook."""
+
+    def slow(*speeds):
+        now, left = [0.0], list(speeds)
+
+        def spend(work):
+            now[0] += work / (left.pop(0) if len(left) > 1 else left[0])
+
+        monkeypatch.setattr(notebooks.time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(notebooks, "piece_of_work", lambda: spend(1.0))
+        monkeypatch.setattr(notebooks, "execute", lambda name: spend(30.0))
+
+    return slow
+
+
+@pytest.mark.parametrize("speed", [0.1, 1.0, 7.0])
+def test_what_a_notebook_costs_is_the_same_on_every_machine(machine, speed):
+    machine(speed)
+    cost = notebooks.cost_of("a", rounds=2)
+    assert cost["ratio"] == pytest.approx(30) and len(cost["seconds"]) == 2
+    assert cost["seconds"] == pytest.approx([30 / speed] * 2)
+
+
+def test_a_machine_that_became_busy_is_seen_on_both_sides(machine):
+    machine(1.0, 0.5, 0.25)  # a piece before, the notebook, a piece after
+    assert notebooks.cost_of("a", rounds=1)["ratio"] == pytest.approx(60 / ((1 + 4) / 2))
+
+
+def test_a_notebook_beyond_its_budget_is_named_and_other_results_are_kept(
+    machine, monkeypatch, tmp_path, capsys
+):
+    machine(1.0)
+    out = tmp_path / "notebooks.json"
+    names = sorted(path.stem for path in (ROOT / "book").glob("*.ipynb"))
+    monkeypatch.setattr("sys.argv", ["notebooks.py", names[0], names[1], "--out", str(out)])
+    notebooks.main()
+    monkeypatch.setattr(notebooks, "execute", lambda name: None)
+    monkeypatch.setattr(notebooks, "BUDGET", 20.0)
+    monkeypatch.setattr("sys.argv", ["notebooks.py", names[1], "--out", str(out)])
+    with pytest.raises(SystemExit, match=f"more than 20 pieces of work: {names[0]}$"):
+        notebooks.main()
+    kept = json.loads(out.read_text("utf-8"))["values"]["notebooks"]
+    assert {name: cost["ratio"] for name, cost in kept.items()} == {names[0]: 30.0, names[1]: 0.0}
+
+
+def test_the_piece_of_work_is_always_the_same_and_leaves_nothing_behind():
+    before = torch.get_rng_state()
+    first, second = (notebooks.piece_of_work(2, 9) for _ in range(2))
+    assert first == second > notebooks.piece_of_work(4, 9) > 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_random_examples_have_no_deadline():

@@ -102,6 +102,14 @@ def test_an_exported_pruned_run_is_its_file_to_the_byte(made, command, tmp_path,
     assert 0.2 < saliency.kept_fraction(masks) < 0.6
 
 
+def test_what_was_trained_between_two_rounds_is_exported_with_its_masks(made, command, tmp_path):
+    run, file = made["pruned"] / "trained_01", tmp_path / "x.safetensors"
+    assert command("export", run, file)[0] == 0
+    masks, expected = runs.load_learner(file).masks, runs.load_learner(run).masks
+    assert masks.keys() == expected.keys() and 0.7 < saliency.kept_fraction(masks) < 0.8
+    assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
+
+
 @needs_onnx
 @pytest.mark.parametrize("name", ["pruned", "tsmd"])
 def test_the_network_of_a_task_runs_elsewhere(made, command, tmp_path, name):
@@ -212,6 +220,7 @@ WRONG = {
     "train {tiny} --out {new} --seed -1": "'--seed': -1 is not in the range",
     "train {tiny} --out {new} --seed 9223372036854775808": "is not in the range 0<=x<=92233720",
     "train {tiny} --out {new} --threads 99999999999": "is not in the range 1<=x<=1024",
+    "reproduce anp --threads 99999999999": "is not in the range 1<=x<=1024",
     "evaluate {maml} --seed 99999999999999999999999": "is not in the range 0<=x<=92233720",
     "evaluate {maml} --shots 20": "shots + queries = 35 images per class, but class",
     "evaluate {maml} --queries -3": "'--queries': -3 is not in the range x>=1",

@@ -38,14 +38,15 @@ class Asked(Results):
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_claim_is_decided_exactly_if_all_jobs_that_it_asks_for_have_ended(name):
-    """Each claim of each study without any one of its jobs, and without all of them."""
+    """Each claim of each study without any of six of its jobs, and without all of them."""
     jobs = RECORDED[name]["jobs"]
     for claim in claims.load(name).claims:
         asked = Asked(jobs)
         claim.verdict(asked)
         used = asked.names & jobs.keys()
         assert used or (name, claim.number) == ("abp", 1)  # which follows from the architecture
-        for failing in ([{job} for job in used] + [used]) if used else []:
+        some = sorted(used)[:: 1 + len(used) // 6]
+        for failing in [*({job} for job in some), *([used] if used else [])]:
             left = {n: v for n, v in jobs.items() if n not in failing}
             verdict = claim.verdict(Results(left, dict.fromkeys(failing, WHY)))
             assert verdict.holds is None, (claim.number, failing)

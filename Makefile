@@ -76,7 +76,7 @@ glyphs: $(READY)
 test: lint glyphs
 	@mkdir -p build
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --no-loadscope-reorder --nbval-lax \
-	    --nbval-current-env --nbval-cell-timeout=90 --durations=15 --durations-min=5 --junitxml=build/junit.xml book tests metalearn_tut | tee build/pytest.log
+	    --nbval-current-env --nbval-cell-timeout=1800 --durations=15 --durations-min=5 --junitxml=build/junit.xml book tests metalearn_tut | tee build/pytest.log
 	@$(BIN)/python tools/notebook_times.py build/junit.xml
 	@tail -n 1 build/pytest.log
 

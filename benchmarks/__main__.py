@@ -15,6 +15,7 @@ import torch
 NAMES = (
     *("installation", "memory", "meta_training", "accuracy", "one_task", "start_up"),
     *("where_time_goes", "many_tasks", "saliency", "sinusoid", "rank_losses"),
+    "notebooks",  # last: it ends with 1 if one has become too dear
 )
 
 

@@ -15,6 +15,7 @@ from typing import Annotated
 
 from metalearn_tut.cli_federate import federate
 from metalearn_tut.cli_options import (
+    SEEDS,
     Command,
     Device,
     Norm,
@@ -125,7 +126,7 @@ def train(
     ways: Annotated[int, option("Classes of a task.", min=2)] = 5,
     shots: Annotated[int, option("Support images of each class.", min=1)] = 1,
     queries: Annotated[int, option("Query images of each class.", min=1)] = 15,
-    seed: Annotated[int, option("Names the tasks and the initial weights.", min=0)] = 0,
+    seed: Annotated[int, option("Names the tasks and the initial weights.", min=0, max=SEEDS)] = 0,
     norm: Annotated[
         Norm, option("Whose statistics normalize a query image; support is deployable.")
     ] = Norm.batch,
@@ -210,7 +211,7 @@ def evaluate(
         int | None, option("Support images of each class.  [default: as in training]", min=1)
     ] = None,
     queries: Annotated[int, option("Query images of each class.", min=1)] = 15,
-    seed: Annotated[int, option("Names the tasks.", min=0)] = 1,
+    seed: Annotated[int, option("Names the tasks.", min=0, max=SEEDS)] = 1,
     tasks: Annotated[int, option("Number of tasks.", min=2)] = 600,
     norm: Annotated[
         EvaluationNorm | None,
@@ -264,7 +265,7 @@ def prune(
     steps: Annotated[int, option("Outer steps of training after each round.", min=0)] = 500,
     tasks_per_step: Annotated[int, option("Tasks of an outer step.", min=1)] = 4,
     outer_lr: Annotated[float, option("Adam's rate at the start of each round.")] = 1e-3,
-    seed: Annotated[int, option("Names the tasks.", min=0)] = 1,
+    seed: Annotated[int, option("Names the tasks.", min=0, max=SEEDS)] = 1,
     resume: Annotated[bool, flag("--resume", "Go on with the run in --out.")] = False,
     threads: Threads = None,
     device: Device = "cpu",
@@ -300,7 +301,7 @@ def export(
     shots: Annotated[
         int | None, option("Support images of each.  [default: as in training]", min=1)
     ] = None,
-    seed: Annotated[int, option("Names the tasks.", min=0)] = 1,
+    seed: Annotated[int, option("Names the tasks.", min=0, max=SEEDS)] = 1,
     task: Annotated[int, option("Number of the task.", min=0)] = 0,
 ) -> int:
     """Keep of a run what is needed to use it.
@@ -330,7 +331,7 @@ def reproduce(
         bool, flag("--quick", "Minutes: shows the direction, decides nothing.")
     ] = False,
     processes: Annotated[int, option("Jobs at a time.", min=1)] = 2,
-    threads: Annotated[int, option("Threads of each process.", min=1)] = 1,
+    threads: Annotated[int, option("Threads of each process.", min=1, max=1024)] = 1,
     out: Annotated[Path, option("Folder for jobs and checkpoints.")] = Path("runs/claims"),
     results: Annotated[Path, option("Folder for the verdicts.")] = Path("results/claims"),
 ) -> int:
@@ -361,6 +362,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     given = [a for a in arguments if a != "--debug"]
     try:
+        _check_empty(given)
         return app(given or ["--help"], "metalearn-tut", standalone_mode=False, obj=arguments) or 0
     except Exception as error:
         if given != list(arguments) or os.environ.get("METALEARN_TUT_DEBUG"):
@@ -368,6 +370,16 @@ def run(arguments: Sequence[str]) -> int:
         code, message = _explained(error)
     print(f"metalearn-tut: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _check_empty(given: Sequence[str]) -> None:
+    """Refuse an empty word: as a folder it would be the present one, and a run that is in it."""
+    for before, word in zip(["metalearn-tut", *given], given, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise ValueError(
+                f"an argument is empty, after {word if word else before}: perhaps a variable "
+                "of the shell that has no value"
+            )
 
 
 def _explained(error: Exception) -> tuple[int, str]:
@@ -378,6 +390,8 @@ def _explained(error: Exception) -> tuple[int, str]:
         return 2, re.sub(r"^\[Errno \d+\] ", "", str(error))
     if hasattr(error, "format_message"):  # the parser's
         return 2, error.format_message()
+    if isinstance(error, MemoryError) or re.search("(allocate|out of) memory", str(error)):
+        return 1, f"not enough memory: smaller or fewer would need less ({error})"
     return 1, f"{type(error).__name__}: {error} (--debug shows where)"
 
 

@@ -38,15 +38,31 @@ class Command(typer.core.TyperCommand):
         return super().get_help(ctx).replace("\\[", "[")
 
 
+SEEDS = 2**63 - 1  # PyTorch takes none that is larger
 TrainData = choice("TrainData", "glyphs", "omniglot", "mini_imagenet", "image_folder")
 Norm = choice("Norm", "batch", "support", "group", "none")
 Rotations = Annotated[bool, flag("--rotations", "Quarter turns are classes of their own.")]
 WithinGroup = Annotated[bool, flag("--within-group", "Tasks within one script or alphabet.")]
 Root = Annotated[Path | None, option("Folder of the data's files.")]
-Threads = Annotated[int | None, option("Threads of each process.", min=1)]
+Threads = Annotated[int | None, option("Threads of each process.", min=1, max=1024)]
 Device = Annotated[str, option("cpu, cuda, or another device of PyTorch.")]
 # What arguments mean is said in the commands' texts: click 8.5 loses the help given to them.
 Run = Annotated[str, typer.Argument()]
+
+
+def expanded(path: str | Path) -> Path:
+    """A path from the home folder on, where the shell left that to us: ``--root=~/data``."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such user") from error
+
+
+def _plain(value: Any) -> Any:
+    """What the parser gave, as commands take it."""
+    if isinstance(value, Path):
+        return expanded(value)
+    return value.value if isinstance(value, Enum) else value
 
 
 class Stopped(Exception):
@@ -56,8 +72,8 @@ class Stopped(Exception):
 def command(name: str, options: dict[str, Any]) -> int:
     """Call the function that does it, with the options as plain values."""
     arguments = options.pop("context").obj
-    plain = {n: v.value if isinstance(v, Enum) else v for n, v in options.items()}
     try:
+        plain = {n: _plain(v) for n, v in options.items()}
         from metalearn_tut import commands
 
         return getattr(commands, name)(SimpleNamespace(**plain), arguments) or 0

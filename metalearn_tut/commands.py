@@ -15,6 +15,17 @@ import torch
 from metalearn_tut import checkpoint, claims, cost, pretrained, results, runs, saliency, tasks
 from metalearn_tut.claims.report import criteria
 from metalearn_tut.claims.report import reproduce as decide
+from metalearn_tut.cli_options import expanded
+from metalearn_tut.command_checks import (
+    check_export,
+    check_file,
+    check_folder,
+    check_new_run,
+    check_positive,
+    check_root,
+    device_of,
+    given,
+)
 from metalearn_tut.deployment import export_onnx
 from metalearn_tut.evaluation import evaluate as measure
 from metalearn_tut.evaluation import interval
@@ -24,8 +35,10 @@ from metalearn_tut.federated_training import federated_train
 from metalearn_tut.gated_evaluation import Watched, is_gated
 from metalearn_tut.launch import MEMORY, launch
 from metalearn_tut.learner import Learner
+from metalearn_tut.maml import MAML
 from metalearn_tut.protonet import ProtoNet
 from metalearn_tut.tasks import TaskSampler
+from metalearn_tut.tasks.tensor_file import read_tensors
 from metalearn_tut.training import History, meta_train
 
 _SPLITS = ("train", "validation", "test")
@@ -50,6 +63,7 @@ _OF_TEACHER = ("teacher", "fixed_teacher", "kd_weight", "temperature", "teacher_
 
 def data(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Prepare a data set and print a line for each part of it."""
+    check_root(o.name, o.root, downloads=o.download)
     places: dict[str, Any] = {} if o.name == "glyphs" else {"root": o.root}
     if o.name == "image_folder" and o.root is None:
         raise ValueError("image_folder needs --root: the folder of your pictures")
@@ -85,6 +99,8 @@ def train(o: SimpleNamespace, arguments: Sequence[str]) -> int:
     if o.processes > 1 and "WORLD_SIZE" not in os.environ:
         return launch(o.processes, arguments)
     _set_threads(o.threads)
+    check_root(o.data, o.root)
+    check_new_run(o.out, checkpoint.PRUNED)
     data = _data_config(o)
     source = runs.build_source(data, "train", o.root)
     config = {
@@ -94,7 +110,7 @@ def train(o: SimpleNamespace, arguments: Sequence[str]) -> int:
         "algorithm": _algorithm_config(o),
     }
     torch.manual_seed(o.seed)
-    learner = runs.build_learner(config, _device(o.device))
+    learner = runs.build_learner(config, device_of(o.device))
     sampler = source.sampler(**config["tasks"])
     if first_process := os.environ.get("RANK", "0") == "0":
         count = sum(p.numel() for p in learner.meta_parameters().values())
@@ -159,11 +175,11 @@ def _algorithm_config(o: SimpleNamespace) -> dict[str, Any]:
         if getattr(o, name) != _OF_INNER_LOOP[name]:
             raise ValueError(f"--{name.replace('_', '-')}: {o.algorithm} has no use for it")
     usual = {"inner_lr": 0.1 if o.algorithm == "metasgd" else 0.4, "inner_steps": 1}
-    given = {name: getattr(o, name) for name in _OF_INNER_LOOP if name not in useless}
-    settings = {n: usual.get(n, "fixed") if v is None else v for n, v in given.items()}
+    asked = {name: getattr(o, name) for name in _OF_INNER_LOOP if name not in useless}
+    settings = {n: usual.get(n, "fixed") if v is None else v for n, v in asked.items()}
     if o.algorithm == "tsmd":
         return {"name": "tsmd", "student": settings, **_distillation_config(o)}
-    if name := next((n for n in _OF_TEACHER if getattr(o, n) not in (None, False)), None):
+    if name := next((n for n in _OF_TEACHER if given(getattr(o, n))), None):
         raise ValueError(f"--{name.replace('_', '-')}: {o.algorithm} has no use for it")
     return {"name": o.algorithm, **settings}
 
@@ -176,8 +192,8 @@ def _distillation_config(o: SimpleNamespace) -> dict[str, Any]:
         raise ValueError("--teacher-outer-lr: a fixed teacher has no use for it")
     path = _path_of(o.teacher).resolve()
     known = {n: v for n, v in runs.load_config(path).items() if n in ("model", "algorithm")}
-    given = {n: getattr(o, n) for n in ("kd_weight", "temperature", "fixed_teacher")}
-    settings = {n: v for n, v in given.items() if v not in (None, False)}
+    named = ("kd_weight", "temperature", "fixed_teacher")
+    settings = {n: getattr(o, n) for n in named if given(getattr(o, n))}
     return {"teacher": {**known, "run": str(path)}, **settings}
 
 
@@ -222,7 +238,7 @@ def federate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     }
     if o.algorithm == "metagater" and o.gate_outer_lr is None:
         config["federation"] |= _usual(Federation, "gate_outer_lr")
-    federation = runs.build_federation(config, o.root, _device(o.device))
+    federation = runs.build_federation(config, o.root, device_of(o.device))
     count = sum(p.numel() for p in federation.learner.meta_parameters().values())
     print(f"{o.algorithm} with {count:,} parameters to train on {o.nodes} nodes", flush=True)
     options = {"config": config, "resume": o.resume, "save_every": o.save_every}
@@ -265,9 +281,11 @@ def _federated_config(o: SimpleNamespace) -> dict[str, Any]:
 def evaluate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Measure a trained learner, print the result and write it to a file."""
     _set_threads(o.threads)
+    if o.json:
+        check_file("--json", o.json)
     path = _path_of(o.run)
     config = runs.load_config(path)
-    learner = runs.load_learner(path, _device(o.device))
+    learner = runs.load_learner(path, device_of(o.device))
     if o.norm:
         learner.model.norm = o.norm
     if o.steps is not None and not hasattr(learner, "inner_steps"):
@@ -291,6 +309,7 @@ def evaluate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
 def _sampler(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
     trained, of_training = config.get("tasks", {}), config.get("data", {})
     name = o.data or of_training.get("name")
+    check_root(name, o.root)
     data = {"name": name, "rotations": o.rotations, "within_group": o.within_group}
     if name in ("omniglot", "mini_imagenet", "image_folder") and "image_size" in config["model"]:
         data["size"] = config["model"]["image_size"]
@@ -305,6 +324,7 @@ def _sampler(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
 def _runs(o: SimpleNamespace, config: dict[str, Any]) -> TaskSampler:
     if o.root is None:
         raise ValueError("--data omniglot_runs needs --root: the folder or zip of the runs")
+    check_root(o.data, o.root)
     return tasks.omniglot_runs(o.root, size=config["model"].get("image_size", 28))
 
 
@@ -322,12 +342,16 @@ def _check_ways(learner: Learner, ways: int) -> None:
 def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Prune a trained learner in rounds, train it after each, write what is left."""
     _set_threads(o.threads)
+    check_new_run(o.out, checkpoint.BEST, checkpoint.LAST)
+    check_positive("--step", o.step)
+    check_positive("--outer-lr", o.outer_lr)
     path = _path_of(o.run)
-    config, learner = runs.load_config(path), runs.load_learner(path, _device(o.device))
+    config, learner = runs.load_config(path), runs.load_learner(path, device_of(o.device))
     if missing := sorted({"data", "tasks"} - config.keys()):
         raise ValueError(f"{path} does not say what {missing[0]} it was trained with")
-    if not hasattr(learner, "set_masks"):
+    if not isinstance(learner, MAML):
         raise ValueError(f"{path} is a {type(learner).__name__}, which is not pruned by masks")
+    check_root(config["data"].get("name"), o.root)
     source = runs.build_source(config["data"], "train", o.root)
     training = {n: getattr(o, n) for n in ("steps", "tasks_per_step", "outer_lr")}
     pruning = {n: getattr(o, n) for n in ("score", "allocation", "seed")} | {"n_tasks": o.tasks}
@@ -362,9 +386,10 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
 
 def export(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Write a run's weights and configuration, or the network adapted to one task."""
+    check_export(o)
     path = _path_of(o.run)
     if o.file.suffix != ".onnx":
-        checkpoint.export(path, o.file)
+        _export_weights(path, o.file)
         print(f"{o.file}: {o.file.stat().st_size:,} bytes")
         return
     learner = runs.load_learner(path)
@@ -377,6 +402,14 @@ def export(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     print(f"{exported!r}\ntask {o.task} of {sampler!r}")
 
 
+def _export_weights(run: Path, file: Path) -> None:
+    if "sparse" not in read_tensors(run)[1]:
+        checkpoint.export(run, file)
+        return
+    pruned = saliency.read_sparse(run)  # which never had what only training needs
+    saliency.save_sparse(file, pruned.params, pruned.masks, pruned.config)
+
+
 def reproduce(o: SimpleNamespace, arguments: Sequence[str]) -> int:
     """Run the jobs of one study or of all, and print what they decide."""
     if (o.study is not None) + o.all + o.list != 1:
@@ -384,6 +417,8 @@ def reproduce(o: SimpleNamespace, arguments: Sequence[str]) -> int:
     if o.list:
         print("\n\n".join(criteria(claims.load(name)) for name in claims.STUDIES))
         return 0
+    check_folder("--out", o.out)
+    check_folder("--results", o.results)
     names = claims.STUDIES if o.all else (o.study,)
     environment = {n: v for n, v in MEMORY.items() if n not in os.environ}
     options = {n: getattr(o, n) for n in ("quick", "out", "results", "processes", "threads")}
@@ -394,22 +429,7 @@ def reproduce(o: SimpleNamespace, arguments: Sequence[str]) -> int:
 def _path_of(run: str) -> Path:
     """The checkpoint file that a run's name stands for."""
     kind, _, name = run.partition(":")
-    return pretrained.path(name) if kind == "pretrained" else checkpoint.find(run)
-
-
-def _device(name: str) -> torch.device:
-    """The device of this process: under torchrun each has a GPU of its own."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: not a device") from error
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError(f"--device {name}: this PyTorch finds no GPU")
-        if device.index is None:
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    return device
+    return pretrained.path(name) if kind == "pretrained" else checkpoint.find(expanded(run))
 
 
 def _set_threads(threads: int | None) -> None:

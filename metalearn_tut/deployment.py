@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import warnings
@@ -14,8 +13,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from metalearn_tut import cost
+from metalearn_tut.models.bound import with_tensors
 from metalearn_tut.models.norms import TaskBatchNorm2d
 from metalearn_tut.tasks.cache import atomic_write
 
@@ -60,6 +61,7 @@ def export_onnx(
     input_shape: Sequence[int],
     *,
     seed: int = 0,
+    examples: Tensor | None = None,
 ) -> Exported:
     """Write a deployed network as an ONNX file, if onnxruntime computes the same from it.
 
@@ -79,6 +81,9 @@ def export_onnx(
         Shape of one input, such as ``(1, 28, 28)``.
     seed : int, default 0
         Names the random inputs.
+    examples : Tensor [B, *input_shape], optional
+        Inputs to compare by instead of random ones, and whose kind the file takes: for a network
+        that reads integers, such as words.
 
     Returns
     -------
@@ -90,7 +95,8 @@ def export_onnx(
     ImportError
         If the extra ``deploy`` is not installed, naming what is missing.
     ValueError
-        If ``path`` has another ending, or the network is not in float32 or not deployed.
+        If ``path`` has another ending, or the network is not in float32 or not deployed, or has
+        an operation that ONNX lacks, which is named.
     RuntimeError
         If onnxruntime computes something else, or the network's graph is for one number of
         inputs alone.
@@ -107,16 +113,38 @@ def export_onnx(
         raise ValueError(f"path must end in .onnx, got {path}")
     _check_network(network)
     _require_extra()
-    network = copy.deepcopy(network).cpu().eval()
-    generator = torch.Generator().manual_seed(seed)
-    inputs = [torch.rand(b, *input_shape, generator=generator) for b in _BATCHES]
+    network = _plain(network)
+    inputs = _inputs(input_shape, seed) if examples is None else _repeated(examples, input_shape)
     data = _onnx_bytes(network, inputs[1])
     session = _Session(data)
     difference = max(_difference(network, session, x) for x in inputs)
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
-    latencies = (cost.latency(m, input_shape) for m in (session, network))
+    latencies = (cost.latency(m, input_shape, x=inputs[0]) for m in (session, network))
     return Exported(path, len(data), difference, *latencies)
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    """A copy on the CPU in evaluation mode, whose parametrized weights are weights."""
+    network = with_tensors(network, {}, training=False)
+    for layer in [*network.modules()]:
+        for name in [*layer.parametrizations] if parametrize.is_parametrized(layer) else []:
+            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+    return network.cpu()
+
+
+def _inputs(shape: Sequence[int], seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(b, *shape, generator=generator) for b in _BATCHES]
+
+
+def _repeated(examples: Tensor, shape: Sequence[int]) -> list[Tensor]:
+    """The examples in turn, in batches of the usual sizes."""
+    if not len(examples) or examples.shape[1:] != torch.Size(shape):
+        raise ValueError(
+            f"examples must be [B, {', '.join(map(str, shape))}], got {list(examples.shape)}"
+        )
+    return [examples.cpu()[torch.arange(b) % len(examples)] for b in _BATCHES]
 
 
 def _require_extra() -> None:
@@ -145,15 +173,20 @@ def _onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
     with _quietly(), torch.no_grad():
         import onnx
 
-        program = torch.onnx.export(
-            network,
-            (x,),
-            dynamo=True,
-            verbose=False,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        )
+        try:
+            program = torch.onnx.export(
+                network,
+                (x,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            )
+        except Exception as error:  # of the exporter's own kinds, several screens long
+            raise ValueError(
+                f"{type(network).__name__} cannot be written as ONNX: {_cause(error)}"
+            ) from error
         model = program.model_proto
     for part in (model, model.graph, *model.functions, *model.graph.node, *model.graph.input):
         part.ClearField("metadata_props")
@@ -166,6 +199,13 @@ def _onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
             "len(x) does and x.shape[0] does not"
         )
     return model.SerializeToString()
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0].split(". Failure message")[0]
 
 
 @contextmanager

@@ -204,7 +204,7 @@ def evaluate(
     >>> len(result.values), result.steps, result.half_width < 0.1
     (50, 1, True)
     """
-    check_n_tasks(sampler, n_tasks)
+    n_tasks = check_n_tasks(sampler, n_tasks)
     if steps is not None and not hasattr(learner, "inner_steps"):
         raise ValueError(f"steps={steps}, but {type(learner).__name__} takes no inner steps")
     indices = _counted(n_tasks) if progress else range(n_tasks)
@@ -224,11 +224,12 @@ def _protocol(learner: Learner, sampler: TaskSampler) -> str:
     return protocol_of(predict, x if len(x) > 1 else torch.cat([x, task.support_x]))
 
 
-def check_n_tasks(sampler: TaskSampler, n_tasks: int, name: str = "n_tasks") -> None:
-    """Refuse a number of tasks that the sampler does not have."""
-    whole_number(name, n_tasks, least=1)
+def check_n_tasks(sampler: TaskSampler, n_tasks: int, name: str = "n_tasks") -> int:
+    """The number of tasks as an ``int``, if the sampler has as many."""
+    n_tasks = whole_number(name, n_tasks, least=1)
     if hasattr(sampler, "__len__") and n_tasks > len(sampler):
         raise ValueError(f"{name} must be in 1..{len(sampler)}, the tasks there are, got {n_tasks}")
+    return n_tasks
 
 
 def task_values(

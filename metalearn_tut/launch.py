@@ -18,7 +18,7 @@ from typing import IO
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 """What a process that trains is told of memory, unless its environment says otherwise."""
 
-_GRACE = 10.0  # seconds that the others have to end by themselves when one has failed
+_GRACE = 60.0  # seconds that the others have to end by themselves when one has failed
 _EXPLAINED = (2, 128 + signal.SIGINT)  # exit codes of a command that has said why
 
 

@@ -149,7 +149,8 @@ class Predictor:
             object.__setattr__(self, name, value)
         network = with_tensors(model, params)
         if norm_of(model) == "none":  # a network of this package says what it normalizes by
-            network = with_statistics(network, self._read(self.support_x))
+            x = self._read(self.support_x)
+            network = with_statistics(network, lambda net: net(x))
         object.__setattr__(self, "network", network)
 
     def _read(self, x: Tensor) -> Tensor:

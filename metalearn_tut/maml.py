@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +27,9 @@ from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.models.bound import for_tasks, forget_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import Metric, check_aligned, scores
-from metalearn_tut.tasks.content import described
+from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 _SETTINGS = ("inner_loss", "masks", "pull", "recompute", "solver", "solver_steps")
 
@@ -145,6 +142,7 @@ class MAML:
         self.options = {"first_order": first_order, "groups": groups, **settings}
         if zero_head:
             _check_zero_head(model, head)
+        self._check_stepped(self.inner_steps)
         stepped = {n: params[n] for n in self.stepped()}
         self.kind, self.rates = rates, initial_rates(rates, stepped, inner_lr, inner_steps)
 
@@ -153,12 +151,14 @@ class MAML:
         names = list(bilevel.trainable_of(self.model))
         if (groups := self.options["groups"]) is not None:
             names = [n for n in names if any(n in group for group in groups)]
-        if not names:
+        return names
+
+    def _check_stepped(self, steps: int) -> None:
+        if steps and not self.stepped():
             raise ValueError(
                 f"{type(self).__name__} has nothing to adapt: all parameters that its inner loop "
                 "could step are frozen (requires_grad=False)"
             )
-        return names
 
     def meta_parameters(self) -> Params:
         """The model's parameters (no frozen ones, no zero head) and the learned rates, as leaves.
@@ -183,10 +183,11 @@ class MAML:
         Of two learners with the same settings and the same state one can go on for the other.
         """
         names = ("inner_lr", "inner_steps", "engine", "zero_head", "head", "step_losses", "loss")
-        own = {name: getattr(self, name) for name in (*names, "deferred", "metric", "model")}
+        own = {name: getattr(self, name) for name in (*names, "deferred", "metric")}
         frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
         kept = {"rates": self.kind, "frozen": frozen, **self.options}
-        return described({"method": type(self).__name__, **own, **kept})
+        network = architecture(self.model)
+        return {"method": type(self).__name__, "model": network, **described({**own, **kept})}
 
     def set_masks(self, masks: Mapping[str, Tensor] | None) -> None:
         """Prune the network: weights whose mask is 0 become zero, and stay so in both loops.
@@ -288,7 +289,7 @@ class MAML:
         early = (1 - progress / self.step_losses) / self.inner_steps
         return [early] * (self.inner_steps - 1) + [1 - early * (self.inner_steps - 1)]
 
-    def working(self, *, training: bool | None = None) -> Self:
+    def working(self, *, training: bool | None = None) -> MAML:
         """The same learner on a private copy of its network, in a mode of its own."""
         own = copy.copy(self)
         own.model = for_tasks(self.model, training=training)
@@ -306,6 +307,7 @@ class MAML:
         own derivative: exact zeros, which would take a third of the time to compute.
         """
         inner = {n: self.options[n] for n in ("groups", "pull") if n in self.options}
+        self._check_stepped(steps)
         stepped = self.stepped()
         if inner["groups"] is not None:
             inner["groups"] = [[n for n in group if n in stepped] for group in inner["groups"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.learner import TaskLosses
 from metalearn_tut.models import deploy
 from metalearn_tut.models.bound import with_tensors
+from metalearn_tut.models.deploy import with_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import Metric, score
-from metalearn_tut.tasks.content import described
+from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
 
 
@@ -86,8 +87,8 @@ class ProtoNet:
     def settings(self) -> dict[str, Any]:
         """All that decides the learner's results but its tensors, as JSON."""
         frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
-        own = {"metric": self.metric, "model": self.model, "frozen": frozen}
-        return described({"method": type(self).__name__, **own})
+        own = {"metric": described(self.metric), "frozen": frozen}
+        return {"method": type(self).__name__, "model": architecture(self.model), **own}
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """Cross entropy of each task's query set; tasks may differ in their number of classes."""
@@ -146,6 +147,7 @@ class NearestPrototype:
     model: nn.Module
     support_x: Tensor
     support_y: Tensor
+    network: nn.Module = field(init=False, repr=False)
 
     @torch.no_grad()
     def __post_init__(self) -> None:
@@ -154,10 +156,14 @@ class NearestPrototype:
         network = with_tensors(self.model, params, training=False)
         for name, value in {
             "model": network,
+            "network": network,
             "support_x": self.support_x.detach().clone(),
             "support_y": self.support_y.to(like.device).clone(),
         }.items():
             object.__setattr__(self, name, value)
+        if norm_of(network) == "none":  # a network of this package says what it normalizes by
+            x = self._read(self.support_x)
+            object.__setattr__(self, "network", with_statistics(network, lambda net: net.embed(x)))
 
     def _read(self, x: Tensor) -> Tensor:
         like = next(self.model.parameters())
@@ -174,7 +180,7 @@ class NearestPrototype:
             outside 0..1.
         """
         check_one_scale(self.support_x, x)
-        network = with_tensors(self.model, {})
+        network = with_tensors(self.network, {})
         return logits(network, self._read(self.support_x), self.support_y, self._read(x))
 
     @torch.no_grad()
@@ -187,15 +193,14 @@ class NearestPrototype:
         """
         support = self._read(self.support_x)
         with torch.autocast(support.device.type, enabled=False):
-            features = with_tensors(self.model, {}).embed(support)
+            features = with_tensors(self.network, {}).embed(support)
             centers = prototypes(features, self.support_y)
             weight, bias = 2 * centers, -centers.square().sum(1)
             expected = features @ weight.T + bias
-            if isinstance(self.model, FewShotNetwork):
+            if isinstance(self.network, FewShotNetwork):
                 head = {"head.weight": weight, "head.bias": bias}
-                return deploy(self.model, head, support, expected=expected)
-            network = Embedded(self.model, weight, bias)
-            return deploy(network, {}, support, expected=expected)
+                return deploy(self.network, head, support, expected=expected)
+            return deploy(Embedded(self.network, weight, bias), {}, support, expected=expected)
 
 
 class Embedded(nn.Module):

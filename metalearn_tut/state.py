@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metalearn_tut.learner import Learner
-from metalearn_tut.tasks.content import described
+from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.tensor_file import copy_tensors
 
 META, FIXED, BUFFER, MASK = "meta.", "fixed.", "buffer.", "mask."
@@ -73,7 +73,5 @@ def settings_of(learner: Learner) -> dict[str, Any]:
     """What the learner says of itself by ``settings()``; of one that says nothing, its kind."""
     if callable(getattr(learner, "settings", None)):
         return described(learner.settings())
-    return {
-        "method": type(learner).__qualname__,
-        "model": described(getattr(learner, "model", None)),
-    }
+    networks = {name: architecture(network) for name, network in networks_of(learner).items()}
+    return {"method": type(learner).__qualname__, "networks": networks}

@@ -138,13 +138,20 @@ def meta_train(
     >>> len(history.loss), len(history.accuracy)
     (3, 3)
     """
+    steps, tasks_per_step, validate_every, validation_tasks, save_every = _whole(
+        steps=steps,
+        tasks_per_step=tasks_per_step,
+        validate_every=validate_every,
+        validation_tasks=validation_tasks,
+        save_every=save_every,
+    )
     settings = _compared(locals())
     metas = learner.meta_parameters()
     if not metas:
         raise ValueError("learner has nothing to train: all its parameters are frozen")
     like = next(iter(metas.values()))
     processes = Processes.joined(like.device)
-    _check(settings, save_every, validation, processes.world)
+    _check(settings, validation, processes.world)
     metric = getattr(learner, "metric", None) if metric is None else metric
     if validation is not None:
         task_values(learner, validation, [0], metric=metric)  # refused now, and not hours later
@@ -195,6 +202,11 @@ def meta_train(
     return history
 
 
+def _whole(**counts: int) -> list[int]:
+    """Counts of any library's integers as ``int``, each at least 1."""
+    return [whole_number(name, count, least=1) for name, count in counts.items()]
+
+
 def _compared(arguments: dict[str, Any]) -> dict[str, Any]:
     """What two runs must have in common to be one, as JSON."""
     return {n: described(v) for n, v in arguments.items() if n in _COMPARED}
@@ -219,12 +231,7 @@ def _begun(aggregate: Aggregate) -> Memory | None:
     return aggregate
 
 
-def _check(
-    settings: dict[str, Any], save_every: int, validation: TaskSampler | None, world: int
-) -> None:
-    for name in ("steps", "tasks_per_step", "validate_every", "validation_tasks"):
-        whole_number(name, settings[name], least=1)
-    whole_number("save_every", save_every, least=1)
+def _check(settings: dict[str, Any], validation: TaskSampler | None, world: int) -> None:
     check_choice("best", settings["best"], ("highest", "lowest"))
     if (clip := settings["clip"]) is not None and not 0 < clip < math.inf:
         raise ValueError(f"clip must be positive, got {clip}")

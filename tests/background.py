@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 
+HANG = 1800  # seconds: what takes longer hangs, however busy the machine is
+
 
 def start(*arguments, **options):
     """Python with these arguments, one thread, outputs kept; Ctrl-C reaches it.

@@ -6,8 +6,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# Neither an example nor a strategy has a time limit: what is slow here may be quick elsewhere.
+settings.register_profile(
+    "no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("no clock")
 
 
 @pytest.fixture

@@ -541,5 +541,5 @@ def test_the_guard_refuses_the_traps_and_no_way_out(capsys):
         "trap 1: 'higher' refuses 2 (Linear)",
         "trap 2: 'vmap' refuses 1 (BatchNorm2d)",
         "trap 3: 'functional' refuses 2 (ParametrizedLinear)",
-        "trap 4: 'functional' refuses 4 (Linear)",
+        "trap 4: 'vmap' refuses 4 (Linear)",
     ]

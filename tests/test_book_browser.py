@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import background
 import browser
 import check_book
 import check_pages
@@ -75,7 +76,7 @@ def one(driver, selector):
 
 
 def wait(driver, condition):
-    return WebDriverWait(driver, 20, 0.02).until(condition)
+    return WebDriverWait(driver, background.HANG, 0.02).until(condition)
 
 
 # Every page

@@ -125,6 +125,25 @@ def test_a_value_that_a_function_or_a_comprehension_takes_counts_as_taken():
 
 
 @pytest.mark.parametrize(
+    ("source", "made", "taken"),
+    [
+        ("x = [v for i in a]", "x", "v a"),
+        ("x = {v: w for i in a if i}", "x", "v w a"),
+        ("x = {v for i in a for j in i}", "x", "v a"),
+        ("x = [[i * j for i in a] for j in b]", "x", "a b"),
+        ("x = sum(i for i in a)", "x", "sum a"),
+        ("x = [last := i for i in a]", "x last", "a"),  # a walrus names it for the whole cell
+        ("f = lambda: [i for i in a]", "f", "a"),
+        ("class A:\n    x = [i for i in a]", "A", "a"),
+        ("def f(b):\n    return {i: b for i in a}", "f", "a"),
+        ("i = 1\nx = [i for i in a]", "i x", "a"),
+    ],
+)
+def test_names_of_a_comprehension_are_its_own_on_every_python(source, made, taken):
+    assert contract_code.made_and_taken(source) == (set(made.split()), set(taken.split()))
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("```{note}\nBody.\n```", "colon fence"),

@@ -109,7 +109,7 @@ def test_imports_are_declared_dependencies(folder):
     own = {
         path.stem
         for place in ("tools", "tools/paper_scale", "book/_ext", "benchmarks", folder)
-        for path in (ROOT / place).glob("*.py")
+        for path in (ROOT / place).rglob("*.py")
     }
     for path in (ROOT / folder).rglob("*.py"):
         found = imported(ast.parse(path.read_text("utf-8")))

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 import types
-from contextlib import suppress
 from pathlib import Path
 
+import background
 import federated_grid
 import pytest
 from bilevel_cases import assert_same
@@ -264,7 +264,9 @@ def test_a_simulation_gives_the_same_parameters(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
     config = json.dumps({**GATER, "out": str(tmp_path), "timeout": 300.0})
     command = [sys.executable, "-c", SIMULATION, config]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=background.HANG, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     federation = gater_federation(rounds=2)
     records = run_rounds(federation)
@@ -284,8 +286,7 @@ def alive(group):
 def skip_where_flower_gives_up():
     """Flower ends a process that has not reported within 30 seconds of its start."""
     program, before = Path(sys.executable).parent / "flwr-serverapp", time.monotonic()
-    with suppress(subprocess.TimeoutExpired):
-        subprocess.run([program, "--help"], capture_output=True, timeout=60, check=True)
+    subprocess.run([program, "--help"], capture_output=True, check=True)
     if (took := time.monotonic() - before) > 15:
         pytest.skip(f"too busy: Flower gives a process 30 s to start, and here it takes {took:.0f}")
 
@@ -295,7 +296,7 @@ def test_processes_on_loopback_survive_a_node_that_is_killed(tmp_path, monkeypat
     pytest.importorskip("flwr", minversion="1.41", reason="its programs take other arguments")
     importable(monkeypatch)
     skip_where_flower_gives_up()
-    limit = 200.0
+    limit = float(background.HANG)
     config = {**MAML, "out": str(tmp_path / "out"), "timeout": 150.0, "wait": limit}
     with LocalFlower(tmp_path, 3, config, start_limit=limit) as flower:
         groups = [process.pid for process in flower.processes.values()]
@@ -306,7 +307,7 @@ def test_processes_on_loopback_survive_a_node_that_is_killed(tmp_path, monkeypat
             time.sleep(0.5)
         flower.stop_node(2, hard=True)
         flower.wait(run, 3 * limit)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + background.HANG
     while any(map(alive, groups)):
         assert time.monotonic() < deadline, "processes were left running"
         time.sleep(0.2)
@@ -349,7 +350,7 @@ def test_a_node_without_a_registered_key_and_another_server_are_refused(tmp_path
     pytest.importorskip("flwr", minversion="1.41", reason="its programs take other arguments")
     importable(monkeypatch)
     skip_where_flower_gives_up()
-    limit = 200.0
+    limit = float(background.HANG)
     guard, strange = documented(tmp_path / "keys", 1), documented(tmp_path / "strange", 1)
     unknown = tmp_path / "unknown"  # the right authority, and a key that nobody registered
     shutil.copytree(strange.folder, unknown)

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import background
 import pytest
 import torch
 from bilevel_cases import assert_same
@@ -357,7 +358,7 @@ def test_a_late_client_is_left_out_and_disturbs_nobody(monkeypatch):
     release.set()
     late = set(threading.enumerate()) - before
     for thread in late:
-        thread.join(60)
+        thread.join(background.HANG)
     assert len(late) == 2 and not any(thread.is_alive() for thread in late)
     assert_same(state_of(federation.learner), state_of(without.learner), rtol=0)
 
@@ -471,13 +472,13 @@ def test_a_server_killed_by_the_system_leaves_a_whole_checkpoint(tmp_path):
     code = CHILD.format(tests=str(Path(__file__).parent), out=str(tmp_path))
     child = subprocess.Popen([sys.executable, "-c", code])
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + background.HANG
         while not (tmp_path / "server.safetensors").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.1)
     finally:
         child.kill()
-        child.wait(30)
+        child.wait()
     long = {"rounds": 10**6}
     done, state = state_at(maml_federation(**long), out=tmp_path, resume=True)
     assert done >= 1

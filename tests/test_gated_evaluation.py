@@ -18,7 +18,7 @@ def source(seed=0):
 
 def test_the_share_is_that_of_the_multiply_adds_written_out():
     network = gated("conv4", "none").float()
-    x = torch.from_numpy(source().images[:6])
+    x = torch.tensor(source().images[:6])
     open_filters = [m.sum(1).long() for m in network.masks(tasks.as_float(x))]
     assert any(len(set(counts.tolist())) > 1 for counts in open_filters)
     inputs = [torch.ones(6, dtype=torch.long), *open_filters[:-1]]

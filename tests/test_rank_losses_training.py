@@ -6,6 +6,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import background
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,7 @@ def test_runs_that_were_killed_and_resumed_remember_to_the_bit(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=background.HANG,
     )
     assert run.stdout.split() == ["9", "0"] * len(REMEMBERING)
     for name, make in REMEMBERING.items():

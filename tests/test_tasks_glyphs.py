@@ -5,7 +5,6 @@ import itertools
 import math
 import subprocess
 import sys
-import time
 import warnings
 
 import numpy as np
@@ -280,12 +279,10 @@ def test_slightly_different_gray_levels_are_no_reason_to_warn(monkeypatch, empty
 # The cache
 
 
-def test_second_use_is_quick_and_draws_nothing(empty_cache, drawn):
+def test_second_use_draws_nothing(empty_cache, drawn):
     first = glyphs("test")
     module._all_images.cache_clear()
-    start = time.process_time()
     second = glyphs("test")
-    assert time.process_time() - start < 1
     assert len(drawn) == 1 and len(list(empty_cache.iterdir())) == 1
     assert np.array_equal(first.images, second.images)
 

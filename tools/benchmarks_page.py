@@ -256,6 +256,11 @@ def rest(results: Results) -> str:
         ]
         head = ["ANP's scores of 20 tasks", "time", "inverse Hessians: times as fast as updates"]
         parts += folded("Scoring weights for pruning", [table(head, rows)])
+    if (books := results.load("benchmarks/notebooks.json")) is not None:
+        costs, budget = books["values"]["notebooks"], books["config"]["budget"]
+        rows = [[name, f"{cost['ratio']:.0f}"] for name, cost in costs.items()]
+        head = ["notebook", f"pieces of work, each about a second; {budget:.0f} are allowed"]
+        parts += folded("What the notebooks cost", [table(head, rows)])
     if (study := results.load("claims/metagater.json")) is not None:
         gated = study["values"]["claims"]["6"]["values"]["ratios"]
         rows = [

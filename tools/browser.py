@@ -60,8 +60,8 @@ def browser() -> Iterator[webdriver.Chrome]:
         service = Service(executable_path=shutil.which("chromedriver"))
         driver = webdriver.Chrome(options=options, service=service)
         try:
-            driver.set_page_load_timeout(60)
-            driver.set_script_timeout(60)
+            driver.set_page_load_timeout(1800)
+            driver.set_script_timeout(1800)
             yield driver
         finally:
             driver.quit()

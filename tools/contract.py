@@ -1,7 +1,8 @@
 """What every chapter keeps to, read from its source; tests/test_book_contract.py applies it.
 
 Each rule takes a notebook and yields one sentence per breach: those on its file stand here, those
-on code, shape and text in ``contract_code.py``, ``contract_shape.py`` and ``contract_text.py``.
+on code, shape and text in ``contract_code.py``, ``contract_shape.py`` and ``contract_text.py``,
+that on times in ``contract_clock.py``.
 What can be seen only after a run (every cell ran, every figure is on its page, the comparisons
 were made) is checked by ``check_book.py``.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from contract_clock import clock
 from contract_code import code, code_cells, exercise_names, figures, optional_data, order
 from contract_shape import exercises, frame, length, predictions, sections
 from contract_text import glossary_terms, markup, page_prose, spelling, unexplained, unlinked
@@ -82,6 +84,7 @@ def breaches(notebook: NotebookNode, name: str, around: Around) -> list[str]:
         order,
         optional_data,
         exercise_names,
+        clock,
         exercises,
     ):
         found += of_any(notebook)

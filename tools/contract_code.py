@@ -106,10 +106,10 @@ def made_and_taken(source: str) -> tuple[set[str], set[str]]:
         table = tables.pop()
         tables += table.get_children()
         for symbol in table.get_symbols():
-            here = table.get_type() == "module"
-            if here and (symbol.is_assigned() or symbol.is_imported()):
+            of_cell = table.get_type() == "module" or symbol.is_global()
+            if of_cell and (symbol.is_assigned() or symbol.is_imported()):
                 made.add(symbol.get_name())
-            if symbol.is_referenced() and (here or symbol.is_global()):
+            if symbol.is_referenced() and of_cell:
                 taken.add(symbol.get_name())
     return made, taken - made
 

@@ -43,7 +43,7 @@ FLOORS = (
         "nb",
     ),
     ("claims",),
-    ("launch", "commands", "cli_options", "cli_federate", "cli", "__main__"),
+    ("launch", "command_checks", "commands", "cli_options", "cli_federate", "cli", "__main__"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS, start=1) for module in modules}
 

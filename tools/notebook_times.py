@@ -1,6 +1,7 @@
 """Seconds per notebook, from a junit file of pytest: ``python tools/notebook_times.py FILE``.
 
-Fails when a notebook took longer than the book promises, or when its time is missing.
+A time tells as much about the machine as about the notebook: it is printed, and only a notebook
+that did not run is an error. What a notebook may cost is kept in ``benchmarks/notebooks.py``.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ import sys
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from pathlib import Path
-
-LIMIT = 90.0
 
 
 def seconds_per_notebook(junit: Path) -> dict[str, float]:
@@ -24,14 +23,12 @@ def seconds_per_notebook(junit: Path) -> dict[str, float]:
 
 
 def main(junit: Path, book: Path) -> int:
-    """Print the table and say how many notebooks break the promise."""
-    found, wrong = seconds_per_notebook(junit), 0
-    for name in sorted(path.stem for path in book.glob("*.ipynb")):
-        seconds = found.get(name, 0.0)
-        kept = 0 < seconds <= LIMIT
-        wrong += not kept
-        print(f"{seconds:6.1f} s  {name}" + ("" if kept else f"  (must run, within {LIMIT:.0f} s)"))
-    return wrong
+    """Print the table and say how many notebooks did not run."""
+    found = seconds_per_notebook(junit)
+    names = sorted(path.stem for path in book.glob("*.ipynb"))
+    for name in names:
+        print(f"{found[name]:6.1f} s  {name}" if name in found else f"   did not run  {name}")
+    return len(set(names) - found.keys())
 
 
 if __name__ == "__main__":

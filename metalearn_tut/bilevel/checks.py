@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from math import inf
 from numbers import Real
 
@@ -151,16 +152,20 @@ def check_targets(
     """
     if not y.numel():
         raise ValueError(f"{name} must not be empty")
-    hard = loss is F.cross_entropy and y.ndim == 1
-    if y.is_floating_point() and not hard:
-        return
+    if not _is_cross_entropy(loss) or (y.is_floating_point() and y.ndim > 1):
+        return  # what targets another loss takes, it knows itself
     if y.dtype != torch.int64:
-        other = "" if hard else " or floating-point targets"
-        raise ValueError(f"{name} must be int64 labels{other}, got {y.dtype}")
+        raise ValueError(f"{name} must be int64 labels, got {y.dtype}")
     low, high = int(y.min()), int(y.max())
     if low < 0 or (ways is not None and high >= ways):
         allowed = "labels >= 0" if ways is None else f"labels in 0..{ways - 1}"
         raise ValueError(f"{name} must hold {allowed}, got {low if low < 0 else high}")
+
+
+def _is_cross_entropy(loss: object) -> bool:
+    while isinstance(loss, partial):
+        loss = loss.func
+    return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
 
 
 def ways_of(model: nn.Module, params: Mapping[str, Tensor]) -> int | None:

@@ -73,7 +73,17 @@ def functional(model: nn.Module, *, training: bool | None = None) -> Forward:
     """
 
     def forward(params: Params, x: Tensor, **kwargs: int) -> Tensor:
-        return with_tensors(model, params, training=training)(x, **kwargs)
+        network = with_tensors(model, params, training=training)
+        try:
+            return network(x, **kwargs)
+        except RuntimeError as error:
+            if x.is_floating_point() or "type" not in str(error):
+                raise
+            raise ValueError(
+                f"inputs hold integers ({x.dtype}), which stay integers, as nn.Embedding reads "
+                f"them, and {type(model).__name__} reads floats: pass x.float() (images as uint8 "
+                "are scaled by themselves)"
+            ) from error
 
     return forward
 

@@ -24,7 +24,7 @@ def initial_rates(kind: str, params: Params, lr: float, steps: int) -> Params:
     else:
         per = {"layer": lambda p: (), "step": lambda p: (steps,), "weight": lambda p: p.shape}[kind]
         shapes = {f"rates.{n}": tuple(per(p)) for n, p in params.items()}
-    like = next(iter(params.values()))
+    like = next(iter(params.values()), torch.empty(()))
     return {
         n: torch.full(shape, lr, dtype=like.dtype, device=like.device, requires_grad=True)
         for n, shape in shapes.items()

@@ -111,8 +111,8 @@ def trace(model: nn.Module) -> fx.Graph:
 
 def _random_states() -> list[Any]:
     """Where the generators stand that a ``forward`` may draw from."""
-    numpy_state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
-    return [random.getstate(), repr(numpy_state), torch.get_rng_state().tolist()]
+    _, key, *place = np.random.get_state()  # noqa: NPY002
+    return [random.getstate(), key.tobytes(), place, torch.get_rng_state().numpy().tobytes()]
 
 
 def _unsupported(node: fx.Node, modules: dict[str, nn.Module], names: set[str]) -> str | None:

@@ -19,7 +19,7 @@ from metalearn_tut.block_voting.objectives import Objective, cross_entropy
 from metalearn_tut.block_voting.recipe import Recipe
 from metalearn_tut.models.frozen import fixed_layers
 from metalearn_tut.tasks.cache import remove_partial
-from metalearn_tut.tasks.content import described
+from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.task import as_float
 from metalearn_tut.tasks.tensor_file import (
@@ -182,7 +182,11 @@ class _Kept:
         self.path = None if path is None else Path(path).expanduser()
         self.network = network
         frozen = [n for n, p in network.named_parameters() if not p.requires_grad]
-        own = {"network": network, "dtype": str(like(network).dtype), "frozen": frozen}
+        own = {
+            "network": architecture(network),
+            "dtype": str(like(network).dtype),
+            "frozen": frozen,
+        }
         self.settings = {} if path is None else described({**settings, **own})
         self.momenta: dict[str, Tensor] = {}
         for name, p in ((n, p) for n, p in network.named_parameters() if p.requires_grad):

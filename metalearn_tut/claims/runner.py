@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -140,13 +140,14 @@ class _Worker:
 
     def give(self, job: Job, folder: Path) -> None:
         self.job = job
-        self.pipe.send((job, folder))
+        with suppress(OSError):  # it has died already, as problem() will say
+            self.pipe.send((job, folder))
 
     def problem(self) -> str | None:
         """Why the job failed, if it did; waits for its end."""
         try:
             return self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self.process.join()
             return f"its process ended with exit code {self.process.exitcode}"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metalearn_tut.bilevel.checks import whole_number
 from metalearn_tut.cost.counts import Masks, macs, parameters
@@ -96,6 +96,7 @@ def latency(
     *,
     warmup: int = 5,
     repeats: int = 30,
+    x: Tensor | None = None,
 ) -> float:
     """Seconds of one forward pass: the median of warm runs, in evaluation mode.
 
@@ -109,6 +110,8 @@ def latency(
         Inputs per pass.
     warmup, repeats : int, default 5 and 30
         Passes before the clock runs, and passes timed.
+    x : Tensor [batch, *input_shape], optional
+        The inputs, for a network that does not take zeros; they count instead of ``batch``.
 
     Raises
     ------
@@ -118,8 +121,9 @@ def latency(
     """
     batch, repeats = check_count(batch=batch, repeats=repeats)
     warmup = whole_number("warmup", warmup)
-    with taking(input_shape):
-        x = zeros(model, batch, input_shape)
+    if x is None:
+        with taking(input_shape):
+            x = zeros(model, batch, input_shape)
     wait: Callable[[], None] = torch.cuda.synchronize if x.is_cuda else lambda: None
     seconds = []
     with evaluating(model), taking(input_shape):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from metalearn_tut.bilevel import Params
 from metalearn_tut.learner import Learner
 from metalearn_tut.maml import MAML
+from metalearn_tut.state import BUFFER, MASK, networks_of
 from metalearn_tut.tasks.sampler import as_integer
 
 State = Mapping[str, Tensor]
-_BUFFER, _MASK = "buffer.", "mask."
 _HEAVIEST = 1e250  # a weight: more, and a product or the sum may not be finite
 
 
@@ -44,33 +44,29 @@ class Reply(NamedTuple):
 def state_of(learner: Learner) -> Params:
     """A copy of all that is shared.
 
-    The meta-parameters; of the model its buffers, ``buffer.*``; and of a pruned learner its
-    masks, ``mask.*``, as booleans. Frozen parameters are in no state: nobody trains them.
+    The meta-parameters; of its networks the buffers, ``buffer.*``; and of a pruned learner the
+    masks, ``mask.*``, as booleans. Frozen parameters do not travel: nobody trains them.
     """
     return {name: tensor.detach().clone() for name, tensor in _shared(learner).items()}
 
 
 def load_state(learner: Learner, state: State) -> None:
     """Make a learner go on from here, in place; one that was not pruned is pruned if need be."""
-    masks = {n.removeprefix(_MASK): m for n, m in state.items() if n.startswith(_MASK)}
+    masks = {n.removeprefix(MASK): m for n, m in state.items() if n.startswith(MASK)}
     own = _masks_of(learner)
     if any(n not in own or not torch.equal(m, own[n]) for n, m in masks.items()):
         learner.set_masks(masks)
     with torch.no_grad():
         for name, tensor in _shared(learner).items():
-            if not name.startswith(_MASK):
+            if not name.startswith(MASK):
                 tensor.copy_(state[name])
 
 
 def _shared(learner: Learner) -> dict[str, Tensor]:
-    model = getattr(learner, "model", None)
-    buffers = dict(model.named_buffers()) if isinstance(model, nn.Module) else {}
-    masks = _masks_of(learner)
-    return {
-        **learner.meta_parameters(),
-        **{_BUFFER + n: b for n, b in buffers.items()},
-        **{_MASK + n: m for n, m in masks.items()},
-    }
+    shared = dict(learner.meta_parameters())
+    for first, network in networks_of(learner).items():
+        shared |= {f"{BUFFER}{first}{n}": b for n, b in network.named_buffers()}
+    return shared | {MASK + n: mask for n, mask in _masks_of(learner).items()}
 
 
 def _masks_of(learner: Learner) -> dict[str, Tensor]:
@@ -133,7 +129,7 @@ def weighted_average(states: Sequence[State], weights: Sequence[float], current:
                 w * state[name].double() for state, w in zip(states, weights, strict=True) if w
             )
             averaged[name] = (sum(parts) / total).to(own)
-            if (mask := current.get(_MASK + name)) is not None:
+            if (mask := current.get(MASK + name)) is not None:
                 averaged[name] = averaged[name].masked_fill(~mask, 0.0)
         else:
             averaged[name] = own

@@ -9,11 +9,11 @@ from math import inf
 from typing import Any
 
 import torch
-from torch import nn
 
 from metalearn_tut.federated.aggregation import Reply, State, load_state, state_of
 from metalearn_tut.federated.nodes import Node, NodeSampler
 from metalearn_tut.learner import Learner
+from metalearn_tut.state import networks_of, settings_of
 from metalearn_tut.tasks.content import content_hash
 from metalearn_tut.tasks.sampler import check_count, check_seed, distinct, raw_draws
 
@@ -182,9 +182,16 @@ class Federation:
 
 def _learner(learner: Learner) -> dict[str, Any]:
     """What decides the result of a learner, but for what travels."""
-    settings, model = getattr(learner, "settings", None), getattr(learner, "model", None)
-    own = dict(settings()) if callable(settings) else {}
-    parameters = model.named_parameters() if isinstance(model, nn.Module) else ()
-    if frozen := {n: p for n, p in parameters if not p.requires_grad}:
-        own["frozen"] = content_hash(part for pair in sorted(frozen.items()) for part in pair)
-    return {"kind": type(learner).__qualname__, **own}
+    networks = networks_of(learner).items()
+    frozen = {
+        first + name: p
+        for first, network in networks
+        for name, p in network.named_parameters()
+        if not p.requires_grad
+    }
+    own = {"kind": type(learner).__qualname__, **settings_of(learner)}
+    if frozen:
+        own["frozen content"] = content_hash(
+            part for pair in sorted(frozen.items()) for part in pair
+        )
+    return own

@@ -10,7 +10,7 @@ imported without ``flwr``. What they do is in the run's configuration::
     [tool.flwr.app.config]
     experiment = "my_module:my_federation"   # a function that returns a Federation
     arguments = '{"rounds": 5}'              # its arguments, as JSON
-    secure = false                           # true: the server sees sums only (flower_sums)
+    secure = false                           # true: the server sees sums only (Flower 1.41)
     clip = 8.0                               # then: the largest number of an update
     timeout = 600.0                          # seconds that a round may take
     wait = 60.0                              # seconds to wait for nodes at the start
@@ -101,7 +101,6 @@ def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
     """
     try:
         from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-        from flwr.client.mod import secaggplus_mod
         from flwr.clientapp import ClientApp
         from flwr.serverapp import ServerApp
     except ImportError as error:
@@ -124,6 +123,8 @@ def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
     @client.train()
     def train(message: Message, context: Context) -> Message:
         if settings(context)["secure"]:
+            from flwr.client.mod import secaggplus_mod
+
             return secaggplus_mod(message, context, masked)
         reply = trained(message, context)[0]
         told = {"count": reply.count, "loss": reply.loss}

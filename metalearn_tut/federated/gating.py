@@ -26,7 +26,7 @@ from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.models.bound import for_tasks
 from metalearn_tut.models.channel_gated import ChannelGated
 from metalearn_tut.scoring import Metric, check_aligned, scores
-from metalearn_tut.tasks.content import described
+from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.sampler import check_choice, check_seed
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -183,7 +183,7 @@ class MetaGater:
         inner = ("lr", "stages", "backbone_gates", "how", "target", "two_sided", "detach_stage1")
         found = {name: getattr(self, name) for name in own}
         found |= {name: getattr(self.inner, name) for name in inner}
-        return described({**found, "loss": self.loss, "model": self.model})
+        return {"model": architecture(self.model), **described({**found, "loss": self.loss})}
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """F of each task, with its meta-gradient attached, and the accuracy on the query set.

@@ -1,5 +1,6 @@
 """Floor 1: the networks, plain PyTorch modules usable without anything else of the package."""
 
+from metalearn_tut.models.bound import with_tensors
 from metalearn_tut.models.channel_gated import (
     ChannelGated,
     ChannelGatedConv4,
@@ -13,6 +14,7 @@ from metalearn_tut.models.deploy import deploy
 from metalearn_tut.models.gated_resnet import GatedResNet
 from metalearn_tut.models.gated_resnet12 import GatedResNet12
 from metalearn_tut.models.gates import BlockGate, gumbel_mask, hard_mask
+from metalearn_tut.models.mode import evaluating
 from metalearn_tut.models.norms import NORMS, TaskBatchNorm2d
 from metalearn_tut.models.resnet12 import ResNet12
 
@@ -31,9 +33,11 @@ __all__ = [
     "TaskBatchNorm2d",
     "channel_mask",
     "deploy",
+    "evaluating",
     "gumbel_mask",
     "hard_mask",
     "open_share",
     "skip",
     "skip_each",
+    "with_tensors",
 ]

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-_PLAIN = (bool, int, float, str, type(None))
-_CONTAINERS = (dict, OrderedDict, list, tuple, set)
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+_DICTIONARIES = frozenset({dict, OrderedDict})
+_CONTAINERS = (dict, list, tuple, set)
 
 
 def with_tensors(
@@ -64,7 +65,7 @@ def with_tensors(
         memo[id(buffer)] = tensors[name] if name in tensors else buffer.clone()
     if unknown := sorted(tensors.keys() - own.keys()):
         raise ValueError(f"{unknown[0]!r} is not a parameter of {type(model).__name__}")
-    return _module(model, memo, training, set(map(id, by_batch)))
+    return _Copy(memo, training, set(map(id, by_batch))).of_module(model)
 
 
 def for_tasks(model: nn.Module, *, training: bool | None = None) -> nn.Module:
@@ -80,7 +81,7 @@ def replaced(model: nn.Module, parts: Mapping[nn.Module, nn.Module]) -> nn.Modul
     """A copy of ``model`` with other layers in place of these; all tensors are the model's own."""
     memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
     memo |= {id(old): new for old, new in parts.items()}
-    return memo[id(model)] if model in parts else _module(model, memo, None, set())
+    return _Copy(memo, None, set()).of_module(model)
 
 
 def without_statistics(model: nn.Module) -> list[nn.Module]:
@@ -107,70 +108,94 @@ def _is_filled(norm: _NormBase) -> bool:
     return counted or bool(norm.running_mean.any())
 
 
-def _module(
-    module: nn.Module, memo: dict[int, Any], training: bool | None, by_batch: set[int]
-) -> nn.Module:
-    if id(module) in memo:
-        return memo[id(module)]
-    kind = type(module)
-    if isinstance(module, torch.jit.ScriptModule) or kind.__name__ == "OptimizedModule":
-        raise TypeError(
-            f"a compiled module ({kind.__name__}) cannot be given other weights: pass the module "
-            "that it was compiled from"
-        )
-    twin = memo[id(module)] = kind.__new__(kind)
-    for name, value in vars(module).items():
-        vars(twin)[name] = _value(value, memo, training, by_batch)
-    if training is not None:
-        twin.training = training
-    twin._compiled_call_impl = None  # it would call the module that was compiled
-    if id(module) in by_batch:
-        # not by its mode: in evaluation mode it would read what it never wrote
-        twin.track_running_stats = False
-        twin.running_mean = twin.running_var = twin.num_batches_tracked = None
-    return twin
+class _Copy:
+    """One copy of a model: ``memo`` holds what stands for what, by the identity of the original.
 
+    Parameters
+    ----------
+    memo : dict of int to object
+        At first the tensors (and layers) that are replaced.
+    training : bool or None
+        The mode of every module; None for its own.
+    by_batch : set of int
+        Identities of norms that normalize by the batch.
+    """
 
-def _value(value: Any, memo: dict[int, Any], training: bool | None, by_batch: set[int]) -> Any:
-    """An attribute of a module: a container is copied, so that the module's own is not changed."""
-    kind = type(value)
-    if kind in _PLAIN:
+    def __init__(self, memo: dict[int, Any], training: bool | None, by_batch: set[int]) -> None:
+        self.memo, self.training, self.by_batch = memo, training, by_batch
+
+    def of_module(self, module: nn.Module) -> nn.Module:
+        """The module's twin, which is made once."""
+        if id(module) in self.memo:
+            return self.memo[id(module)]
+        kind = type(module)
+        _check_copied(module)
+        twin = self.memo[id(module)] = kind.__new__(kind)
+        own = vars(twin)
+        for name, value in vars(module).items():
+            # most of a module are plain values and empty dictionaries of hooks
+            of = type(value)
+            if of in _PLAIN:
+                own[name] = value
+            else:
+                own[name] = of() if of in _DICTIONARIES and not value else self.of(value)
+        if self.training is not None:
+            twin.training = self.training
+        own["_compiled_call_impl"] = None  # it would call the module that was compiled
+        if id(module) in self.by_batch:
+            # not by its mode: in evaluation mode it would read what it never wrote
+            twin.track_running_stats = False
+            twin.running_mean = twin.running_var = twin.num_batches_tracked = None
+        return twin
+
+    def of(self, value: Any) -> Any:
+        """An attribute: a container is copied, so that the module's own is not changed."""
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if id(value) in self.memo:
+            return self.memo[id(value)]
+        if isinstance(value, nn.Module):
+            return self.of_module(value)
+        if isinstance(value, Tensor):
+            return self.memo.setdefault(id(value), value.clone())
+        if kind in _DICTIONARIES:
+            return kind((name, self.of(part)) for name, part in value.items())
+        if kind in (list, tuple, set):
+            return kind(map(self.of, value))
+        if kind is types.MethodType:
+            return types.MethodType(value.__func__, self.of(value.__self__))
+        if kind in (types.FunctionType, partial) and _holds(value, self.memo, set()):
+            return self.of_function(value)
         return value
-    if id(value) in memo:
-        return memo[id(value)]
-    copy = partial(_value, memo=memo, training=training, by_batch=by_batch)
-    if isinstance(value, nn.Module):
-        return _module(value, memo, training, by_batch)
-    if isinstance(value, Tensor):
-        return memo.setdefault(id(value), value.clone())
-    if kind in (dict, OrderedDict):
-        return kind((name, copy(part)) for name, part in value.items())
-    if kind in (list, tuple, set):
-        return kind(map(copy, value))
-    if kind is types.MethodType:
-        return types.MethodType(value.__func__, copy(value.__self__))
-    if kind in (types.FunctionType, partial) and _holds(value, memo, set()):
-        return _callable(value, copy, memo)
-    return value
+
+    def of_function(self, value: Any) -> Any:
+        """A function over modules of the model, or a partial one, over their twins instead."""
+        if isinstance(value, partial):
+            arguments = map(self.of, value.args)
+            return partial(self.of(value.func), *arguments, **self.of(value.keywords))
+        old = value.__closure__ or ()
+        cells = tuple(types.CellType() for _ in old)
+        twin = types.FunctionType(
+            value.__code__, value.__globals__, value.__name__, value.__defaults__, cells
+        )
+        twin.__kwdefaults__ = value.__kwdefaults__
+        self.memo[id(value)] = twin
+        for cell, inner in zip(cells, old, strict=True):
+            if _is_set(inner):
+                # what a function only writes to, such as a list of what it saw, stays the caller's
+                held = _holds(inner.cell_contents, self.memo, set())
+                cell.cell_contents = self.of(inner.cell_contents) if held else inner.cell_contents
+        return twin
 
 
-def _callable(value: Any, copy: Any, memo: dict[int, Any]) -> Any:
-    """A function over modules of the model, or a partial one, over their copies instead."""
-    if isinstance(value, partial):
-        return partial(copy(value.func), *map(copy, value.args), **copy(value.keywords))
-    cells = [types.CellType() for _ in value.__closure__ or ()]
-    twin = types.FunctionType(
-        value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells)
-    )
-    twin.__kwdefaults__ = value.__kwdefaults__
-    memo[id(value)] = twin
-    for cell, old in zip(cells, value.__closure__ or (), strict=True):
-        if not _is_set(old):
-            continue
-        inner = old.cell_contents
-        # what a function only writes to, such as a list of what it saw, stays the caller's
-        cell.cell_contents = copy(inner) if _holds(inner, memo, set()) else inner
-    return twin
+def _check_copied(module: nn.Module) -> None:
+    kind = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule) or kind == "OptimizedModule":
+        raise TypeError(
+            f"a compiled module ({kind}) cannot be given other weights: pass the module that it "
+            "was compiled from"
+        )
 
 
 def _holds(value: Any, memo: dict[int, Any], seen: set[int]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def deploy(
             network.ways = network.head.out_features = len(network.head.weight)
         if expected is None:
             expected = with_tensors(network, {})(support_x)
-        network = with_statistics(network, support_x)
+        network = with_statistics(network, lambda net: net(support_x))
         if isinstance(network, FewShotNetwork) and network.norm == "batch":
             network.norm = "support"
         prove_alone(network, support_x)
@@ -79,11 +80,11 @@ def deploy(
     return network
 
 
-def with_statistics(network: nn.Module, x: Tensor) -> nn.Module:
-    """A copy whose task-dependent batch norms hold the statistics of ``x`` from now on.
+def with_statistics(network: nn.Module, run: Callable[[nn.Module], Any]) -> nn.Module:
+    """A copy whose task-dependent batch norms hold from now on the statistics of one run.
 
-    A layer that is not reached goes, and one that is called more than once stays: it would need
-    several statistics.
+    ``run(network)`` calls the network on the support set. A layer that is not reached then goes,
+    and one that is called more than once stays: it would need several statistics.
     """
     layers = [m for m in network.modules() if _needs_statistics(m)]
     if not layers:
@@ -93,7 +94,7 @@ def with_statistics(network: nn.Module, x: Tensor) -> nn.Module:
         layer.register_forward_pre_hook(lambda m, args: seen[m].append(args[0])) for layer in layers
     ]
     try:
-        network(x)
+        run(network)
     finally:
         for hook in hooks:
             hook.remove()
@@ -117,7 +118,7 @@ def _holding(layer: Norm, x: Tensor) -> nn.Module:
     var, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
     if isinstance(layer, TaskBatchNorm2d):
         norm: nn.Module = nn.BatchNorm2d(layer.channels, layer.eps).to(x)
-        norm.weight, norm.bias = layer.weight, layer.bias
+        norm._parameters.update(layer._parameters)  # in a private copy they are plain tensors
     else:
         norm = with_tensors(layer, {})
     norm.track_running_stats = True

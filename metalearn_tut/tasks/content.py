@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import types
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -53,9 +54,9 @@ def described(value: Any) -> Any:
     """A value as JSON that is equal for equal contents: arrays by their :func:`content_hash`.
 
     What has ``settings()`` is described by it, a dataclass by its fields, a function by its
-    code and what it closes over (one of a library by its name), a network by its layers and
-    their arguments, whatever its weights and its mode. What is none of these is described by
-    its ``repr``, without addresses in memory, or, if it has none, by its attributes.
+    code and what it closes over (one of a library by its name), a module by its
+    :func:`architecture` and its tensors. What is none of these is described by its ``repr``,
+    without addresses in memory, or, if it has none, by its attributes.
 
     Examples
     --------
@@ -114,14 +115,28 @@ def _function(function: types.FunctionType) -> Any:
     return {"function": name, "code": content_hash([code.co_code]), "of": described(inside)}
 
 
-def _module(module: nn.Module) -> Any:
-    said = f"{type(module).__name__}({module.extra_repr()})"
-    if type(module).__module__.startswith("torch."):
-        return said
-    parts = (nn.Module, torch.Tensor)
+def architecture(model: nn.Module) -> dict[str, Any]:
+    """What a network was built of, as JSON: its modules by name, whatever its weights and mode.
+
+    Examples
+    --------
+    >>> architecture(nn.Sequential(nn.Linear(4, 3)))["0"]
+    {'class': 'Linear', 'in_features': 4, 'out_features': 3}
+    """
+    return {name or "network": _module(module) for name, module in model.named_modules()}
+
+
+def _module(module: nn.Module) -> dict[str, Any]:
     given = {n: v for n, v in vars(module).items() if n not in _OF_EVERY_MODULE}
-    own = {n: described(v) for n, v in given.items() if not isinstance(v, parts)}
-    return {"class": said, **own} if own else said
+    own = {n: described(v) for n, v in given.items() if not _holds_tensors(v)}
+    return {"class": type(module).__name__, **own}
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a module keeps its parts or weights here (also an RNN its list of them)."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_tensors, value))
+    return isinstance(value, (nn.Module, torch.Tensor, weakref.ReferenceType))
 
 
 def without_addresses(text: str) -> str:

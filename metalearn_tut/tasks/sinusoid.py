@@ -79,8 +79,10 @@ class SinusoidSampler(TaskSampler):
     x_range: Interval
 
     def __post_init__(self) -> None:
-        check_count(shots=self.shots, queries=self.queries)
-        check_seed(self.seed)
+        shots, queries = check_count(shots=self.shots, queries=self.queries)
+        counts = {"shots": shots, "queries": queries, "seed": check_seed(self.seed)}
+        for name, value in counts.items():  # as Python's integers, whatever was given
+            object.__setattr__(self, name, value)
         for name in ("amplitude", "phase", "x_range"):
             given, most = getattr(self, name), torch.finfo(torch.float32).max
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,17 +124,18 @@ def check_same_run(path: str | os.PathLike[str], before: Any, now: Any) -> None:
     ValueError
         If ``before``, from the file, is not ``now``: the message names what differs.
     """
-    before, now = _flat(before), _flat(now)
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise ValueError(
-                f"cannot resume {path}: {name} was {before.get(name)!r}, now {now.get(name)!r}"
-            )
+    if found := _difference("", before, now):
+        name, *values = found
+        was, is_now = (textwrap.shorten(repr(value), 200) for value in values)
+        raise ValueError(f"cannot resume {path}: {name} was {was}, now {is_now}")
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    if not isinstance(value, Mapping) or not value:
-        return {name: value}
-    dotted = {f"{name}.{key}" if name else key: inner for key, inner in value.items()}
-    return {n: v for key, inner in dotted.items() for n, v in _flat(inner, key).items()}
+def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any] | None:
+    """The first place, by its dotted name, where two JSON values differ, and what stands there."""
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return None if before == now else (name, before, now)
+    for key in sorted(before.keys() | now.keys()):
+        dotted = f"{name}.{key}" if name else key
+        if found := _difference(dotted, before.get(key), now.get(key)):
+            return found
+    return None

@@ -5,6 +5,7 @@ import os
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -140,8 +141,12 @@ def test_a_member_that_declares_too_much_is_not_looked_into(tmp_path):
 def test_a_member_that_declares_too_little_yields_no_more(tmp_path):
     with files.opened(declaring(tmp_path / "a.zip", 1000)) as (names, read):
         assert names == ["b/1.png"]
+        tracemalloc.start()
         with pytest.raises(ValueError, match=r"cannot read b/1\.png in .*CRC"):
             read("b/1.png")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1 << 20  # of the 4 MiB that it would be
 
 
 def test_the_limits_are_constants_with_names(tmp_path, monkeypatch):

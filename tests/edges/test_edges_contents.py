@@ -117,7 +117,7 @@ GOLDEN = "be5be81b2f97c4b80b7dfadd5b114acf"
 class Doubled(TaskSampler):
     """A reader's own wrapper that says nothing about itself."""
 
-    def __init__(self, sampler, factor=2.0):
+    def __init__(self, sampler, factor=2):
         self.sampler, self._factor, self.calls = sampler, factor, 0
 
     def __getitem__(self, index):
@@ -183,9 +183,9 @@ PAIRS = {
     ),
     "waves": lambda: (tasks.sinusoid(), tasks.sinusoid(amplitude=(0.1, 5.1))),
     "official runs": lambda: (runs(1.0), runs(2.0)),
-    "a reader's own": lambda: (Doubled(episodes()), Doubled(episodes(), 3.0)),
+    "a reader's own": lambda: (Doubled(episodes()), Doubled(episodes(), 3)),
     "the data of a reader's own": lambda: (Doubled(episodes()), Doubled(episodes(FAR))),
-    "declared": lambda: (Declared(episodes()), Declared(episodes(), 3.0)),
+    "declared": lambda: (Declared(episodes()), Declared(episodes(), 3)),
     "a subclass and its class": lambda: (episodes(), Louder(source(), 3, 1, 2)),
     "a list that ends": lambda: (Brief(1.0), Brief(2.0)),
     "within noise within a pool": lambda: (
@@ -233,7 +233,7 @@ def test_described_values():
         content_hash([np.array([1.0])]),
         {"a": None},
     ]
-    assert described(object()) == "<object object>"
-    assert described(tasks.ClassSource) == repr(tasks.ClassSource)
+    assert described(object()) == described(object())
+    assert described(tasks.ClassSource) == "metalearn_tut.tasks.source.ClassSource"
     half = torch.tensor([1.5], dtype=torch.bfloat16)
     assert described(half) != described(half.view(torch.int16)) != described(half.float())

@@ -13,7 +13,7 @@ from channel_cases import gated
 from federated_cases import ALL, gater_federation, maml_federation, nodes, vectors
 from test_cli import command
 
-from metalearn_tut import cli, runs, tasks
+from metalearn_tut import checkpoint, cli, runs, tasks
 from metalearn_tut.federated import (
     Across,
     Federation,
@@ -34,6 +34,7 @@ from metalearn_tut.federated.flower_app import apps
 from metalearn_tut.federated.outcome import reasons, unanswered
 from metalearn_tut.federated_training import federated_train
 from metalearn_tut.maml import MAML
+from metalearn_tut.state import settings_of
 
 PLAN = {"rounds": 3, "support": 4, "query": 5, "outer_lr": 0.1, **ALL}
 
@@ -282,6 +283,51 @@ def test_all_frozen_is_one_sentence_before_any_work():
         Federation(MetaGater(model), own, **PLAN)
 
 
+class FixedFirst(torch.nn.Module):
+    """The network of :func:`frozen_network`, its first layer written as constants."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.weight, self.bias = (p.detach().clone() for p in network[0].parameters())
+        self.last = torch.nn.Linear(6, 4).double()
+        self.last.load_state_dict(network[2].state_dict())
+
+    def forward(self, x):
+        return self.last(torch.tanh(x @ self.weight.T + self.bias))
+
+
+def frozen_network():
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4)]
+    network = torch.nn.Sequential(*layers).double()
+    network[0].requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("make", "options"), [(per_fed_avg, {}), (per_fed_avg, {"first_order": True}), (fed_avg, {})]
+)
+def test_a_frozen_layer_is_a_constant_of_the_federation(make, options):
+    network = frozen_network()
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    federation = Federation(make(network, 0.2, **options), nodes(4), **PLAN)
+    constant = Federation(make(FixedFirst(network), 0.2, **options), nodes(4), **PLAN)
+    records = run_rounds(federation)
+    assert [r["loss"] for r in records] == pytest.approx([r["loss"] for r in run_rounds(constant)])
+    assert records[0]["bytes_up"] == 4 * 8 * (6 * 4 + 4)
+    found, expected = state_of(federation.learner), state_of(constant.learner)
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(found[f"2.{name}"], expected[f"last.{name}"])
+        assert torch.equal(getattr(network[0], name), before[f"0.{name}"])
+
+
+@pytest.mark.parametrize("make", [per_fed_avg, fed_avg])
+def test_all_frozen_is_one_sentence_of_every_learner(make):
+    network = frozen_network().requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen"):
+        Federation(make(network, 0.2), nodes(4), **PLAN)
+
+
 # --- numbers of other libraries ---------------------------------------------------------
 
 COUNTS = [np.int64(24), np.int32(24), np.uint8(24), np.array(24), torch.tensor(24)]
@@ -429,9 +475,34 @@ def test_a_run_is_not_resumed_with_another_setting_of_its_learner(changes, tmp_p
         run_rounds(Federation(gater(**changes), own, **plan), out=tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("learner", "said"),
+    [
+        (lambda net: per_fed_avg(net, 7.0), "learner.inner_lr was 0.2, now 7.0"),
+        (lambda net: per_fed_avg(net, 0.2, first_order=True), "learner.first_order was False, n"),
+        (lambda net: fed_avg(net, 0.2), "learner.inner_steps was 1, now 0"),
+        (lambda net: MAML(net, 0.2, 3), "learner.inner_steps was 1, now 3"),
+        (lambda net: per_fed_avg(net, 0.2, loss=torch.nn.MultiMarginLoss()), "learner.loss was"),
+        (
+            lambda net: per_fed_avg(torch.nn.Sequential(net[0], torch.nn.ReLU(), net[2]), 0.2),
+            "model",
+        ),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_maml(learner, said, tmp_path):
+    def federation(make):
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(5, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4)]
+        return Federation(make(torch.nn.Sequential(*layers).double()), nodes(4), **PLAN)
+
+    run_rounds(federation(lambda net: per_fed_avg(net, 0.2)), out=tmp_path)
+    with pytest.raises(ValueError, match=f"cannot resume .*: .*{said}"):
+        run_rounds(federation(learner), out=tmp_path, resume=True)
+
+
 def test_frozen_weights_are_part_of_what_a_run_is(tmp_path):
     expected = run_rounds(frozen_gater(), out=tmp_path)
-    with pytest.raises(ValueError, match=r"learner\.frozen was .*, now"):
+    with pytest.raises(ValueError, match=r"learner.frozen content was .*, now"):
         run_rounds(frozen_gater(seed=2), out=tmp_path, resume=True)
     assert run_rounds(frozen_gater(), out=tmp_path, resume=True) == expected
 
@@ -485,6 +556,16 @@ def test_masks_travel_and_pruned_weights_stay_zero(tmp_path):
     assert same(state_of(resumed.learner), after)
     with pytest.raises(ValueError, match=r"mask\.0\.weight is \[6, 5\] in the file and absent in"):
         run_rounds(maml_federation(), out=tmp_path, resume=True)
+
+
+def test_the_learner_of_a_pruned_federation_is_kept_with_its_masks(tmp_path):
+    federation = pruned_federation()
+    masks = half_masks(federation.learner)
+    federated_train(federation, tmp_path, config={"n": 4}, progress=False)
+    other = maml_federation().learner
+    checkpoint.load(tmp_path / "last.safetensors", other)
+    assert other.masks.keys() == masks.keys() and zeros_of(other, masks)
+    assert all(torch.equal(other.masks[n], m) for n, m in masks.items())
 
 
 def test_a_client_that_was_not_pruned_is_pruned_by_what_it_is_sent():
@@ -545,15 +626,6 @@ def test_two_nodes_of_one_number_are_refused():
 
 
 # --- one set of defaults ----------------------------------------------------------------
-
-
-def settings_of(learner):
-    """All that a learner keeps of its arguments, the network aside."""
-    if callable(getattr(learner, "settings", None)):
-        return learner.settings()
-    own = {n: v for n, v in vars(learner).items() if n not in ("model", "rates")}
-    rates = getattr(learner, "rates", {})
-    return own | {"rates": {n: (r.shape, r.unique().tolist()) for n, r in rates.items()}}
 
 
 def built(monkeypatch, tmp_path, words):

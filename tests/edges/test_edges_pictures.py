@@ -111,7 +111,8 @@ def cmyk():
     """Without a profile: light times what each ink lets through."""
     x = RNG.integers(0, 256, (6, 9, 4), dtype=np.uint8)
     through = 1 - x / 255
-    return saved(Image.fromarray(x, "CMYK"), "TIFF"), 255 * through[..., :3] * through[..., 3:]
+    image = Image.frombytes("CMYK", (9, 6), x.tobytes())
+    return saved(image, "TIFF"), 255 * through[..., :3] * through[..., 3:]
 
 
 def first_of(kind, **options):
@@ -278,7 +279,8 @@ BAD = {
     ),
     "negative": (saved(np.array([[-5, 100]], np.int32), "TIFF"), "from -5 to 100"),
     "no picture": (b"no picture", "cannot identify"),
-    "a program for a printer": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "cannot identify"),
+    "a program for a printer": (saved(RGB, "EPS"), "cannot identify"),
+    "a format that nobody asked for": (saved(RGB, "PPM"), "cannot identify"),
     "half a picture": (saved(RGB)[:90], "cannot decode the image x"),
 }
 

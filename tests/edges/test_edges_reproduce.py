@@ -1,4 +1,4 @@
-"""``reproduce`` when jobs fail or their files are damaged: what cannot be decided is not decided."""
+"""``reproduce`` when jobs fail or files are damaged: what cannot be decided is not decided."""
 
 import json
 from dataclasses import replace
@@ -38,14 +38,15 @@ class Asked(Results):
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_claim_is_decided_exactly_if_all_jobs_that_it_asks_for_have_ended(name):
-    """Each claim of each study without any one of its jobs, and without all of them."""
+    """Each claim of each study without any of six of its jobs, and without all of them."""
     jobs = RECORDED[name]["jobs"]
     for claim in claims.load(name).claims:
         asked = Asked(jobs)
         claim.verdict(asked)
         used = asked.names & jobs.keys()
         assert used or (name, claim.number) == ("abp", 1)  # which follows from the architecture
-        for failing in ([{job} for job in used] + [used]) if used else []:
+        some = sorted(used)[:: 1 + len(used) // 6]
+        for failing in [*({job} for job in some), *([used] if used else [])]:
             left = {n: v for n, v in jobs.items() if n not in failing}
             verdict = claim.verdict(Results(left, dict.fromkeys(failing, WHY)))
             assert verdict.holds is None, (claim.number, failing)
@@ -144,8 +145,10 @@ def test_a_record_of_another_configuration_under_the_same_name_is_none(tmp_path)
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", '{"config": 1}', '{"config": {}}', '{"config": {"jobs": {}}}']
-    + ['{"config": {"criteria": 2, "jobs": {}}}', '{"config": {"criteria": {}, "jobs": null}}'],
+    [
+        *("", "[]", "null", '{"config": 1}', '{"config": {}}', '{"config": {"jobs": {}}}'),
+        *('{"config": {"criteria": 2, "jobs": {}}}', '{"config": {"criteria": {}, "jobs": null}}'),
+    ],
 )
 def test_a_damaged_result_is_told_whatever_is_missing(tmp_path, text):
     path = tmp_path / "toy.json"

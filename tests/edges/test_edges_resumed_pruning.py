@@ -95,7 +95,7 @@ def test_another_learner_is_refused_and_what_differs_is_named(tmp_path, name):
 def test_an_activation_is_part_of_the_architecture(tmp_path):
     sampler = source().sampler(3, 1, 2)
     anp(tmp_path, learner(tanh_net), sampler)
-    with pytest.raises(ValueError, match=r"learner\.model\.2 was 'Tanh\(\)', now 'ReLU\(\)'"):
+    with pytest.raises(ValueError, match=r"learner\.model\.2\.class was 'Tanh', now 'ReLU'"):
         anp(tmp_path, learner(relu_net), sampler, resume=True)
 
 

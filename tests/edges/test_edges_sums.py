@@ -11,6 +11,7 @@ from metalearn_tut.federated import (
     FederationFailed,
     Reply,
     fed_avg,
+    flower_sums,
     in_process,
     run_rounds,
     state_of,
@@ -187,6 +188,24 @@ def test_a_node_that_is_late_is_left_out_and_takes_no_other_stages_time(flower, 
     state, (record,), _ = flower(behave={2: dies_at(stage, "late")}, timeout=2.0)
     assert record["left_out"] == {"node 2": "no answer in time"}
     assert farthest(state, without(2, n=3)[0]) < 1e-7
+
+
+def test_nodes_that_fail_in_different_stages_leave_no_masks_behind(flower):
+    """The keys of node 2 are put together again; node 1 was gone before it could mask with them."""
+    behave = {1: dies_at("share_keys"), 2: dies_at("collect_masked_vectors")}
+    state, (record,), _ = flower('{"n": 5, "rounds": 1}', behave=behave)
+    assert sorted(record["left_out"]) == ["node 1", "node 2"]
+    assert farthest(state, without(1, 2, n=5)[0]) < 1e-7
+
+
+def test_every_stage_has_a_time_of_its_own(monkeypatch):
+    limits = []
+    monkeypatch.setattr(flower_sums.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(flower_sums, "delivered", lambda *args: limits.append(args[2]) or {})
+    postman = flower_sums._Postman(None, 80.0)
+    for _ in STAGES:
+        postman.send_and_receive([])
+    assert limits == [10.0, 20.0, 70.0, 80.0]
 
 
 def test_when_too_few_are_left_nobody_has_answered_and_the_next_round_goes_on(flower):

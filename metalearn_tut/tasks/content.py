@@ -62,8 +62,8 @@ def described(value: Any) -> Any:
     --------
     >>> described({"rates": (0.1, np.float32(0.5)), "shots": np.int64(5)})
     {'rates': [0.1, 0.5], 'shots': 5}
-    >>> described(nn.Sequential(nn.Linear(4, 3)))
-    {'(root)': 'Sequential()', '0': 'Linear(in_features=4, out_features=3, bias=True)'}
+    >>> described(nn.Sequential(nn.Tanh()))
+    {'(root)': {'class': 'Sequential'}, '0': {'class': 'Tanh'}}
     >>> described(nn.functional.mse_loss), described(lambda x: 2 * x) == described(lambda x: 3 * x)
     ('torch.nn.functional.mse_loss', False)
     """
@@ -76,8 +76,7 @@ def described(value: Any) -> Any:
     if callable(getattr(value, "settings", None)) and not isinstance(value, type):
         return value.settings()
     if isinstance(value, nn.Module):
-        # no layer can be called so: one called "network" is not rare
-        return {name or "(root)": _module(module) for name, module in value.named_modules()}
+        return architecture(value)
     if isinstance(value, Mapping):
         return {str(k): described(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -123,7 +122,8 @@ def architecture(model: nn.Module) -> dict[str, Any]:
     >>> architecture(nn.Sequential(nn.Linear(4, 3)))["0"]
     {'class': 'Linear', 'in_features': 4, 'out_features': 3}
     """
-    return {name or "network": _module(module) for name, module in model.named_modules()}
+    # no layer can be called so; a layer called "network" would hide the whole
+    return {name or "(root)": _module(module) for name, module in model.named_modules()}
 
 
 def _module(module: nn.Module) -> dict[str, Any]:

@@ -160,7 +160,9 @@ def test_a_folder_with_a_run_is_not_written_over(whole, tmp_path):
         other = tmp_path / f"other{len(names)}"
         for name in (*names, "best.safetensors"):
             checkpoint.save(other / name, Bare(), run={"training": {"steps": 5}})
-        with pytest.raises(ValueError, match=r"best.safetensors: config was None, now .*'of': 'a test'"):
+        with pytest.raises(
+            ValueError, match=r"best.safetensors: config was None, now .*'of': 'a test'"
+        ):
             train(other)
         with pytest.raises(FileExistsError, match="holds a run"):
             train(other, resume=False)

@@ -60,7 +60,7 @@ def test_what_is_missing_is_said_in_a_line(root, tmp_path, capsys):
         (["train", "--data", "image_folder", *out], "image_folder needs root (--root)"),
         (["train", "--size", 16, *out], "--size 16: only image_folder has it, not glyphs"),
         (["train", "--min-images", 3, *out], "--min-images 3: only image_folder has it"),
-        (["data", "image_folder", "--root", tmp_path / "no"], "needs a folder, zip or tar, got"),
+        (["data", "image_folder", "--root", tmp_path / "no"], "there is no such folder"),
         (
             ["train", "--data", "image_folder", "--root", root, "--ways", 2, *out],
             "images per class, but class",

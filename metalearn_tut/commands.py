@@ -375,7 +375,7 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     )
     file = o.out / checkpoint.PRUNED
     config = {**config, "pruning": {**pruning, "training": training}}
-    saliency.save_sparse(file, learner.meta_parameters(), masks, config)
+    saliency.save_sparse(file, learner, config=config)
     model, shape = learner.model, source.images.shape[1:]
     print(
         f"{file}: {cost.parameters(model, masks):,} of {cost.parameters(model):,} parameters, "

@@ -261,7 +261,7 @@ def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu"
     with torch.random.fork_rng([]):  # loading must not change what is drawn afterwards
         learner = build_learner(config, device)
     if _is_sparse(path):
-        learner.set_masks(load_sparse(path, learner.meta_parameters()).masks)
+        load_sparse(path, learner)
     else:
         checkpoint.load(path, learner)
     return learner

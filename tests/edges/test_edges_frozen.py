@@ -119,6 +119,23 @@ def test_groups_step_what_is_not_frozen_of_them():
     assert moved == {"2.bias"}
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_frozen_members_of_given_groups_are_passed_over(engine):
+    torch.manual_seed(0)
+    model = frozen(mlp().double(), "0")
+    settings = {"inner_lr": 0.3, "inner_steps": 2, "engine": engine}
+    groups = [["0.weight", "2.bias"], ["0.bias"], ["2.weight"]]
+    found = meta_gradient(model, task(torch.float64), groups=groups, **settings)
+    fewer = [["2.bias"], ["2.weight"]]
+    expected = meta_gradient(model, task(torch.float64), groups=fewer, **settings)
+    for name, g in expected.items():
+        torch.testing.assert_close(found[name], g)
+    given = task(torch.float64)
+    rest = {"inner_lr": 0.3, "inner_steps": 2, "groups": groups}
+    adapted = adapt(model, given.support_x, given.support_y, **rest)
+    assert torch.equal(adapted["0.weight"], model[0].weight)
+
+
 @pytest.mark.parametrize(
     "make",
     [

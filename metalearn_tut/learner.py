@@ -16,6 +16,7 @@ from metalearn_tut.bilevel import (
     functional,
     query_outputs,
 )
+from metalearn_tut.bilevel.checks import check_tensor
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.models import deploy
 from metalearn_tut.models.bound import for_tasks, with_tensors
@@ -172,6 +173,7 @@ class Predictor:
             If one of ``x`` and the support set holds ``uint8`` images, and the other numbers
             outside 0..1.
         """
+        check_tensor("x", x)
         check_one_scale(self.support_x, x)
         support, query = self._read(self.support_x), self._read(x)
         return query_outputs(functional(self.network), {}, support, query, norm_of(self.network))

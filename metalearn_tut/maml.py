@@ -14,6 +14,7 @@ from metalearn_tut import bilevel
 from metalearn_tut.bilevel import Params
 from metalearn_tut.bilevel.checks import (
     check_inner,
+    check_rows,
     check_targets,
     prepare,
     ways_of,
@@ -338,6 +339,7 @@ class MAML:
             ``predict(x)`` gives outputs; ``predict.deploy()`` an ordinary network.
         """
         steps = self.inner_steps if steps is None else whole_number("steps", steps)
+        check_rows(support_x, support_y, "support")
         params, lr = self.start(self.meta_parameters(), self.ways_for(support_y), steps)
         network = for_tasks(self.model, training=False)
         adapted = bilevel.adapt(

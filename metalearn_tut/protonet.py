@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel import Params, parameters_of, trainable_of
-from metalearn_tut.bilevel.checks import check_finite, check_rows, check_targets, prepare
+from metalearn_tut.bilevel.checks import (
+    check_finite,
+    check_rows,
+    check_targets,
+    check_tensor,
+    prepare,
+)
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.learner import TaskLosses
 from metalearn_tut.models import deploy
@@ -179,6 +185,7 @@ class NearestPrototype:
             If one of ``x`` and the support set holds ``uint8`` images, and the other numbers
             outside 0..1.
         """
+        check_tensor("x", x)
         check_one_scale(self.support_x, x)
         network = with_tensors(self.network, {})
         return logits(network, self._read(self.support_x), self.support_y, self._read(x))

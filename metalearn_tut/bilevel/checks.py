@@ -128,8 +128,23 @@ def prepared(x: Tensor, y: Tensor, params: Params, name: str) -> tuple[Tensor, T
     return x, y.to(like.device, like.dtype if y.is_floating_point() else y.dtype)
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Refuse what is no tensor, such as an array or a list.
+
+    Raises
+    ------
+    TypeError
+        With the way to make it one.
+    """
+    if not isinstance(value, Tensor):
+        got = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        raise TypeError(f"{name} must be a tensor, got {got}: pass torch.as_tensor({name})")
+
+
 def check_rows(x: Tensor, y: Tensor, part: str) -> None:
-    """Refuse a set whose inputs and targets differ in number."""
+    """Refuse a set whose inputs and targets are no tensors, or differ in number."""
+    check_tensor(f"{part}_x", x)
+    check_tensor(f"{part}_y", y)
     if len(x) != len(y):
         raise ValueError(
             f"{part}_x and {part}_y must have one row per example, "
@@ -156,6 +171,8 @@ def check_targets(
         return  # what targets another loss takes, it knows itself
     if y.dtype != torch.int64:
         raise ValueError(f"{name} must be int64 labels, got {y.dtype}")
+    if ways is not None and y.ndim != 1:
+        raise ValueError(f"{name} must be labels [B], one for each row, got shape {list(y.shape)}")
     low, high = int(y.min()), int(y.max())
     if low < 0 or (ways is not None and high >= ways):
         allowed = "labels >= 0" if ways is None else f"labels in 0..{ways - 1}"

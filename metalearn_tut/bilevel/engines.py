@@ -22,6 +22,7 @@ from metalearn_tut.bilevel.forward import (
     completed,
     functional,
     norm_of,
+    one_tensor,
     parameters_of,
     stepped_groups,
     trainable_of,
@@ -284,5 +285,5 @@ def adapt(
         with torch.no_grad():
             check_aligned(loss, forward(start, x), y)
     return inner_loop(
-        lambda p: loss(forward(p, x), y), start, steps=inner_steps, lr=inner_lr, **inner
+        lambda p: loss(one_tensor(forward(p, x)), y), start, steps=inner_steps, lr=inner_lr, **inner
     )

@@ -17,8 +17,21 @@ Forward = Callable[..., Tensor]
 
 
 def parameters_of(model: nn.Module) -> Params:
-    """The model's parameters by name, the tensors themselves and not copies."""
-    return dict(model.named_parameters())
+    """The model's parameters by name, the tensors themselves and not copies.
+
+    Raises
+    ------
+    ValueError
+        If a lazy layer has not seen an input yet.
+    """
+    own = dict(model.named_parameters())
+    for name, p in own.items():
+        if nn.parameter.is_lazy(p):
+            raise ValueError(
+                f"{type(model).__name__} has a lazy layer whose {name} has no shape yet: call the "
+                "model once on an input"
+            )
+    return own
 
 
 def trainable_of(model: nn.Module) -> Params:
@@ -88,6 +101,22 @@ def functional(model: nn.Module, *, training: bool | None = None) -> Forward:
     return forward
 
 
+def one_tensor(outputs: object) -> Tensor:
+    """What a network answers, if it is one tensor.
+
+    Raises
+    ------
+    TypeError
+        If it is a tuple, a dictionary, or something else that no loss is taken of.
+    """
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"forward() must give one tensor of outputs [B, ...], got {type(outputs).__name__}: "
+            "wrap the network in a module that gives the part that is learned from"
+        )
+    return outputs
+
+
 def query_outputs(
     forward: Forward, params: Params, support_x: Tensor, query_x: Tensor, norm: str, axis: int = 0
 ) -> Tensor:
@@ -105,7 +134,7 @@ def query_outputs(
         The task's inputs, examples along dimension ``axis``.
     """
     if norm != "support":
-        return forward(params, query_x)
+        return one_tensor(forward(params, query_x))
     n = support_x.shape[axis]
     both = torch.cat([support_x, query_x], dim=axis)
     return forward(params, both, n_support=n).narrow(axis, n, query_x.shape[axis])

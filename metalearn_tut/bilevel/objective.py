@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_tut.bilevel.forward import Forward, query_outputs
+from metalearn_tut.bilevel.forward import Forward, one_tensor, query_outputs
 from metalearn_tut.bilevel.inner import Params, inner_loop, inner_path
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -97,7 +97,7 @@ def query_loss(
     inner_loss = loss if inner_loss is None else inner_loss
 
     def support_loss(p: Params) -> Tensor:
-        return inner_loss(forward(p, task.support_x), task.support_y).sum()
+        return inner_loss(one_tensor(forward(p, task.support_x)), task.support_y).sum()
 
     def on_query(p: Params) -> tuple[Tensor, Tensor]:
         outputs = query_outputs(forward, p, task.support_x, task.query_x, norm, axis)

@@ -441,3 +441,69 @@ def test_prototypes_of_tasks_with_different_ways_in_one_batch():
     assert together.accuracy.tolist() == [a.accuracy.item() for a in alone]
     with pytest.raises(ValueError, match=r"query_y must hold labels in 0..1, got 3"):
         learner.task_losses(TaskBatch.stack([Task(x, two, q, four)]))
+
+
+# What is given is what a network reads
+
+
+@pytest.mark.parametrize("make", [lambda: MAML(mlp(), 0.1), lambda: ProtoNet(Embeds())])
+def test_arrays_and_lists_are_refused_with_the_way_out(make):
+    sx, sy, qx, _ = task_of("mlp")
+    learner = make()
+    for x, y, said in (
+        (sx.numpy(), sy, r"support_x must be a tensor, got numpy.ndarray: pass torch.as_tensor"),
+        (sx, sy.numpy(), r"support_y must be a tensor, got numpy.ndarray"),
+        (sx, sy.tolist(), r"support_y must be a tensor, got list: pass torch.as_tensor\(support_y"),
+        (None, sy, r"support_x must be a tensor, got NoneType"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            learner.adapt(x, y)
+    with pytest.raises(TypeError, match=r"x must be a tensor, got numpy.ndarray"):
+        learner.adapt(sx, sy)(qx.numpy())
+
+
+class Embeds(nn.Linear):
+    def __init__(self):
+        super().__init__(6, 4)
+
+    def embed(self, x):
+        return self(x)
+
+
+class Both(nn.Linear):
+    """It gives its inputs back, too."""
+
+    def forward(self, x):
+        return super().forward(x), x
+
+
+@pytest.mark.parametrize("engine", ["functional", "higher"])
+def test_outputs_are_one_tensor(engine):
+    sx, sy, qx, qy = task_of("mlp")
+    learner = MAML(Both(6, 3), 0.1, engine=engine)
+    with pytest.raises(TypeError, match=r"forward\(\) must give one tensor .*, got tuple"):
+        learner.adapt(sx, sy)
+    with pytest.raises(TypeError, match=r"forward\(\) must give one tensor .*, got tuple"):
+        learner.task_losses(TaskBatch.stack([Task(sx, sy, qx, qy)]))
+
+
+def test_lazy_layers_are_called_once_before():
+    model = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(ValueError, match=r"a lazy layer whose 0.weight has no shape yet: call"):
+        MAML(model, 0.1)
+    sx, sy, qx, _ = task_of("mlp")
+    model(sx)
+    assert MAML(model, 0.1).adapt(sx, sy)(qx).shape == (9, 3)
+
+
+def test_labels_in_a_column_are_refused():
+    sx, sy, *_ = task_of("mlp")
+    with pytest.raises(ValueError, match=r"support_y must be labels \[B\].*got shape \[9, 1\]"):
+        MAML(mlp(), 0.1).adapt(sx, sy[:, None])
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool, torch.float32])
+def test_labels_of_cross_entropy_are_int64(dtype):
+    sx, sy, *_ = task_of("mlp")
+    with pytest.raises(ValueError, match=f"support_y must be int64 labels, got {dtype}"):
+        MAML(mlp(), 0.1).adapt(sx, sy.to(dtype))

@@ -94,7 +94,7 @@ def save_sparse(
         masks = {**params.masks, **(masks or {})}
         params = params.meta_parameters()
     check_masks(masks, params)
-    masks = {n: masks[n].cpu().bool() for n in params if n in masks}  # in one order, always
+    masks = {n: masks[n].cpu().bool() for n in sorted(masks)}  # in one order, whoever gives them
     _check_zeros(params, masks)
     split = [n for n in masks if _smaller(params[n], masks[n])]
     tensors = {f"whole.{n}": t for n, t in params.items() if n not in split}

@@ -112,6 +112,18 @@ def attach_gradients(result: TaskGradients | DeferredGradients, metas: Params) -
     return _Attach.apply(result.losses, len(gradients), *gradients, *metas.values())
 
 
+def read_by(network: nn.Module, x: Tensor) -> Tensor:
+    """Inputs as a network reads them: scaled if they are images, in its dtype, on its device."""
+    like = next(network.parameters())
+    return as_float(x.to(like.device), like.dtype)
+
+
+def check_query(support_x: Tensor, x: Tensor) -> None:
+    """Refuse inputs that are no tensor, or not on the scale of the support set."""
+    check_tensor("x", x)
+    check_one_scale(support_x, x)
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A network adapted to one task: call it on inputs, or deploy it.
@@ -150,14 +162,9 @@ class Predictor:
             object.__setattr__(self, name, value)
         network = with_tensors(model, params)
         if norm_of(model) == "none":  # a network of this package says what it normalizes by
-            x = self._read(self.support_x)
+            x = read_by(network, self.support_x)
             network = with_statistics(network, lambda net: net(x))
         object.__setattr__(self, "network", network)
-
-    def _read(self, x: Tensor) -> Tensor:
-        """Inputs as the network reads them: scaled, in its dtype, on its device."""
-        like = next(iter(self.params.values()))
-        return as_float(x.to(like.device), like.dtype)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -173,14 +180,13 @@ class Predictor:
             If one of ``x`` and the support set holds ``uint8`` images, and the other numbers
             outside 0..1.
         """
-        check_tensor("x", x)
-        check_one_scale(self.support_x, x)
-        support, query = self._read(self.support_x), self._read(x)
+        check_query(self.support_x, x)
+        support, query = (read_by(self.network, rows) for rows in (self.support_x, x))
         return query_outputs(functional(self.network), {}, support, query, norm_of(self.network))
 
     @torch.no_grad()
     def deploy(self) -> nn.Module:
         """An ordinary network in evaluation mode for this task: see :func:`models.deploy`."""
-        support = self._read(self.support_x)
+        support = read_by(self.network, self.support_x)
         with torch.autocast(support.device.type, enabled=False):
             return deploy(self.network, {}, support, expected=self(self.support_x))

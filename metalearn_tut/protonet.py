@@ -14,18 +14,17 @@ from metalearn_tut.bilevel.checks import (
     check_finite,
     check_rows,
     check_targets,
-    check_tensor,
     prepare,
 )
 from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.learner import TaskLosses
+from metalearn_tut.learner import TaskLosses, check_query, read_by
 from metalearn_tut.models import deploy
-from metalearn_tut.models.bound import with_tensors
+from metalearn_tut.models.bound import with_tensors, without_statistics
 from metalearn_tut.models.deploy import with_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import Metric, score
 from metalearn_tut.tasks.content import architecture, described
-from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
+from metalearn_tut.tasks.task import TaskBatch
 
 
 def prototypes(features: Tensor, labels: Tensor) -> Tensor:
@@ -158,22 +157,15 @@ class NearestPrototype:
     @torch.no_grad()
     def __post_init__(self) -> None:
         params = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        like = next(iter(params.values()))
-        network = with_tensors(self.model, params, training=False)
-        for name, value in {
-            "model": network,
-            "network": network,
-            "support_x": self.support_x.detach().clone(),
-            "support_y": self.support_y.to(like.device).clone(),
-        }.items():
+        never = without_statistics(self.model, learned=True)
+        model = network = with_tensors(self.model, params, training=False, by_batch=never)
+        x = read_by(model, self.support_x)
+        if norm_of(model) == "none":  # a network of this package says what it normalizes by
+            network = with_statistics(model, lambda net: net.embed(x))
+        own = {"model": model, "support_x": self.support_x.detach().clone(), "network": network}
+        own["support_y"] = self.support_y.to(x.device).clone()
+        for name, value in own.items():
             object.__setattr__(self, name, value)
-        if norm_of(network) == "none":  # a network of this package says what it normalizes by
-            x = self._read(self.support_x)
-            object.__setattr__(self, "network", with_statistics(network, lambda net: net.embed(x)))
-
-    def _read(self, x: Tensor) -> Tensor:
-        like = next(self.model.parameters())
-        return as_float(x.to(like.device), like.dtype)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
@@ -185,10 +177,10 @@ class NearestPrototype:
             If one of ``x`` and the support set holds ``uint8`` images, and the other numbers
             outside 0..1.
         """
-        check_tensor("x", x)
-        check_one_scale(self.support_x, x)
+        check_query(self.support_x, x)
         network = with_tensors(self.network, {})
-        return logits(network, self._read(self.support_x), self.support_y, self._read(x))
+        support, query = (read_by(network, rows) for rows in (self.support_x, x))
+        return logits(network, support, self.support_y, query)
 
     @torch.no_grad()
     def deploy(self) -> nn.Module:
@@ -198,7 +190,7 @@ class NearestPrototype:
         linear layer with weights ``2 c`` and biases ``-|c|^2`` gives the same probabilities. In a
         network of this package it is the head.
         """
-        support = self._read(self.support_x)
+        support = read_by(self.network, self.support_x)
         with torch.autocast(support.device.type, enabled=False):
             features = with_tensors(self.network, {}).embed(support)
             centers = prototypes(features, self.support_y)

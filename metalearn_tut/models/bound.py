@@ -84,13 +84,15 @@ def replaced(model: nn.Module, parts: Mapping[nn.Module, nn.Module]) -> nn.Modul
     return _Copy(memo, None, set()).of_module(model)
 
 
-def without_statistics(model: nn.Module) -> list[nn.Module]:
+def without_statistics(model: nn.Module, *, learned: bool = False) -> list[nn.Module]:
     """Batch and instance norms that cannot but normalize by what they are given.
 
-    They keep no running statistics, are in training mode, or have never seen a batch: then
-    their means of 0 and variances of 1 are no statistics at all.
+    They keep no running statistics, or have never seen a batch (then means of 0 and variances
+    of 1 are no statistics at all), or are in training mode, unless training is where statistics
+    are ``learned``.
     """
-    return [m for m in model.modules() if isinstance(m, _NormBase) and not _is_filled(m)]
+    norms = [m for m in model.modules() if isinstance(m, _NormBase)]
+    return [m for m in norms if not _is_filled(m) or (m.training and not learned)]
 
 
 def forget_statistics(model: nn.Module) -> None:
@@ -102,7 +104,7 @@ def forget_statistics(model: nn.Module) -> None:
 
 
 def _is_filled(norm: _NormBase) -> bool:
-    if norm.training or norm.running_mean is None or norm.running_var is None:
+    if norm.running_mean is None or norm.running_var is None:
         return False
     counted = norm.num_batches_tracked is not None and bool(norm.num_batches_tracked)
     return counted or bool(norm.running_mean.any())

@@ -323,6 +323,15 @@ def test_prototypes_are_evaluated_without_a_trace(norm):
     assert torch.equal(predict(qx), once)
 
 
+def test_prototypes_on_a_network_that_maml_trained_do_not_read_empty_statistics():
+    sx, sy, qx, qy = task_of("batch norm 2d")
+    network = Embeds(nn.BatchNorm2d(4))
+    before = ProtoNet(network).adapt(sx, sy)(qx)
+    network.eval()
+    torch.testing.assert_close(ProtoNet(network).adapt(sx, sy)(qx), before)
+    assert (before.argmax(1) == qy).float().mean() > 0.5
+
+
 def test_prototypes_without_statistics_have_those_of_the_support_set():
     sx, sy, qx, _ = task_of("batch norm 2d")
     learner = ProtoNet(Embeds(nn.BatchNorm2d(4, track_running_stats=False)))

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from packaging.requirements import Requirement
+from PIL import Image
 
 import metalearn_tut
 from metalearn_tut import block_voting, cli, commands, models, saliency, tasks
@@ -69,6 +70,17 @@ def test_everything_that_stands_in_the_readme_is_of_a_kind_that_is_run():
         assert any(c.startswith(f"metalearn-tut {name} ") for c in COMMANDS), name
 
 
+def write_pictures():
+    """``my_pictures``: twelve classes of two small drawings, as a reader may have them."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        folder = Path("my_pictures", f"class {i}")
+        folder.mkdir(parents=True)
+        for j in range(2):
+            pixels = rng.integers(0, 256, (20 + i, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{j}.png")
+
+
 # Commands of the package
 
 
@@ -77,6 +89,7 @@ def ran(tmp_path_factory):
     """Exit code and what was said of each ``metalearn-tut`` line: in their order, in one folder."""
     found, here = {}, Path.cwd()
     os.chdir(tmp_path_factory.mktemp("reader"))
+    write_pictures()
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(commands, "decide", lambda study, **_: True)  # hours: its name is enough
@@ -114,6 +127,7 @@ def test_a_command_of_the_package_runs_as_it_stands(ran, line):
 def reader(monkeypatch, tmp_path):
     """Names that the text gives a reader, and long functions cut to a step."""
     monkeypatch.chdir(tmp_path)
+    write_pictures()
     asked = []
 
     def meta_train(learner, sampler, *, steps, **options):
@@ -183,7 +197,7 @@ def names(reader):
         **{"meta_train": metalearn_tut.meta_train, "clean_losses": lambda: torch.rand(8)},
         **{"teacher": metalearn_tut.MAML(network), "student": metalearn_tut.MAML(network)},
         **{"images": made.random((12, 3, 8, 8), np.float32), "labels": np.arange(12) % 3},
-        **{"block_voting": Short, "models": Small, "saliency": saliency},
+        **{"block_voting": Short, "models": Small, "saliency": saliency, "tasks": tasks},
         **{"MetaDistiller": MetaDistiller, "LogNormalGuidance": LogNormalGuidance},
     }
 

@@ -172,6 +172,19 @@ def test_what_is_deployed_is_what_is_predicted_or_is_refused(name):
     assert count == sum(p.numel() for p in model.parameters()) or "norm" in name
 
 
+@pytest.mark.parametrize("off", [0.1, torch.nan])
+def test_what_was_predicted_otherwise_is_not_deployed(off):
+    """Whatever else a predictor does that the network alone does not."""
+    model, (sx, *_) = build("mlp"), task_of("mlp")
+    expected = model(sx).detach()
+    assert models.deploy(model, {}, sx, expected=expected)
+    expected[4, 1] += off
+    with pytest.raises(ValueError, match=r"cannot be deployed: on the support set it answers"):
+        models.deploy(model, {}, sx, expected=expected)
+    with pytest.raises(ValueError, match=r"\(in shape\)"):
+        models.deploy(model, {}, sx, expected=expected[:, :2])
+
+
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n not in REFUSED])
 def test_the_deployed_network_is_a_file(name, tmp_path):
     onnx = pytest.importorskip("metalearn_tut.deployment")

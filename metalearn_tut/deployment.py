@@ -81,7 +81,7 @@ def export_onnx(
         Shape of one input, such as ``(1, 28, 28)``.
     seed : int, default 0
         Names the random inputs.
-    examples : Tensor [B, *input_shape], optional
+    examples : Tensor [B, ...], optional
         Inputs to compare by instead of random ones, and whose kind the file takes: for a network
         that reads integers, such as words.
 

@@ -110,7 +110,7 @@ def latency(
         Inputs per pass.
     warmup, repeats : int, default 5 and 30
         Passes before the clock runs, and passes timed.
-    x : Tensor [batch, *input_shape], optional
+    x : Tensor [batch, ...], optional
         The inputs, for a network that does not take zeros; they count instead of ``batch``.
 
     Raises

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 import random
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -61,13 +62,32 @@ def vectorised(model: nn.Module, tasks: int) -> Forward:
                 "engine='vectorised' needs features [B, F] or images [B, C, H, W] per task, got "
                 f"shape {list(x.shape[1:])}; use engine='functional'"
             )
-        out = _run(graph, modules, params, fold(x), n_support, tasks)
+        out = _run(graph, modules, params, fold(x.clone()), n_support, tasks)
         return out.unflatten(1, (tasks, -1)).transpose(0, 1) if out.ndim == 4 else out
 
     return forward
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 class _Tracer(fx.Tracer):
+    """While it runs, ``nn.Module.__call__`` is replaced for all threads: others pass through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, TaskBatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
@@ -86,9 +106,10 @@ def trace(model: nn.Module) -> fx.Graph:
             )
     before = _random_states()
     try:
-        graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        with _ONE_AT_A_TIME:
+            graph = _Tracer().trace(model)
+    except Exception as error:  # of whatever kind: forward() meets something that is no tensor
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
             f"engine='vectorised' cannot follow {type(model).__name__}.forward ({reason}); "
             "use engine='functional'"

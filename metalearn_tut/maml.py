@@ -21,7 +21,7 @@ from metalearn_tut.bilevel.checks import (
     whole_number,
 )
 from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.bilevel.inner import Rate, masked
+from metalearn_tut.bilevel.inner import Rate, masked, private
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
@@ -161,6 +161,15 @@ class MAML:
                 "could step are frozen (requires_grad=False)"
             )
 
+    def _check_rates(self) -> None:
+        if self.kind == "one":
+            return
+        if missing := [n for n in self.stepped() if f"rates.{n}" not in self.rates]:
+            raise ValueError(
+                f"rates={self.kind!r} has no rate for {', '.join(missing)}, which was frozen when "
+                f"the learner was made: make a new {type(self).__name__}, or freeze it again"
+            )
+
     def meta_parameters(self) -> Params:
         """The model's parameters (no frozen ones, no zero head) and the learned rates, as leaves.
 
@@ -187,8 +196,9 @@ class MAML:
         own = {name: getattr(self, name) for name in (*names, "deferred", "metric")}
         frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
         kept = {"rates": self.kind, "frozen": frozen, **self.options}
-        network = architecture(self.model)
-        return {"method": type(self).__name__, "model": network, **described({**own, **kept})}
+        known = [self.model, *self.model.parameters()]  # which a loss may read
+        rest = described({**own, **kept}, known=known)
+        return {"method": type(self).__name__, "model": architecture(self.model), **rest}
 
     def set_masks(self, masks: Mapping[str, Tensor] | None) -> None:
         """Prune the network: weights whose mask is 0 become zero, and stay so in both loops.
@@ -235,6 +245,7 @@ class MAML:
         steps = self.inner_steps if steps is None else steps
         if self.kind == "fixed":
             return params, self.inner_lr
+        self._check_rates()
         sizes = {"lead": len(lead), "trained": self.inner_steps, "steps": steps}
         stepped = {n: params[n] for n in self.stepped()}
         return params, learned_rates(self.kind, metas, stepped, **sizes)
@@ -418,7 +429,7 @@ class Reptile(MAML):
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Query loss and outputs, and how far each meta-parameter is from where the task ends."""
         forward, norm = bilevel.functional(network), norm_of(network)
-        inner_loss = self.inner_loss
+        inner_loss, theta = self.inner_loss, private(theta)
         inner = {"steps": self.inner_steps, "lr": lr, **self.inner_settings(self.inner_steps)}
         x = torch.cat([task.support_x, task.query_x])
         y = torch.cat([task.support_y, task.query_y])
@@ -470,7 +481,10 @@ def head_of(model: nn.Module, name: str = "head") -> list[str]:
     ValueError
         If there is no such layer, or it has no parameters.
     """
-    found = [n for n in bilevel.parameters_of(model) if n.startswith(f"{name}.")]
+    named = [m for n, m in model.named_modules(remove_duplicate=False) if n == name]
+    own = {id(p) for layer in named for p in layer.parameters()}
+    # by identity: a tensor that the head shares is known by the name that comes first
+    found = [n for n, p in bilevel.parameters_of(model).items() if id(p) in own]
     if not found:
         layers = ", ".join(repr(n) for n, m in model.named_modules() if n and [*m.parameters()])
         raise ValueError(
@@ -481,10 +495,17 @@ def head_of(model: nn.Module, name: str = "head") -> list[str]:
 
 
 def _check_zero_head(model: nn.Module, name: str) -> None:
-    names = head_of(model, name)
-    params = bilevel.parameters_of(model)
-    leaves = {n.removeprefix(f"{name}.") for n in names}
-    if not leaves <= {"weight", "bias"} or not all(params[n].requires_grad for n in names):
+    names, params = head_of(model, name), bilevel.parameters_of(model)
+    layers = dict(model.named_modules(remove_duplicate=False))
+    own, head = {id(params[n]) for n in names}, set(layers[name].modules())
+    every = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in own]
+    if shared := [n for n in every if layers[n.rpartition(".")[0]] not in head]:
+        raise ValueError(
+            f"zero_head=True needs a head {name!r} of its own, which shares no tensor: "
+            f"{', '.join(shared)} would be zero, too"
+        )
+    whole = all(layers[n.rpartition(".")[0]] is layers[name] for n in names)
+    if not whole or not all(params[n].requires_grad for n in names):
         raise ValueError(
             f"zero_head=True needs a head {name!r} of one layer that is not frozen: one of several "
             f"layers, or a frozen one, would stay at zero; it has {', '.join(names)}"

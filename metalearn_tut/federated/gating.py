@@ -183,7 +183,10 @@ class MetaGater:
         inner = ("lr", "stages", "backbone_gates", "how", "target", "two_sided", "detach_stage1")
         found = {name: getattr(self, name) for name in own}
         found |= {name: getattr(self.inner, name) for name in inner}
-        return {"model": architecture(self.model), **described({**found, "loss": self.loss})}
+        frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
+        found |= {"loss": self.loss, **({"frozen": frozen} if frozen else {})}
+        known = [self.model, *self.model.parameters()]  # which a loss may read
+        return {"model": architecture(self.model), **described(found, known=known)}
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """F of each task, with its meta-gradient attached, and the accuracy on the query set.

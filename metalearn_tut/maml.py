@@ -212,15 +212,19 @@ class MAML:
         Raises
         ------
         ValueError
-            If a name or shape is not that of a meta-parameter of the model: a zero head has no
-            weights to prune.
+            If a name or shape is not that of a parameter of the model (a zero head has no weights
+            to prune), or if a frozen one would lose weights.
         """
         if masks is None:
             self.masks = {}
             return
-        metas = self.meta_parameters()
-        params = {n: p for n, p in metas.items() if n not in self.rates}
+        zeros = self._head() if self.zero_head else []
+        params = {n: p for n, p in bilevel.parameters_of(self.model).items() if n not in zeros}
         check_inner(params, 0, 0.0, masks)
+        for name, mask in masks.items():
+            p = params[name]
+            if not p.requires_grad and p.detach()[mask.to(p.device) == 0].any():
+                raise ValueError(f"masks[{name!r}] would prune {name}, which is frozen")
         self.masks = {n: mask.detach().clone() for n, mask in masks.items()}
         with torch.no_grad():
             for name, mask in self.masks.items():

@@ -25,7 +25,7 @@ from metalearn_tut.bilevel.inner import Rate, masked, private
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
-from metalearn_tut.models.bound import for_tasks, forget_statistics
+from metalearn_tut.models.bound import at_rest, for_tasks, forget_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import Metric, check_aligned, scores
 from metalearn_tut.tasks.content import architecture, described
@@ -309,6 +309,9 @@ class MAML:
         """The same learner on a private copy of its network, in a mode of its own."""
         own = copy.copy(self)
         own.model = for_tasks(self.model, training=training)
+        if training is False:
+            own.loss = at_rest(self.loss)
+            own.options = {n: at_rest(option) for n, option in self.options.items()}
         return own
 
     @property
@@ -364,7 +367,7 @@ class MAML:
             inner_lr=lr,
             inner_steps=steps,
             params=params,
-            loss=self.inner_loss,
+            loss=at_rest(self.inner_loss),
             **self.inner_settings(steps),
         )
         return Predictor(network, adapted, support_x)

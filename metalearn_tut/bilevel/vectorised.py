@@ -69,6 +69,7 @@ def vectorised(model: nn.Module, tasks: int) -> Forward:
 
 
 _ONE_AT_A_TIME = threading.Lock()
+_TRIES = 8  # another thread may have drawn the random numbers
 
 
 class _Tracer(fx.Tracer):
@@ -104,17 +105,8 @@ def trace(model: nn.Module) -> fx.Graph:
                 f"engine='vectorised' cannot follow {name or type(model).__name__}, whose forward "
                 "was replaced in this one object; use engine='functional'"
             )
-    before = _random_states()
-    try:
-        with _ONE_AT_A_TIME:
-            graph = _Tracer().trace(model)
-    except Exception as error:  # of whatever kind: forward() meets something that is no tensor
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(
-            f"engine='vectorised' cannot follow {type(model).__name__}.forward ({reason}); "
-            "use engine='functional'"
-        ) from error
-    if _random_states() != before:
+    graph = next(filter(None, (_traced(model) for _ in range(_TRIES))), None)
+    if graph is None:
         raise ValueError(
             f"engine='vectorised' cannot follow {type(model).__name__}.forward, which draws random "
             "numbers: a graph would repeat the same ones; use engine='functional'"
@@ -128,6 +120,21 @@ def trace(model: nn.Module) -> fx.Graph:
                 f"{type(model).__name__}; use engine='functional'"
             )
     return graph
+
+
+def _traced(model: nn.Module) -> fx.Graph | None:
+    """The graph, or None if random numbers were drawn meanwhile."""
+    with _ONE_AT_A_TIME:
+        before = _random_states()
+        try:
+            graph = _Tracer().trace(model)
+        except Exception as error:  # of whatever kind: forward() meets something that is no tensor
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"engine='vectorised' cannot follow {type(model).__name__}.forward ({reason}); "
+                "use engine='functional'"
+            ) from error
+        return graph if _random_states() == before else None
 
 
 def _random_states() -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,7 @@ from metalearn_tut.distillation.parts import OwnStream, check_pair
 from metalearn_tut.kd import check_temperature, check_weight, kd_loss
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.maml import MAML
-from metalearn_tut.models.bound import forget_statistics
+from metalearn_tut.models.bound import at_rest, forget_statistics
 from metalearn_tut.scoring import Metric, check_aligned, scores
 from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.sampler import check_choice
@@ -194,6 +195,8 @@ class MetaDistiller:
         own = copy.copy(self)
         own.teacher = self.teacher.working(training=training)
         own.student = self.student.working(training=training)
+        if training is False:
+            own.coupling = replace(self.coupling, kd=at_rest(self.coupling.kd))
         return own
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
@@ -299,8 +302,8 @@ class MetaDistiller:
         if self.coupling.guided and steps:
             psi, every = teacher.meta_parameters(), self.coupling.every
             reached = teach(teacher, psi, x, y, teacher_steps, ways=ways, every=every)
-        guides = self.coupling.guides(teacher.model, reached, x, steps)
-        end = self.coupling.learn(student, theta, guides, x, y, ways=ways)
+        guides = own.coupling.guides(teacher.model, reached, x, steps)
+        end = own.coupling.learn(student, theta, guides, x, y, ways=ways)
         return Predictor(model, end, support_x)
 
     def deploy(self, task: Task) -> nn.Module:

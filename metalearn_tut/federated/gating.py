@@ -23,7 +23,7 @@ from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.federated.differences import difference_gradients
 from metalearn_tut.federated.stages import STAGES, Stages
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
-from metalearn_tut.models.bound import for_tasks
+from metalearn_tut.models.bound import at_rest, for_tasks
 from metalearn_tut.models.channel_gated import ChannelGated
 from metalearn_tut.scoring import Metric, check_aligned, scores
 from metalearn_tut.tasks.content import architecture, described
@@ -252,6 +252,6 @@ class MetaGater:
         generator = torch.Generator(x.device).manual_seed(self.seed)
         noise = self.model.noise(len(x), generator)
         network = for_tasks(self.model, training=False)
-        inner = replace(self.inner, model=network)
+        inner = replace(self.inner, model=network, loss=at_rest(self.loss))
         *_, (_, end) = inner.steps(params, x, y, noise, self.sparsity)
         return Predictor(network, {**parameters_of(network), **end}, support_x)  # frozen ones, too

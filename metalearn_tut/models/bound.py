@@ -86,6 +86,13 @@ def for_tasks(model: nn.Module, *, training: bool | None = None) -> nn.Module:
     return with_tensors(model, {}, training=training, by_batch=without_statistics(model))
 
 
+def at_rest(function: Any) -> Any:
+    """A loss as it is used in prediction: a module as a private copy in evaluation mode."""
+    if isinstance(function, nn.Module):
+        return with_tensors(function, {}, training=False)
+    return function
+
+
 def replaced(model: nn.Module, parts: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """A copy of ``model`` with other layers in place of these; all tensors are the model's own."""
     memo = {id(t): t for t in (*model.parameters(), *model.buffers())}

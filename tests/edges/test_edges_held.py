@@ -262,3 +262,54 @@ def test_helpers_and_tuples_keep_their_kind():
     assert type(twin.held) is Pair and twin.held.first is twin.body is not model.body
     twin = MAML(Held(helper), 0.1).working().model
     assert twin.held[0].layer is twin.body and twin.held[1].__self__.layer is twin.head
+
+
+# A loss may be a module with a mode and a memory of its own
+
+
+class NoisyLoss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm1d(3, affine=False), nn.Dropout(0.5)
+        self.calls = 0
+
+    def forward(self, outputs, targets):
+        self.calls += 1
+        return F.cross_entropy(self.drop(self.norm(outputs)), targets)
+
+
+@pytest.mark.parametrize("kind", ["maml", "inner", "reptile", "anil", "tsmd", "kd"])
+def test_a_loss_with_a_mode_and_a_memory_predicts_without_a_trace(kind):
+    loss, (sx, sy, qx, _) = NoisyLoss(), task_of("mlp")
+    loss.norm(torch.randn(20, 3))
+    learner = {
+        "maml": lambda: MAML(mlp(), 0.5, 2, loss=loss),
+        "inner": lambda: MAML(mlp(), 0.5, 2, inner_loss=loss),
+        "reptile": lambda: Reptile(mlp(), 0.5, 2, loss=loss),
+        "anil": lambda: anil(mlp(), 0.5, 2, head="2", loss=loss),
+        "tsmd": lambda: MetaDistiller(
+            MAML(mlp(), 0.5, 2, loss=loss), MAML(mlp(), 0.5, 2, loss=loss)
+        ),
+        "kd": lambda: MetaDistiller(MAML(mlp(), 0.5, 2), MAML(mlp(), 0.5, 2), kd=KdOf(loss)),
+    }[kind]()
+    before, rng = copy.deepcopy(loss.state_dict()), torch.get_rng_state()
+    assert torch.equal(learner.adapt(sx, sy)(qx), learner.adapt(sx, sy)(qx))
+    assert torch.equal(torch.get_rng_state(), rng) and loss.calls == 0 and loss.drop.training
+    assert all(torch.equal(before[n], t) for n, t in loss.state_dict().items())
+
+
+class KdOf(nn.Module):
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, outputs, teachers):
+        return self.loss(outputs, teachers.argmax(1))
+
+
+def test_random_numbers_of_other_threads_are_not_the_networks():
+    model, states = build("mlp"), iter([0, 1, 2, 2])
+    vectorised = sys.modules["metalearn_tut.bilevel.vectorised"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vectorised, "_random_states", lambda: next(states))
+        assert vectorised.trace(model).nodes  # the second time nobody drew

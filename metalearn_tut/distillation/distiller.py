@@ -29,7 +29,7 @@ from metalearn_tut.bilevel.checks import (
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.distillation.coupling import ORDERS, Coupling, teach
-from metalearn_tut.distillation.parts import OwnStream, check_pair
+from metalearn_tut.distillation.parts import OwnStream, check_apart, check_pair
 from metalearn_tut.kd import check_temperature, check_weight, kd_loss
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.maml import MAML
@@ -216,6 +216,7 @@ class MetaDistiller:
         metas, own = self.meta_parameters(), self.working()
         if not metas:
             raise ValueError("MetaDistiller has nothing to train: all parameters are frozen")
+        check_apart(self.teacher, self.student)
         learners = (own.teacher, own.student)
         forget_statistics(self.student.model)
         if not self.fixed_teacher:

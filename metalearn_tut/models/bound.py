@@ -88,9 +88,8 @@ def for_tasks(model: nn.Module, *, training: bool | None = None) -> nn.Module:
 
 def at_rest(function: Any) -> Any:
     """A loss as it is used in prediction: a module as a private copy in evaluation mode."""
-    if isinstance(function, nn.Module):
-        return with_tensors(function, {}, training=False)
-    return function
+    module = isinstance(function, nn.Module)
+    return with_tensors(function, {}, training=False) if module else function
 
 
 def replaced(model: nn.Module, parts: Mapping[nn.Module, nn.Module]) -> nn.Module:
@@ -202,8 +201,9 @@ class _Copy:
             parts = [*map(self.of, value)]
             if all(a is b for a, b in zip(parts, value, strict=True)):
                 return value  # also a shape, which could not be made anew like this
-            base = tuple if isinstance(value, tuple) else frozenset
-            return base.__new__(type(value), parts)
+            if hasattr(value, "n_sequence_fields"):  # values and indices, as torch.max gives them
+                return type(value)(parts)
+            return (tuple if isinstance(value, tuple) else frozenset).__new__(type(value), parts)
         twin = self.memo[id(value)] = copy.copy(value)
         twin.clear()
         if isinstance(value, dict):
@@ -241,7 +241,7 @@ class _Copy:
         )
         for cell, inner in zip(cells, old, strict=True):
             if _is_set(inner):
-                # what a function only writes to, such as a list of what it saw, stays the caller's
+                # what it only writes to, such as a list of what it saw, stays the caller's
                 held = _holds(inner.cell_contents, self.memo, set())
                 cell.cell_contents = self.of(inner.cell_contents) if held else inner.cell_contents
         return twin

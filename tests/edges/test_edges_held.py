@@ -1,7 +1,9 @@
 """Whatever holds a layer or writes to itself: one gradient in every engine, nothing changed."""
 
 import copy
+import enum
 import sys
+import threading
 import types
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +92,8 @@ def test_every_engine_gives_the_gradient_or_refuses_in_one_sentence(name):
         lambda m: MAML(m, 0.1, 2, recompute=True),
         lambda m: anil(m, 0.1, 2),
         lambda m: Reptile(m, 0.1, 2),
-        lambda m: MetaDistiller(MAML(m, 0.1, 2), MAML(m, 0.1, 2)),
+        lambda m: MetaDistiller(MAML(m, 0.1, 2), MAML(copy.deepcopy(m), 0.1, 2)),
+        lambda m: MetaDistiller(MAML(copy.deepcopy(m), 0.1, 2), MAML(m, 0.1, 2)),
         lambda m: MAML(m, 0.1, 2, groups=[["head.weight"], ["head.bias"]]),
     ],
 )
@@ -135,6 +138,10 @@ def test_prototypes_never_write_to_their_inputs():
     learner.task_losses(TaskBatch.stack([Task(sx, sy, qx, qy)]))
     assert torch.equal(sx, kept[0]) and torch.equal(qx, kept[1])
     torch.testing.assert_close(network(qx.clone()).softmax(1), once.softmax(1))
+
+
+class Kind(enum.Enum):
+    ONE = 1
 
 
 class Counter:
@@ -182,6 +189,31 @@ def test_what_a_network_remembers_anywhere_is_not_written_to_by_a_prediction(kin
         assert torch.equal(model(qx), fresh(qx))  # its first call, still
     else:
         assert torch.equal(model.seen.get_state(), torch.Generator().manual_seed(0).get_state())
+
+
+def test_what_a_network_has_of_libraries_stays_as_it_is():
+    class Rich(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.lock = nn.Linear(6, 3), threading.Lock()
+            self.shape, self.largest = torch.Size([6]), torch.ones(2, 2).max(0)
+            self.kind, self.again = Kind.ONE, []
+            self.again.append((self.again, self.head))
+
+        def forward(self, x):
+            assert self.kind is Kind.ONE and isinstance(self.shape, torch.Size)
+            with self.lock:
+                return self.again[0][0][0][1](x) * self.largest.values.sum()
+
+    (sx, sy, qx, _), model = task_of("mlp"), Rich()
+    plain = nn.Linear(6, 3)
+    plain.load_state_dict(model.head.state_dict())
+    for _ in range(2):
+        grads = torch.autograd.grad(F.cross_entropy(2 * plain(sx), sy), [*plain.parameters()])
+        with torch.no_grad():
+            for p, g in zip(plain.parameters(), grads, strict=True):
+                p -= 0.1 * g
+    torch.testing.assert_close(MAML(model, 0.1, 2).adapt(sx, sy)(qx), 2 * plain(qx).detach())
 
 
 def test_two_names_of_one_list_stay_one():
@@ -313,3 +345,21 @@ def test_random_numbers_of_other_threads_are_not_the_networks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vectorised, "_random_states", lambda: next(states))
         assert vectorised.trace(model).nodes  # the second time nobody drew
+
+
+# Two networks of one learner
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_teacher_that_shares_weights_with_its_student_is_not_trained(fixed):
+    teacher, student = mlp(), mlp()
+    student[0] = teacher[0]
+    pair = MetaDistiller(MAML(teacher, 0.1), MAML(student, 0.1), fixed_teacher=fixed)
+    sx, sy, qx, qy = task_of("mlp")
+    batch = TaskBatch.stack([Task(sx, sy, qx, qy)])
+    pair.adapt(sx, sy)
+    with pytest.raises(ValueError, match=r"teacher and student share 0\.weight, which both"):
+        pair.task_losses(batch)
+    teacher[0].requires_grad_(False)
+    pair.task_losses(batch).losses.sum().backward()
+    assert teacher[0].weight.grad is None and student[2].weight.grad.any()

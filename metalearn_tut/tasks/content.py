@@ -83,7 +83,7 @@ def described(value: Any, *, known: Collection[Any] = ()) -> Any:
     ('torch.nn.functional.mse_loss', False)
     """
     if value is None or isinstance(value, (bool, int, float, str)):
-        return value if value == value else repr(value)  # NaN would not equal itself
+        return value
     if isinstance(value, np.generic):
         return described(value.item()) if value.dtype.kind in "biufU" else repr(value)
     if id(value) in _inside.get():

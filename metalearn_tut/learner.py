@@ -163,7 +163,7 @@ class Predictor:
         network = with_tensors(model, params)
         if norm_of(model) == "none":  # a network of this package says what it normalizes by
             x = read_by(network, self.support_x)
-            network = with_statistics(network, lambda net: net(x))
+            network = with_statistics(network, lambda net: net(x.clone()))
         object.__setattr__(self, "network", network)
 
     @torch.no_grad()

@@ -21,11 +21,11 @@ from metalearn_tut.bilevel.checks import (
     whole_number,
 )
 from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.bilevel.inner import Rate, masked
+from metalearn_tut.bilevel.inner import Rate, masked, private
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
-from metalearn_tut.models.bound import for_tasks, forget_statistics
+from metalearn_tut.models.bound import at_rest, for_tasks, forget_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import Metric, check_aligned, scores
 from metalearn_tut.tasks.content import architecture, described
@@ -161,6 +161,15 @@ class MAML:
                 "could step are frozen (requires_grad=False)"
             )
 
+    def _check_rates(self) -> None:
+        if self.kind == "one":
+            return
+        if missing := [n for n in self.stepped() if f"rates.{n}" not in self.rates]:
+            raise ValueError(
+                f"rates={self.kind!r} has no rate for {', '.join(missing)}, which was frozen when "
+                f"the learner was made: make a new {type(self).__name__}, or freeze it again"
+            )
+
     def meta_parameters(self) -> Params:
         """The model's parameters (no frozen ones, no zero head) and the learned rates, as leaves.
 
@@ -187,8 +196,9 @@ class MAML:
         own = {name: getattr(self, name) for name in (*names, "deferred", "metric")}
         frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
         kept = {"rates": self.kind, "frozen": frozen, **self.options}
-        network = architecture(self.model)
-        return {"method": type(self).__name__, "model": network, **described({**own, **kept})}
+        known = [self.model, *self.model.parameters()]  # which a loss may read
+        rest = described({**own, **kept}, known=known)
+        return {"method": type(self).__name__, "model": architecture(self.model), **rest}
 
     def set_masks(self, masks: Mapping[str, Tensor] | None) -> None:
         """Prune the network: weights whose mask is 0 become zero, and stay so in both loops.
@@ -202,15 +212,19 @@ class MAML:
         Raises
         ------
         ValueError
-            If a name or shape is not that of a meta-parameter of the model: a zero head has no
-            weights to prune.
+            If a name or shape is not that of a parameter of the model (a zero head has no weights
+            to prune), or if a frozen one would lose weights.
         """
         if masks is None:
             self.masks = {}
             return
-        metas = self.meta_parameters()
-        params = {n: p for n, p in metas.items() if n not in self.rates}
+        zeros = self._head() if self.zero_head else []
+        params = {n: p for n, p in bilevel.parameters_of(self.model).items() if n not in zeros}
         check_inner(params, 0, 0.0, masks)
+        for name, mask in masks.items():
+            p = params[name]
+            if not p.requires_grad and p.detach()[mask.to(p.device) == 0].any():
+                raise ValueError(f"masks[{name!r}] would prune {name}, which is frozen")
         self.masks = {n: mask.detach().clone() for n, mask in masks.items()}
         with torch.no_grad():
             for name, mask in self.masks.items():
@@ -235,6 +249,7 @@ class MAML:
         steps = self.inner_steps if steps is None else steps
         if self.kind == "fixed":
             return params, self.inner_lr
+        self._check_rates()
         sizes = {"lead": len(lead), "trained": self.inner_steps, "steps": steps}
         stepped = {n: params[n] for n in self.stepped()}
         return params, learned_rates(self.kind, metas, stepped, **sizes)
@@ -294,6 +309,9 @@ class MAML:
         """The same learner on a private copy of its network, in a mode of its own."""
         own = copy.copy(self)
         own.model = for_tasks(self.model, training=training)
+        if training is False:
+            own.loss = at_rest(self.loss)
+            own.options = {n: at_rest(option) for n, option in self.options.items()}
         return own
 
     @property
@@ -349,7 +367,7 @@ class MAML:
             inner_lr=lr,
             inner_steps=steps,
             params=params,
-            loss=self.inner_loss,
+            loss=at_rest(self.inner_loss),
             **self.inner_settings(steps),
         )
         return Predictor(network, adapted, support_x)
@@ -418,7 +436,7 @@ class Reptile(MAML):
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Query loss and outputs, and how far each meta-parameter is from where the task ends."""
         forward, norm = bilevel.functional(network), norm_of(network)
-        inner_loss = self.inner_loss
+        inner_loss, theta = self.inner_loss, private(theta)
         inner = {"steps": self.inner_steps, "lr": lr, **self.inner_settings(self.inner_steps)}
         x = torch.cat([task.support_x, task.query_x])
         y = torch.cat([task.support_y, task.query_y])
@@ -470,7 +488,10 @@ def head_of(model: nn.Module, name: str = "head") -> list[str]:
     ValueError
         If there is no such layer, or it has no parameters.
     """
-    found = [n for n in bilevel.parameters_of(model) if n.startswith(f"{name}.")]
+    named = [m for n, m in model.named_modules(remove_duplicate=False) if n == name]
+    own = {id(p) for layer in named for p in layer.parameters()}
+    # by identity: a tensor that the head shares is known by the name that comes first
+    found = [n for n, p in bilevel.parameters_of(model).items() if id(p) in own]
     if not found:
         layers = ", ".join(repr(n) for n, m in model.named_modules() if n and [*m.parameters()])
         raise ValueError(
@@ -481,10 +502,17 @@ def head_of(model: nn.Module, name: str = "head") -> list[str]:
 
 
 def _check_zero_head(model: nn.Module, name: str) -> None:
-    names = head_of(model, name)
-    params = bilevel.parameters_of(model)
-    leaves = {n.removeprefix(f"{name}.") for n in names}
-    if not leaves <= {"weight", "bias"} or not all(params[n].requires_grad for n in names):
+    names, params = head_of(model, name), bilevel.parameters_of(model)
+    layers = dict(model.named_modules(remove_duplicate=False))
+    own, head = {id(params[n]) for n in names}, set(layers[name].modules())
+    every = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in own]
+    if shared := [n for n in every if layers[n.rpartition(".")[0]] not in head]:
+        raise ValueError(
+            f"zero_head=True needs a head {name!r} of its own, which shares no tensor: "
+            f"{', '.join(shared)} would be zero, too"
+        )
+    whole = all(layers[n.rpartition(".")[0]] is layers[name] for n in names)
+    if not whole or not all(params[n].requires_grad for n in names):
         raise ValueError(
             f"zero_head=True needs a head {name!r} of one layer that is not frozen: one of several "
             f"layers, or a frozen one, would stay at zero; it has {', '.join(names)}"

@@ -133,7 +133,7 @@ def logits(model: nn.Module, support_x: Tensor, support_y: Tensor, query_x: Tens
         both = model.embed(torch.cat([support_x, query_x]), n)
         support, query = both[:n], both[n:]
     else:
-        support, query = model.embed(support_x), model.embed(query_x)
+        support, query = (model.embed(x.clone()) for x in (support_x, query_x))
     return distance_logits(query, prototypes(support, support_y))
 
 
@@ -161,7 +161,7 @@ class NearestPrototype:
         model = network = with_tensors(self.model, params, training=False, by_batch=never)
         x = read_by(model, self.support_x)
         if norm_of(model) == "none":  # a network of this package says what it normalizes by
-            network = with_statistics(model, lambda net: net.embed(x))
+            network = with_statistics(model, lambda net: net.embed(x.clone()))
         own = {"model": model, "support_x": self.support_x.detach().clone(), "network": network}
         own["support_y"] = self.support_y.to(x.device).clone()
         for name, value in own.items():
@@ -192,7 +192,7 @@ class NearestPrototype:
         """
         support = read_by(self.network, self.support_x)
         with torch.autocast(support.device.type, enabled=False):
-            features = with_tensors(self.network, {}).embed(support)
+            features = with_tensors(self.network, {}).embed(support.clone())
             centers = prototypes(features, self.support_y)
             weight, bias = 2 * centers, -centers.square().sum(1)
             expected = features @ weight.T + bias

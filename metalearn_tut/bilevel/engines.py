@@ -28,7 +28,7 @@ from metalearn_tut.bilevel.forward import (
     trainable_of,
 )
 from metalearn_tut.bilevel.implicit import implicit_gradients
-from metalearn_tut.bilevel.inner import Params, Rate, inner_loop, inner_path
+from metalearn_tut.bilevel.inner import Params, Rate, inner_loop, inner_path, private
 from metalearn_tut.bilevel.objective import (
     DeferredGradients,
     Row,
@@ -197,7 +197,9 @@ def looped(
     def row(task: Task) -> Row:
         params, lr = start(leaves)
         forward, path = with_higher(model) if engine == "higher" else (call, inner_path)
-        value, outputs = query_loss(forward, params, task, lr=lr, norm=norm, path=path, **settings)
+        value, outputs = query_loss(
+            forward, private(params), task, lr=lr, norm=norm, path=path, **settings
+        )
 
         def gradients() -> Sequence[Tensor]:
             return torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
@@ -283,7 +285,11 @@ def adapt(
     forward = functional(model)
     if y.is_floating_point():
         with torch.no_grad():
-            check_aligned(loss, forward(start, x), y)
+            check_aligned(loss, forward(private(start), x), y)
     return inner_loop(
-        lambda p: loss(one_tensor(forward(p, x)), y), start, steps=inner_steps, lr=inner_lr, **inner
+        lambda p: loss(one_tensor(forward(p, x)), y),
+        private(start),
+        steps=inner_steps,
+        lr=inner_lr,
+        **inner,
     )

@@ -88,7 +88,7 @@ def functional(model: nn.Module, *, training: bool | None = None) -> Forward:
     def forward(params: Params, x: Tensor, **kwargs: int) -> Tensor:
         network = with_tensors(model, params, training=training)
         try:
-            return network(x, **kwargs)
+            return network(x.clone(), **kwargs)  # a first layer may write into its input
         except RuntimeError as error:
             if x.is_floating_point() or "type" not in str(error):
                 raise
@@ -141,9 +141,9 @@ def query_outputs(
 
 
 def norm_of(model: nn.Module | None) -> str:
-    """The model's normalization mode; a model that names none is called as it is."""
+    """The mode of a model with ``forward(x, n_support)``; any other is called as it is."""
     norm = getattr(model, "norm", "none")
     if not isinstance(norm, str) or norm not in NORMS:
         return "none"
-    takes = norm != "support" or "n_support" in signature(model.forward).parameters
-    return norm if takes else "none"
+    # an attribute of that name alone says nothing: other people's networks have one, too
+    return norm if "n_support" in signature(model.forward).parameters else "none"

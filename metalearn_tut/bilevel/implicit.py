@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metalearn_tut.bilevel.checks import whole_number
 from metalearn_tut.bilevel.forward import functional, norm_of, query_outputs
-from metalearn_tut.bilevel.inner import Loss, Params, Rate, inner_loop, masked
+from metalearn_tut.bilevel.inner import Loss, Params, Rate, inner_loop, masked, private
 from metalearn_tut.bilevel.objective import (
     DeferredGradients,
     Row,
@@ -95,7 +95,7 @@ def implicit_gradients(
             return inner_loss(forward(p, task.support_x), task.support_y)
 
         with torch.no_grad():
-            end = inner_loop(support_loss, params, **inner)
+            end = inner_loop(support_loss, private(params), **inner)
         end = {n: p.detach().requires_grad_() for n, p in end.items()}
         outputs = query_outputs(forward, end, task.support_x, task.query_x, norm)
         value = loss(outputs, task.query_y)

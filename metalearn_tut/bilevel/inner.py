@@ -33,6 +33,11 @@ def masked(params: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> 
     return {n: p * masks[n].to(p) if n in masks else p for n, p in params.items()}
 
 
+def private(params: Mapping[str, Tensor]) -> Params:
+    """The same numbers in other memory, since ``nn.Embedding(max_norm=...)`` writes to weights."""
+    return {n: p.clone() for n, p in params.items()}
+
+
 def inner_path(
     loss: Loss,
     params: Mapping[str, Tensor],
@@ -159,6 +164,6 @@ def _recomputed(step: Callable[[int, Params], Params], k: int, current: Params) 
     names = list(current)
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(step(k, dict(zip(names, tensors, strict=True))).values())
+        return tuple(step(k, private(dict(zip(names, tensors, strict=True)))).values())
 
     return dict(zip(names, checkpoint(flat, *current.values(), use_reentrant=False), strict=True))

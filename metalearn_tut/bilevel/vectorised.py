@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 import random
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -61,13 +62,33 @@ def vectorised(model: nn.Module, tasks: int) -> Forward:
                 "engine='vectorised' needs features [B, F] or images [B, C, H, W] per task, got "
                 f"shape {list(x.shape[1:])}; use engine='functional'"
             )
-        out = _run(graph, modules, params, fold(x), n_support, tasks)
+        out = _run(graph, modules, params, fold(x.clone()), n_support, tasks)
         return out.unflatten(1, (tasks, -1)).transpose(0, 1) if out.ndim == 4 else out
 
     return forward
 
 
+_ONE_AT_A_TIME = threading.Lock()
+_TRIES = 8  # another thread may have drawn the random numbers
+
+
 class _Tracer(fx.Tracer):
+    """While it runs, ``nn.Module.__call__`` is replaced for all threads: others pass through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, TaskBatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
@@ -84,16 +105,8 @@ def trace(model: nn.Module) -> fx.Graph:
                 f"engine='vectorised' cannot follow {name or type(model).__name__}, whose forward "
                 "was replaced in this one object; use engine='functional'"
             )
-    before = _random_states()
-    try:
-        graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"engine='vectorised' cannot follow {type(model).__name__}.forward ({reason}); "
-            "use engine='functional'"
-        ) from error
-    if _random_states() != before:
+    graph = next(filter(None, (_traced(model) for _ in range(_TRIES))), None)
+    if graph is None:
         raise ValueError(
             f"engine='vectorised' cannot follow {type(model).__name__}.forward, which draws random "
             "numbers: a graph would repeat the same ones; use engine='functional'"
@@ -107,6 +120,21 @@ def trace(model: nn.Module) -> fx.Graph:
                 f"{type(model).__name__}; use engine='functional'"
             )
     return graph
+
+
+def _traced(model: nn.Module) -> fx.Graph | None:
+    """The graph, or None if random numbers were drawn meanwhile."""
+    with _ONE_AT_A_TIME:
+        before = _random_states()
+        try:
+            graph = _Tracer().trace(model)
+        except Exception as error:  # of whatever kind: forward() meets something that is no tensor
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f"engine='vectorised' cannot follow {type(model).__name__}.forward ({reason}); "
+                "use engine='functional'"
+            ) from error
+        return graph if _random_states() == before else None
 
 
 def _random_states() -> list[Any]:

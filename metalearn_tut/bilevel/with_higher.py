@@ -9,26 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel.forward import Forward, parameters_of
+from metalearn_tut.bilevel.forward import Forward, functional
 from metalearn_tut.bilevel.inner import Params, Rate, alias, masked, rate_at
 
 
 def with_higher(model: nn.Module) -> tuple[Forward, Callable[..., Iterator[Params]]]:
-    """A stateless copy of ``model`` made by ``higher``, and the inner path that steps it.
+    """The model as a function of its parameters, and the inner path that ``higher`` steps.
 
-    One optimizer group per parameter tensor, so that each may have its own rate. The copy
-    remembers every step it took: make a new one for each task.
+    One optimizer group per parameter tensor, so that each may have its own rate. The optimizer
+    remembers every step it took: make a new one for each task. The copy of the model that
+    ``higher`` makes is not used: what a layer reads without calling a submodule (the projection
+    of ``nn.MultiheadAttention``, a layer in a list) has the old weights there.
     """
     import higher
 
-    copy, names = higher.monkeypatch(model, copy_initial_weights=False), list(parameters_of(model))
     optimizer = torch.optim.SGD([{"params": [p]} for p in model.parameters()], lr=1.0)
-    diffopt = higher.get_diff_optim(optimizer, model.parameters(), fmodel=copy)
-
-    def forward(params: Params, x: Tensor, **kwargs: int) -> Tensor:
-        return copy(x, params=[params[n] for n in names], **kwargs)
-
-    return forward, partial(higher_path, diffopt)
+    diffopt = higher.get_diff_optim(optimizer, model.parameters())
+    return functional(model), partial(higher_path, diffopt)
 
 
 def higher_path(

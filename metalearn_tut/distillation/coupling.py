@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metalearn_tut.bilevel import Params, functional, inner_loop, inner_path
 from metalearn_tut.bilevel.forward import stepped_groups
-from metalearn_tut.bilevel.inner import is_per_step, masked
+from metalearn_tut.bilevel.inner import is_per_step, masked, private
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.kd import rkd_loss
 from metalearn_tut.maml import MAML
@@ -68,6 +68,7 @@ def teach(
 ) -> Sequence[Params]:
     """The teacher's parameters after its last step; or before its steps and after ``every`` one."""
     params, lr = teacher.start(psi, ways, steps)
+    params = private(params)
     inner = _inner_settings(teacher, steps)
     forward, loss = functional(teacher.model), teacher.inner_loss
     path = inner_path(lambda p: loss(forward(p, x), y), params, steps=steps, lr=lr, **inner)
@@ -135,7 +136,7 @@ class Coupling:
         inner = _inner_settings(student, len(guides))
         if self.rkd_weight:  # features pull at a network behind a zero head, too
             inner["groups"] = stepped_groups(student.model, student.options["groups"])
-        params = masked(params, inner.get("masks"))
+        params = masked(private(params), inner.get("masks"))
         speak, loss = speaker(student.model, self.rkd_weight > 0), student.inner_loss
 
         def support_loss(guide: Said | None, p: Params) -> Tensor:

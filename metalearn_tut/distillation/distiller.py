@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,11 +29,11 @@ from metalearn_tut.bilevel.checks import (
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.distillation.coupling import ORDERS, Coupling, teach
-from metalearn_tut.distillation.parts import OwnStream, check_pair
+from metalearn_tut.distillation.parts import OwnStream, check_apart, check_pair
 from metalearn_tut.kd import check_temperature, check_weight, kd_loss
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.maml import MAML
-from metalearn_tut.models.bound import forget_statistics
+from metalearn_tut.models.bound import at_rest, forget_statistics
 from metalearn_tut.scoring import Metric, check_aligned, scores
 from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.sampler import check_choice
@@ -194,6 +195,8 @@ class MetaDistiller:
         own = copy.copy(self)
         own.teacher = self.teacher.working(training=training)
         own.student = self.student.working(training=training)
+        if training is False:
+            own.coupling = replace(self.coupling, kd=at_rest(self.coupling.kd))
         return own
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
@@ -213,6 +216,7 @@ class MetaDistiller:
         metas, own = self.meta_parameters(), self.working()
         if not metas:
             raise ValueError("MetaDistiller has nothing to train: all parameters are frozen")
+        check_apart(self.teacher, self.student)
         learners = (own.teacher, own.student)
         forget_statistics(self.student.model)
         if not self.fixed_teacher:
@@ -299,8 +303,8 @@ class MetaDistiller:
         if self.coupling.guided and steps:
             psi, every = teacher.meta_parameters(), self.coupling.every
             reached = teach(teacher, psi, x, y, teacher_steps, ways=ways, every=every)
-        guides = self.coupling.guides(teacher.model, reached, x, steps)
-        end = self.coupling.learn(student, theta, guides, x, y, ways=ways)
+        guides = own.coupling.guides(teacher.model, reached, x, steps)
+        end = own.coupling.learn(student, theta, guides, x, y, ways=ways)
         return Predictor(model, end, support_x)
 
     def deploy(self, task: Task) -> nn.Module:

@@ -70,6 +70,23 @@ def check_pair(teacher: MAML, student: MAML, features: bool) -> None:
     _same("device", *(p.device for p in likes))
 
 
+def check_apart(teacher: MAML, student: MAML) -> None:
+    """Refuse to train networks that share a tensor: each would move the other's.
+
+    Raises
+    ------
+    ValueError
+        Naming the first that is shared and not frozen.
+    """
+    taught = {id(p): n for n, p in teacher.model.named_parameters()}
+    shared = [n for n, p in student.meta_parameters().items() if id(p) in taught]
+    if shared:
+        raise ValueError(
+            f"teacher and student share {shared[0]}, which both would move: train a copy of it "
+            "(copy.deepcopy), or freeze it (requires_grad_(False))"
+        )
+
+
 def _same(what: str, teachers: Any, students: Any) -> None:
     """One of them may be unknown, which is no difference."""
     if None not in (teachers, students) and teachers != students:

@@ -23,7 +23,7 @@ from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.federated.differences import difference_gradients
 from metalearn_tut.federated.stages import STAGES, Stages
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
-from metalearn_tut.models.bound import for_tasks
+from metalearn_tut.models.bound import at_rest, for_tasks
 from metalearn_tut.models.channel_gated import ChannelGated
 from metalearn_tut.scoring import Metric, check_aligned, scores
 from metalearn_tut.tasks.content import architecture, described
@@ -183,7 +183,10 @@ class MetaGater:
         inner = ("lr", "stages", "backbone_gates", "how", "target", "two_sided", "detach_stage1")
         found = {name: getattr(self, name) for name in own}
         found |= {name: getattr(self.inner, name) for name in inner}
-        return {"model": architecture(self.model), **described({**found, "loss": self.loss})}
+        frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
+        found |= {"loss": self.loss, **({"frozen": frozen} if frozen else {})}
+        known = [self.model, *self.model.parameters()]  # which a loss may read
+        return {"model": architecture(self.model), **described(found, known=known)}
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """F of each task, with its meta-gradient attached, and the accuracy on the query set.
@@ -249,6 +252,6 @@ class MetaGater:
         generator = torch.Generator(x.device).manual_seed(self.seed)
         noise = self.model.noise(len(x), generator)
         network = for_tasks(self.model, training=False)
-        inner = replace(self.inner, model=network)
+        inner = replace(self.inner, model=network, loss=at_rest(self.loss))
         *_, (_, end) = inner.steps(params, x, y, noise, self.sparsity)
         return Predictor(network, {**parameters_of(network), **end}, support_x)  # frozen ones, too

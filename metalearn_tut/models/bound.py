@@ -7,19 +7,26 @@ module is copied instead, its tensors not, and whoever holds a replaced one gets
 
 from __future__ import annotations
 
+import copy
+import sys
 import types
-from collections import OrderedDict
+import weakref
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 _DICTIONARIES = frozenset({dict, OrderedDict})
-_CONTAINERS = (dict, list, tuple, set)
+_CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+_METHODS = (types.MethodType, types.BuiltinMethodType)
+_PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 
 
 def with_tensors(
@@ -50,6 +57,8 @@ def with_tensors(
         If a name is not that of a parameter or buffer.
     TypeError
         If a part of the model is compiled and cannot be copied.
+    RuntimeError
+        Inside ``parametrize.cached()``, if a layer is parametrized.
 
     Examples
     --------
@@ -65,7 +74,7 @@ def with_tensors(
         memo[id(buffer)] = tensors[name] if name in tensors else buffer.clone()
     if unknown := sorted(tensors.keys() - own.keys()):
         raise ValueError(f"{unknown[0]!r} is not a parameter of {type(model).__name__}")
-    return _Copy(memo, training, set(map(id, by_batch))).of_module(model)
+    return _Copy(model, memo, training, set(map(id, by_batch))).of_module(model)
 
 
 def for_tasks(model: nn.Module, *, training: bool | None = None) -> nn.Module:
@@ -77,11 +86,17 @@ def for_tasks(model: nn.Module, *, training: bool | None = None) -> nn.Module:
     return with_tensors(model, {}, training=training, by_batch=without_statistics(model))
 
 
+def at_rest(function: Any) -> Any:
+    """A loss as it is used in prediction: a module as a private copy in evaluation mode."""
+    module = isinstance(function, nn.Module)
+    return with_tensors(function, {}, training=False) if module else function
+
+
 def replaced(model: nn.Module, parts: Mapping[nn.Module, nn.Module]) -> nn.Module:
     """A copy of ``model`` with other layers in place of these; all tensors are the model's own."""
     memo = {id(t): t for t in (*model.parameters(), *model.buffers())}
     memo |= {id(old): new for old, new in parts.items()}
-    return _Copy(memo, None, set()).of_module(model)
+    return _Copy(model, memo, None, set()).of_module(model)
 
 
 def without_statistics(model: nn.Module, *, learned: bool = False) -> list[nn.Module]:
@@ -115,6 +130,7 @@ class _Copy:
 
     Parameters
     ----------
+    model : nn.Module
     memo : dict of int to object
         At first the tensors (and layers) that are replaced.
     training : bool or None
@@ -123,8 +139,11 @@ class _Copy:
         Identities of norms that normalize by the batch.
     """
 
-    def __init__(self, memo: dict[int, Any], training: bool | None, by_batch: set[int]) -> None:
+    def __init__(
+        self, model: nn.Module, memo: dict[int, Any], training: bool | None, by_batch: set[int]
+    ) -> None:
         self.memo, self.training, self.by_batch = memo, training, by_batch
+        self.modules = set(map(id, model.modules()))
 
     def of_module(self, module: nn.Module) -> nn.Module:
         """The module's twin, which is made once."""
@@ -143,6 +162,9 @@ class _Copy:
                 own[name] = of() if of in _DICTIONARIES and not value else self.of(value)
         if self.training is not None:
             twin.training = self.training
+        for name, value in vars(module).items() if not twin.training else ():
+            if isinstance(value, torch.Generator):  # of a layer that evaluates: no stream goes on
+                own[name] = torch.Generator(value.device).set_state(value.get_state())
         own["_compiled_call_impl"] = None  # it would call the module that was compiled
         if id(module) in self.by_batch:
             # not by its mode: in evaluation mode it would read what it never wrote
@@ -157,19 +179,53 @@ class _Copy:
             return value
         if id(value) in self.memo:
             return self.memo[id(value)]
+        if kind in (weakref.ReferenceType, *_PROXIES):
+            return self.of_weak(value)
         if isinstance(value, nn.Module):
             return self.of_module(value)
-        if isinstance(value, Tensor):
-            return self.memo.setdefault(id(value), value.clone())
-        if kind in _DICTIONARIES:
-            return kind((name, self.of(part)) for name, part in value.items())
-        if kind in (list, tuple, set):
-            return kind(map(self.of, value))
-        if kind is types.MethodType:
-            return types.MethodType(value.__func__, self.of(value.__self__))
-        if kind in (types.FunctionType, partial) and _holds(value, self.memo, set()):
-            return self.of_function(value)
-        return value
+        if isinstance(value, (Tensor, np.ndarray)):
+            same = value.clone() if isinstance(value, Tensor) else value.copy()
+            return self.memo.setdefault(id(value), same)
+        if isinstance(value, _CONTAINERS):
+            return self.of_container(value)
+        if kind in _METHODS:
+            own = self.of(value.__self__)
+            return value if own is value.__self__ else getattr(own, value.__name__)
+        if kind in (types.FunctionType, partial):
+            return self.of_function(value) if _holds(value, self.memo, set()) else value
+        return self.of_object(value) if _is_own(value) else value
+
+    def of_container(self, value: Any) -> Any:
+        """One of any kind: also what is derived from a list, or a tuple with names."""
+        if isinstance(value, (tuple, frozenset)):
+            parts = [*map(self.of, value)]
+            if all(a is b for a, b in zip(parts, value, strict=True)):
+                return value  # also a shape, which could not be made anew like this
+            if hasattr(value, "n_sequence_fields"):  # values and indices, as torch.max gives them
+                return type(value)(parts)
+            return (tuple if isinstance(value, tuple) else frozenset).__new__(type(value), parts)
+        twin = self.memo[id(value)] = copy.copy(value)
+        twin.clear()
+        if isinstance(value, dict):
+            twin.update((self.of(name), self.of(part)) for name, part in value.items())
+        else:
+            (twin.update if isinstance(value, set) else twin.extend)(map(self.of, value))
+        return twin
+
+    def of_object(self, value: Any) -> Any:
+        """A helper that may hold layers, or what ``forward`` remembers: its attributes' twins."""
+        twin = self.memo[id(value)] = copy.copy(value)
+        if twin is not value:  # one of an enumeration is itself
+            vars(twin).update((name, self.of(part)) for name, part in vars(value).items())
+        return twin
+
+    def of_weak(self, value: Any) -> Any:
+        """A weak reference to a part of the model, such as a layer's to its parent."""
+        proxy = type(value) in _PROXIES
+        target = value.__repr__.__self__ if proxy else value()
+        if id(target) not in self.memo and id(target) not in self.modules:
+            return value
+        return (weakref.proxy if proxy else weakref.ref)(self.of(target))
 
     def of_function(self, value: Any) -> Any:
         """A function over modules of the model, or a partial one, over their twins instead."""
@@ -178,14 +234,14 @@ class _Copy:
             return partial(self.of(value.func), *arguments, **self.of(value.keywords))
         old = value.__closure__ or ()
         cells = tuple(types.CellType() for _ in old)
-        twin = types.FunctionType(
-            value.__code__, value.__globals__, value.__name__, value.__defaults__, cells
-        )
-        twin.__kwdefaults__ = value.__kwdefaults__
+        twin = types.FunctionType(value.__code__, value.__globals__, value.__name__, None, cells)
         self.memo[id(value)] = twin
+        twin.__defaults__, twin.__kwdefaults__ = map(
+            self.of, (value.__defaults__, value.__kwdefaults__)
+        )
         for cell, inner in zip(cells, old, strict=True):
             if _is_set(inner):
-                # what a function only writes to, such as a list of what it saw, stays the caller's
+                # what it only writes to, such as a list of what it saw, stays the caller's
                 held = _holds(inner.cell_contents, self.memo, set())
                 cell.cell_contents = self.of(inner.cell_contents) if held else inner.cell_contents
         return twin
@@ -197,6 +253,11 @@ def _check_copied(module: nn.Module) -> None:
         raise TypeError(
             f"a compiled module ({kind}) cannot be given other weights: pass the module that it "
             "was compiled from"
+        )
+    if parametrize._cache_enabled and parametrize.is_parametrized(module):
+        raise RuntimeError(
+            f"inside parametrize.cached() every copy of a parametrized layer ({kind}) has the "
+            "weight of the first: leave that block"
         )
 
 
@@ -210,16 +271,26 @@ def _holds(value: Any, memo: dict[int, Any], seen: set[int]) -> bool:
     return any(_holds(part, memo, seen) for part in _parts(value))
 
 
+def _is_own(value: Any) -> bool:
+    """Whether it is an object of the user's, with attributes; those of libraries are shared."""
+    if isinstance(value, (type, types.ModuleType)) or not getattr(value, "__dict__", None):
+        return False
+    library = type(value).__module__.partition(".")[0]
+    shared = library in sys.stdlib_module_names or library in ("torch", "numpy")
+    return not shared or isinstance(value, types.SimpleNamespace)
+
+
 def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, _CONTAINERS):
-        return value.values() if isinstance(value, dict) else value
+        return (*value, *value.values()) if isinstance(value, dict) else value
     if isinstance(value, partial):
         return (value.func, *value.args, *value.keywords.values())
-    if isinstance(value, types.MethodType):
+    if isinstance(value, _METHODS):
         return (value.__self__,)
     if isinstance(value, types.FunctionType):
-        return [cell.cell_contents for cell in value.__closure__ or () if _is_set(cell)]
-    return ()
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_set(cell)]
+        return (*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    return vars(value).values() if _is_own(value) else ()
 
 
 def _is_set(cell: Any) -> bool:

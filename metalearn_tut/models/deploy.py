@@ -71,8 +71,8 @@ def deploy(
         if isinstance(network, FewShotNetwork) and isinstance(network.head, nn.Linear):
             network.ways = network.head.out_features = len(network.head.weight)
         if expected is None:
-            expected = with_tensors(network, {})(support_x)
-        network = with_statistics(network, lambda net: net(support_x))
+            expected = with_tensors(network, {})(support_x.clone())
+        network = with_statistics(network, lambda net: net(support_x.clone()))
         if isinstance(network, FewShotNetwork) and network.norm == "batch":
             network.norm = "support"
         prove_alone(network, support_x)

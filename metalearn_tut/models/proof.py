@@ -43,7 +43,7 @@ def prove_alone(network: nn.Module, x: Tensor) -> None:
     ValueError
         If the first of ``x [B, ...]`` does not get alone the answer that it gets in a batch.
     """
-    if depends_on_others(lambda rows: with_tensors(network, {})(rows), _company(x)):
+    if depends_on_others(lambda rows: with_tensors(network, {})(rows.clone()), _company(x)):
         raise ValueError(
             f"{type(network).__name__} cannot be deployed: {_culprit(network, x)} normalizes an "
             "input by those that come with it, so that an answer would depend on its company; "
@@ -71,7 +71,7 @@ def prove_equal(network: nn.Module, x: Tensor, expected: Tensor) -> None:
     ValueError
         Saying by how much it differs.
     """
-    found = with_tensors(network, {})(x)
+    found = with_tensors(network, {})(x.clone())
     if found.shape != expected.shape or not same(found, expected):
         gap = "in shape"
         if found.shape == expected.shape:
@@ -108,5 +108,5 @@ def _calls(network: nn.Module, x: Tensor) -> list[Call]:
         if not [*layer.children()]:
             layer.register_forward_hook(hook_of(name))
     with torch.no_grad(), suppress(RuntimeError, ValueError):
-        twin(x)
+        twin(x.clone())
     return calls

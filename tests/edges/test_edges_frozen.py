@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from zoo import IMAGES, conv, mlp, task_of
 
-from metalearn_tut import MAML, ProtoNet, Reptile, meta_train, saliency, tasks
+from metalearn_tut import MAML, ProtoNet, Reptile, checkpoint, meta_train, saliency, tasks
 from metalearn_tut.bilevel import adapt, meta_gradient
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.federated import Federation, MetaGater, by_classes, per_fed_avg, run_rounds
@@ -277,3 +277,30 @@ def test_a_federation_leaves_frozen_layers_alone():
     learner = per_fed_avg(model, 0.1)
     records = run_rounds(Federation(learner, nodes, rounds=2, support=6, query=6))
     assert torch.equal(model[0].weight, before) and records[-1]["moved"] > 0
+
+
+def test_a_frozen_weight_is_not_pruned_by_hand():
+    learner = MAML(frozen(mlp(), "0"), 0.2)
+    before = learner.model[0].weight.clone()
+    with pytest.raises(
+        ValueError, match=r"masks\['0\.weight'\] would prune 0\.weight, which is fr"
+    ):
+        learner.set_masks({"0.weight": torch.zeros(8, 6)})
+    assert torch.equal(learner.model[0].weight, before) and not learner.masks
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_pruned_weight_may_be_frozen_saved_and_loaded(tmp_path, late):
+    learner, mask = MAML(mlp(), 0.2), torch.rand(8, 6).gt(0.5).float()
+    learner.set_masks({"0.weight": mask})
+    frozen(learner.model, "0")
+    kept = learner.model[0].weight.clone()
+    meta_train(learner, sampler(), steps=2, progress=False, out=tmp_path)
+    again = MAML(mlp(), 0.2)
+    if not late:
+        frozen(again.model, "0")
+    checkpoint.load(tmp_path / "last.safetensors", again)
+    assert torch.equal(again.model[0].weight, kept) and not kept[mask == 0].any()
+    assert torch.equal(again.masks["0.weight"], mask)
+    adapted = again.adapt(task().support_x, task().support_y).params["0.weight"]
+    assert not adapted[mask == 0].any() and torch.equal(adapted, kept) != late

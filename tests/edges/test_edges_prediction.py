@@ -88,6 +88,12 @@ def test_adaptation_leaves_the_network_alone_and_is_a_function(name, first_order
     assert torch.equal(predict(qx), once)
 
 
+NOT_DEEP = {
+    *("replaced forward", "tied decoder", "bound method", "in a list", "torch's pruning"),
+    *("default argument", "weak reference"),
+}
+
+
 def written_out(model, sx, sy, steps, lr):
     """Adaptation on a deep copy, by hand: what MAML, first or second order, has to give."""
     network = copy.deepcopy(model)
@@ -95,7 +101,8 @@ def written_out(model, sx, sy, steps, lr):
     for layer in network.modules():
         layer.training = layer.training and isinstance(layer, _NormBase)
     for _ in range(steps):
-        grads = torch.autograd.grad(F.cross_entropy(network(sx), sy), params, allow_unused=True)
+        outputs = network(sx.clone())
+        grads = torch.autograd.grad(F.cross_entropy(outputs, sy), params, allow_unused=True)
         with torch.no_grad():
             for p, g in zip(params, grads, strict=True):
                 p -= 0.0 if g is None else lr * g
@@ -110,7 +117,7 @@ def test_adapted_weights_are_those_of_descent_by_hand(name):
     learner = MAML(build(name), inner_lr=0.1, inner_steps=2)
     found = learner.adapt(sx, sy).params
     model = build(name)
-    if name in ("replaced forward", "tied decoder", "bound method", "in a list", "torch's pruning"):
+    if name in NOT_DEEP:
         return  # a deep copy goes wrong there itself, or fails; see the next test
     for (n, p), expected in zip(
         found.items(), written_out(model, sx, sy, 2, 0.1).parameters(), strict=True
@@ -163,9 +170,9 @@ def test_what_is_deployed_is_what_is_predicted_or_is_refused(name):
     network = predict.deploy()
     assert_untouched(model, before)
     known = sx if name == "Conv4, batch" else qx  # one predicted batch has other statistics
-    torch.testing.assert_close(network(known), predict(known), rtol=1e-3, atol=1e-4)
-    alone = torch.cat([network(x[None]) for x in known])
-    torch.testing.assert_close(alone, network(known), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(network(known.clone()), predict(known), rtol=1e-3, atol=1e-4)
+    alone = torch.cat([network(x[None].clone()) for x in known])
+    torch.testing.assert_close(alone, predict(known), rtol=1e-3, atol=1e-4)
     shared = {id(p) for p in model.parameters()} & {id(p) for p in network.parameters()}
     assert not shared and not any(m.training for m in network.modules())
     count = sum(p.numel() for p in network.parameters())

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from zoo import build, conv, mlp, task_of
+from zoo import NETWORKS, build, conv, mlp, task_of
 
 from metalearn_tut import MAML, ProtoNet, Reptile, checkpoint, evaluate, meta_train, saliency, tasks
 from metalearn_tut.distillation import MetaDistiller
@@ -17,6 +17,7 @@ from metalearn_tut.models import ChannelGatedConv4, Conv4
 from metalearn_tut.rank_losses import RankedRange
 from metalearn_tut.state import state_of
 from metalearn_tut.tasks import Task, TaskBatch
+from metalearn_tut.tasks.content import described
 
 
 def source(shift=0.0, seed=1):
@@ -342,3 +343,232 @@ def test_two_learners_on_one_network_do_not_share_their_masks():
     one, other = MAML(model, 0.1), MAML(model, 0.1)
     one.set_masks({"0.bias": torch.zeros(4)})
     assert not other.masks
+
+
+# What a loss is made of is compared, wherever it keeps it
+
+
+class ScaledLoss(nn.Module):
+    def __init__(self, scale, how):
+        super().__init__()
+        value = torch.tensor(scale)
+        self.how = how
+        if how == "parameter":
+            self.scale = nn.Parameter(value)
+        elif how == "buffer":
+            self.register_buffer("scale", value)
+        else:
+            self.scale = value
+
+    def forward(self, outputs, targets):
+        return self.scale * F.cross_entropy(outputs, targets)
+
+
+class SlottedLoss:
+    __slots__ = ("scale",)
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, outputs, targets):
+        return self.scale * F.cross_entropy(outputs, targets)
+
+
+def keyword_default(scale):
+    def loss(outputs, targets, *, scale=scale):
+        return scale * F.cross_entropy(outputs, targets)
+
+    return loss
+
+
+def of_its_file(scale):
+    code = "def loss(o, y):\n    return SCALE * F.cross_entropy(o, y)\n"
+    names = {"F": F, "SCALE": scale}
+    exec(code, names)
+    return names["loss"]
+
+
+def of_a_function_of_its_file(scale):
+    names = {"F": F}
+    code = (
+        f"def by(v):\n    return {scale} * v\ndef loss(o, y):\n    return by(F.cross_entropy(o, y))"
+    )
+    exec(code, names)
+    return names["loss"]
+
+
+def inner_function(scale):
+    names = {"F": F}
+    exec(f"def loss(o, y):\n    return (lambda v: {scale} * v)(F.cross_entropy(o, y))", names)
+    return names["loss"]
+
+
+MADE = {
+    "class weights": lambda s: nn.CrossEntropyLoss(weight=torch.tensor([s, 1.0, 1.0])),
+    **{how: lambda s, h=how: ScaledLoss(s, h) for how in ("parameter", "buffer", "plain tensor")},
+    "method of a module": lambda s: ScaledLoss(s, "parameter").forward,
+    "slots": SlottedLoss,
+    "keyword default": keyword_default,
+    "a number of its file": of_its_file,
+    "a function of its file": of_a_function_of_its_file,
+    "a function inside": inner_function,
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_losses_that_differ_in_what_they_hold_are_two(tmp_path, name):
+    one, same, other = (MAML(mlp(), 0.2, loss=MADE[name](s)) for s in (1.0, 1.0, 2.0))
+    assert json.dumps(one.settings()) == json.dumps(same.settings()) != json.dumps(other.settings())
+    train(one, out=tmp_path)
+    with pytest.raises(ValueError, match=r"cannot resume .*: learner.loss"):
+        train(other, out=tmp_path, resume=True)
+
+
+class Trainer:
+    """Its learner's loss is its own method: what it is leads back to itself."""
+
+    def __init__(self, scale):
+        self.scale, self.learner = scale, MAML(mlp(), 0.2, loss=self.loss)
+
+    def loss(self, outputs, targets):
+        return self.scale * F.cross_entropy(outputs, targets)
+
+
+def calls_itself(scale):
+    def loss(outputs, targets, again=True):
+        return loss(outputs, targets, False) if again else scale * F.cross_entropy(outputs, targets)
+
+    return MAML(mlp(), 0.2, loss=loss)
+
+
+def reads_its_model(scale):
+    model = mlp()
+    weight = model[0].weight
+    return MAML(
+        model,
+        0.2,
+        loss=lambda o, y: (
+            F.cross_entropy(o, y)
+            + scale * weight.square().sum()
+            + scale * sum(p.abs().sum() for p in model.parameters())
+        ),
+    )
+
+
+@pytest.mark.parametrize("make", [lambda s: Trainer(s).learner, calls_itself, reads_its_model])
+def test_what_leads_back_to_itself_has_settings_that_do_not_depend_on_weights(make):
+    learners = []
+    for seed, scale in enumerate((1.0, 1.0, 2.0)):
+        torch.manual_seed(seed)
+        learners.append(make(scale))
+    one, same, other = (json.dumps(learner.settings()) for learner in learners)
+    assert one == same != other
+    task = sampler()[0]
+    learners[0].task_losses(TaskBatch.stack([task])).losses.sum().backward()
+    assert json.dumps(learners[0].settings()) == one
+
+
+def test_sets_are_described_alike_in_every_process():
+    names = [f"name{i}" for i in range(20)]
+    assert described(set(names)) == described(frozenset(reversed(names))) == sorted(names)
+
+
+def test_a_constant_of_a_network_that_no_file_has_is_compared():
+    class Shifted(nn.Module):
+        def __init__(self, mean):
+            super().__init__()
+            self.head, self.mean = nn.Linear(6, 3), torch.tensor(mean)
+
+        def forward(self, x):
+            return self.head(x - self.mean)
+
+    one, same, other = (MAML(Shifted(m), 0.1).settings() for m in (0.5, 0.5, 0.7))
+    assert one == same != other
+
+
+def test_a_network_that_holds_its_layers_in_a_helper_is_the_same_whatever_its_weights():
+    for name in ("helper", "named tuple", "namespace", "default argument"):
+        made = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            made.append(json.dumps(MAML(NETWORKS[name](), 0.1).settings()))
+        assert made[0] == made[1], name
+
+
+# A layer is its tensors: the head by whatever name, and rates for what is stepped
+
+
+class TiedHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.head.weight = self.body.weight
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x)))
+
+
+class HeadOfTwoNames(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.classifier = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.head = self.classifier
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.body(x)))
+
+
+def test_a_head_whose_weight_has_another_name_is_stepped_whole():
+    task = sampler()[0]
+    model = TiedHead()
+    learner = anil(model, 0.2)
+    p = {n: q.detach().clone().requires_grad_() for n, q in model.named_parameters()}
+    hidden = torch.tanh(F.linear(task.support_x, p["body.weight"], p["body.bias"]))
+    value = F.cross_entropy(F.linear(hidden, p["body.weight"], p["head.bias"]), task.support_y)
+    names = ("body.weight", "head.bias")
+    grads = torch.autograd.grad(value, [p[n] for n in names])
+    adapted = learner.adapt(task.support_x, task.support_y).params
+    for n, g in zip(names, grads, strict=True):
+        torch.testing.assert_close(adapted[n], (p[n] - 0.2 * g).detach())
+    assert torch.equal(adapted["body.bias"], model.body.bias)
+    with pytest.raises(ValueError, match=r"shares no tensor: body\.weight would be zero, too"):
+        MAML(model, zero_head=True)
+
+
+def test_a_head_of_two_names_is_one_head():
+    model, task = HeadOfTwoNames(), sampler()[0]
+    for name in ("head", "classifier"):
+        assert anil(model, 0.2, head=name).stepped() == ["classifier.weight", "classifier.bias"]
+        learner = MAML(model, 0.5, 2, zero_head=True, head=name)
+        assert set(learner.meta_parameters()) == {"body.weight", "body.bias"}
+        start = learner.adapt(task.support_x, task.support_y, steps=0).params
+        assert not start["classifier.weight"].any()
+
+
+@pytest.mark.parametrize("rates", ["layer", "step", "weight"])
+def test_what_was_frozen_when_rates_were_made_has_none(rates):
+    model, task = mlp(), sampler()[0]
+    model[0].requires_grad_(False)
+    learner = MAML(model, 0.1, 2, rates=rates)
+    model.requires_grad_(True)
+    said = f"rates='{rates}' has no rate for 0.weight, 0.bias, which was frozen when"
+    with pytest.raises(ValueError, match=said):
+        learner.adapt(task.support_x, task.support_y)
+    with pytest.raises(ValueError, match=said):
+        train(learner)
+    model[0].requires_grad_(False)
+    learner.adapt(task.support_x, task.support_y)
+
+
+def test_a_run_of_gates_is_not_gone_on_with_when_other_parts_are_frozen(tmp_path):
+    images = tasks.from_arrays(torch.rand(60, 1, 16, 16), torch.arange(60) % 6).sampler(3, 2, 2)
+
+    def made():
+        conv4 = Conv4(1, 3, width=4, norm="support", image_size=16)
+        return MetaGater(ChannelGatedConv4(conv4), 0.1)
+
+    learner = made()
+    learner.model.head.requires_grad_(False)
+    train(learner, steps=1, out=tmp_path, tasks_from=images)
+    with pytest.raises(ValueError, match=r"learner\.frozen was"):
+        train(made(), steps=1, out=tmp_path, resume=True, tasks_from=images)

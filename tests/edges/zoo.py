@@ -3,6 +3,10 @@
 ``NETWORKS[name]()`` is a network for inputs of ``SHAPES[name]`` and three classes.
 """
 
+import types
+import weakref
+from collections import defaultdict, deque, namedtuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -76,6 +80,97 @@ class InAList(nn.Module):
         for before, layer in self.order:
             x = layer(before(x))
         return x
+
+
+Pair = namedtuple("Pair", "first last")
+
+
+class Helper:
+    """No module, but it holds one."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __call__(self, x):
+        return self.layer(x)
+
+
+class Held(nn.Module):
+    """Two registered layers, called by way of something else that holds them."""
+
+    def __init__(self, hold):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.held = hold(self.body, self.head)
+
+    def forward(self, x):
+        first, last = self.held() if callable(self.held) else self.held
+        return last(torch.tanh(first(x)))
+
+
+def helper(body, head):
+    return Helper(body), Helper(head).__call__
+
+
+def default_argument(body, head):
+    def both(first=body, *, last=head):
+        return first, last
+
+    return both
+
+
+def weak(body, head):
+    refs = weakref.ref(body), weakref.proxy(head)
+    return lambda: (refs[0](), lambda x: F.linear(x, refs[1].weight, refs[1].bias))
+
+
+class InNamespace(Held):
+    def __init__(self):
+        super().__init__(lambda body, head: types.SimpleNamespace(body=body, layers={head: 2.0}))
+
+    def forward(self, x):
+        return self.held.layers[self.head] * self.head(torch.tanh(self.held.body(x)))
+
+
+class InDefaultDict(Held):
+    def __init__(self):
+        super().__init__(lambda body, head: defaultdict(list, body=body, head=head))
+
+    def forward(self, x):
+        return self.held["head"](torch.tanh(self.held["body"](x)))
+
+
+class Projected(nn.Module):
+    """Its weight is clamped in place before it is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        self.body.weight.data.clamp_(-0.2, 0.2)
+        return self.head(torch.tanh(self.body(x)))
+
+
+class WritesInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(x.sub_(0.5).mul_(2.0))
+
+
+class NormAttribute(nn.Module):
+    """Its ``norm`` is no word of this package."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.body, self.bn = norm, nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.head = nn.Linear(144, 3)
+
+    def forward(self, x):
+        return self.head(F.relu(self.bn(self.body(x))).flatten(1))
 
 
 class BoundMethod(nn.Module):
@@ -163,9 +258,9 @@ class FunctionalDropout(nn.Module):
 
 
 class Words(nn.Module):
-    def __init__(self):
+    def __init__(self, max_norm=None):
         super().__init__()
-        self.embed, self.head = nn.Embedding(10, 4), nn.Linear(20, 3)
+        self.embed, self.head = nn.Embedding(10, 4, max_norm=max_norm), nn.Linear(20, 3)
 
     def forward(self, x):
         return self.head(self.embed(x).flatten(1))
@@ -288,6 +383,17 @@ NETWORKS = {
     "used twice": UsedTwice,
     "batch norm used twice": lambda: UsedTwice(nn.BatchNorm1d(6)),
     "in a list": InAList,
+    "named tuple": lambda: Held(Pair),
+    "deque": lambda: Held(lambda *layers: deque(layers)),
+    "helper": lambda: Held(helper),
+    "default argument": lambda: Held(default_argument),
+    "weak reference": lambda: Held(weak),
+    "namespace": InNamespace,
+    "default dictionary": InDefaultDict,
+    "projected weight": Projected,
+    "input in place": WritesInput,
+    "norm='batch'": lambda: NormAttribute("batch"),
+    "norm='group'": lambda: NormAttribute("group"),
     "bound method": BoundMethod,
     "replaced forward": replaced_forward,
     "remembers": Remembers,
@@ -300,6 +406,7 @@ NETWORKS = {
     "dropout as a function": FunctionalDropout,
     "ghost batch norm": Halves,
     "embedding": Words,
+    "embedding, largest norm": lambda: Words(0.7),
     "Conv4, batch": lambda: models.Conv4(2, 3, width=4, norm="batch", image_size=16),
     "Conv4, support": lambda: models.Conv4(2, 3, width=4, norm="support", image_size=16),
     "Conv4, group": lambda: models.Conv4(2, 3, width=4, norm="group", image_size=16),
@@ -315,7 +422,7 @@ def build(name):
 def shape_of(name):
     if name.startswith("Conv4"):
         return (2, 16, 16)
-    if name == "embedding":
+    if name.startswith("embedding"):
         return WORDS
     first = [p.shape for p in build(name).parameters()]
     images = any(len(s) > 2 for s in first) or name in ("lstm", "gru") or "attention" in name
@@ -327,7 +434,7 @@ def task_of(name, seed=0, shots=3):
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(3).repeat_interleave(shots)
     shape = shape_of(name)
-    if name == "embedding":
+    if name.startswith("embedding"):
         x = torch.randint(0, 3, (2 * len(y), *shape), generator=generator)
         x = x + 3 * torch.cat([y, y])[:, None]
     else:

@@ -19,7 +19,7 @@ import numpy as np
 
 from metalearn_tut.tasks import files
 from metalearn_tut.tasks.cache import cache_dir
-from metalearn_tut.tasks.mapped import MappedImages, write_images
+from metalearn_tut.tasks.mapped import MappedImages, stored_images
 from metalearn_tut.tasks.sampler import check_count
 from metalearn_tut.tasks.source import ClassSource, check_split
 
@@ -73,12 +73,12 @@ def mini_imagenet(
     files.check_complete({c.place: len(c.images) for c in classes})
     name = f"mini_imagenet-{split}-{size}"
     stored = cache_dir() / f"{name}-{files.fingerprint(key, size)}.npy"
-    if not stored.is_file():
-        _decode(classes, size, stored, name)
     ends = [0, *accumulate(len(c.images) for c in classes)]
+    shape = (ends[-1], 3, size, size)
+    images = stored_images(stored, shape, _pictures(classes, size), name)
     rows = tuple(np.arange(begin, end) for begin, end in pairwise(ends))
     names = tuple(c.name for c in classes)
-    return ClassSource(MappedImages(stored), rows, names, name=f"mini_imagenet {split}")
+    return ClassSource(images, rows, names, name=f"mini_imagenet {split}")
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,6 @@ def _class_lists(folders: Sequence[Path]) -> dict[str, list[str]]:
             f"wnids ({type(error).__name__}: {error})"
         ) from error
     return lists
-
-
-def _decode(classes: Sequence[_Class], size: int, stored: Path, name: str) -> None:
-    total = sum(len(c.images) for c in classes)
-    write_images(stored, (total, 3, size, size), _pictures(classes, size), name)
 
 
 def _pictures(classes: Sequence[_Class], size: int) -> Iterator[np.ndarray]:

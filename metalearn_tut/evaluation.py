@@ -16,7 +16,7 @@ from metalearn_tut.learner import Learner
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.models.norms import TaskBatchNorm2d
 from metalearn_tut.models.proof import depends_on_others
-from metalearn_tut.scoring import Metric, is_finite, score
+from metalearn_tut.scoring import Metric, check_function, is_finite, score
 from metalearn_tut.tasks.sampler import TaskSampler
 
 PROTOCOLS = {
@@ -209,6 +209,7 @@ def evaluate(
         raise ValueError(f"steps={steps}, but {type(learner).__name__} takes no inner steps")
     indices = _counted(n_tasks) if progress else range(n_tasks)
     metric = getattr(learner, "metric", None) if metric is None else metric
+    check_function("metric", metric, optional=True)
     values, finite = task_values(learner, sampler, indices, steps=steps, metric=metric)
     used = steps if steps is not None else getattr(learner, "inner_steps", None)
     name = "accuracy" if metric is None else getattr(metric, "__name__", type(metric).__name__)

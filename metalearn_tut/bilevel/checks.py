@@ -167,7 +167,7 @@ def check_targets(
     """
     if not y.numel():
         raise ValueError(f"{name} must not be empty")
-    if not _is_cross_entropy(loss) or (y.is_floating_point() and y.ndim > 1):
+    if not is_cross_entropy(loss) or (y.is_floating_point() and y.ndim > 1):
         return  # what targets another loss takes, it knows itself
     if y.dtype != torch.int64:
         raise ValueError(f"{name} must be int64 labels, got {y.dtype}")
@@ -179,7 +179,8 @@ def check_targets(
         raise ValueError(f"{name} must hold {allowed}, got {low if low < 0 else high}")
 
 
-def _is_cross_entropy(loss: object) -> bool:
+def is_cross_entropy(loss: object) -> bool:
+    """Whether a loss is PyTorch's cross entropy, as a function, a module or a partial."""
     while isinstance(loss, partial):
         loss = loss.func
     return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)

@@ -28,7 +28,14 @@ from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.models.bound import for_tasks, forget_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
-from metalearn_tut.scoring import Metric, check_aligned, check_function, scalar_loss, scores
+from metalearn_tut.scoring import (
+    Metric,
+    check_aligned,
+    check_function,
+    check_loss,
+    scalar_loss,
+    scores,
+)
 from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
@@ -132,9 +139,9 @@ class MAML:
         _check_choices(engine, rates, inner_lr, inner_steps, step_losses, settings)
         if deferred and engine == "vectorised":
             raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
-        check_function("loss", loss)
-        for name, value in {"inner_loss": settings.get("inner_loss"), "metric": metric}.items():
-            check_function(name, value, optional=True)
+        check_loss("loss", loss)
+        check_loss("inner_loss", settings.get("inner_loss"), optional=True)
+        check_function("metric", metric, optional=True)
         params = bilevel.parameters_of(model)
         check_inner(
             params, inner_steps, inner_lr, settings.get("masks"), groups, settings.get("pull", 0.0)

@@ -120,6 +120,23 @@ def check_function(name: str, value: object, *, optional: bool = False) -> None:
         )
 
 
+def check_loss(name: str, loss: object, *, optional: bool = False) -> None:
+    """Refuse what is no function of (outputs, targets), or has weights that nobody would train.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument.
+    """
+    check_function(name, loss, optional=optional)
+    own = loss.named_parameters() if isinstance(loss, nn.Module) else ()
+    if trained := [n for n, p in own if p.requires_grad]:
+        raise ValueError(
+            f"{name} has parameters of its own ({', '.join(trained)}), which no learner trains: "
+            "freeze them (requires_grad_(False)), or make them part of the model"
+        )
+
+
 def scalar_loss(loss: Loss, name: str = "loss") -> Loss:
     """The same loss, of which every call is checked, and gets copies: it may change them."""
     return partial(_one_loss, loss, name)
@@ -184,7 +201,7 @@ def check_aligned(loss: Any, outputs: Tensor, targets: Tensor, name: str = "loss
     """
     if outputs.shape == targets.shape or not _broadcasts(outputs, targets):
         return
-    fine = not (loss in _ELEMENTWISE or isinstance(loss, _ELEMENTWISE_MODULES))
+    fine = not is_elementwise(loss)
     if fine and outputs.numel() == targets.numel():
         fine = _same_value(loss, outputs.detach(), targets)
     if not fine:
@@ -193,6 +210,19 @@ def check_aligned(loss: Any, outputs: Tensor, targets: Tensor, name: str = "loss
             f"{list(targets.shape)}: give both one shape, as outputs.squeeze(-1) or "
             "targets.unsqueeze(-1)"
         )
+
+
+def unwrapped(loss: Any) -> Any:
+    """What is behind a partial."""
+    while isinstance(loss, partial):
+        loss = loss.func
+    return loss
+
+
+def is_elementwise(loss: Any) -> bool:
+    """Whether a loss is one of PyTorch's that compare outputs and targets entry by entry."""
+    loss = unwrapped(loss)
+    return isinstance(loss, _ELEMENTWISE_MODULES) or any(loss is f for f in _ELEMENTWISE)
 
 
 def _broadcasts(outputs: Tensor, targets: Tensor) -> bool:

@@ -33,7 +33,7 @@ from metalearn_tut.kd import check_temperature, check_weight, kd_loss
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.maml import MAML
 from metalearn_tut.models.bound import forget_statistics
-from metalearn_tut.scoring import Metric, check_aligned, check_function, scalar_loss, scores
+from metalearn_tut.scoring import Metric, check_aligned, check_loss, scalar_loss, scores
 from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
@@ -135,7 +135,7 @@ class MetaDistiller:
             raise ValueError("through_teacher=True trains the teacher; fixed_teacher=True does not")
         self.teacher, self.student = teacher, student
         kd = partial(kd_loss, temperature=temperature) if kd is None else kd
-        check_function("kd", kd)
+        check_loss("kd", kd)
         self.coupling = Coupling(kd=kd, order=order, through_teacher=through_teacher, **weights)
         self.outer_kd_weight, self.fixed_teacher = outer_kd_weight, fixed_teacher
         adapts = fixed_teacher_inner_adapt or not fixed_teacher

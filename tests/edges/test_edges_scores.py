@@ -12,6 +12,7 @@ from zoo import mlp, task_of
 
 from metalearn_tut import MAML, ProtoNet, Reptile, evaluate, meta_train
 from metalearn_tut.distillation import MetaDistiller
+from metalearn_tut.evaluation import paired_difference
 from metalearn_tut.history import History
 from metalearn_tut.rank_losses import clean_losses
 from metalearn_tut.saliency import gradient_scores
@@ -302,3 +303,98 @@ def test_reptile_needs_targets_of_one_kind():
     batch = TaskBatch.stack([Task(task.support_x, task.support_y, task.query_x, torch.eye(3))])
     with pytest.raises(ValueError, match=r"one shape, got \[3\] and \[3, 3\]"):
         Reptile(network()).task_losses(batch)
+
+
+# Targets that are no numbers, weights that nobody trains, two metrics of one name
+
+
+@pytest.mark.parametrize(
+    "loss", [F.mse_loss, nn.L1Loss(), partial(F.huber_loss, delta=2.0), F.cross_entropy]
+)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_targets_that_are_no_numbers_are_refused_where_nothing_can_mean_them(loss, bad):
+    """The slope of |o - NaN| is 0: it would teach something else, and nothing would show it."""
+    task = classes()
+    y = torch.eye(3)
+    broken = y.clone().fill_diagonal_(bad)
+    learner = MAML(network(), 0.1, loss=loss)
+    with pytest.raises(ValueError, match="support_y must be finite"):
+        learner.adapt(task.support_x, broken)
+    batch = TaskBatch.stack([Task(task.support_x, y, task.query_x, broken)])
+    with pytest.raises(ValueError, match="query_y must be finite"):
+        learner.task_losses(batch)
+
+
+def test_a_loss_of_ones_own_may_leave_out_what_is_missing():
+    def where_known(o, y):
+        return ((o - y)[~y.isnan()] ** 2).mean()
+
+    task, y = classes(), torch.eye(3)
+    missing = y.clone().fill_diagonal_(math.nan)
+    found = MAML(network(), 0.1, loss=where_known).adapt(task.support_x, missing)
+    assert found(task.query_x).isfinite().all()
+
+
+class Weighted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, o, y):
+        return self.scale * F.cross_entropy(o, y)
+
+
+def test_a_loss_with_weights_that_nobody_trains_is_refused():
+    for work in (
+        lambda loss: MAML(network(), loss=loss),
+        lambda loss: MAML(network(), inner_loss=loss),
+        lambda loss: MetaDistiller(MAML(network()), MAML(network()), kd=loss),
+    ):
+        with pytest.raises(ValueError, match=r"has parameters of its own \(scale\), which no lea"):
+            work(Weighted())
+        work(Weighted().requires_grad_(False))
+        work(nn.CrossEntropyLoss(weight=torch.ones(3)))
+
+
+def test_two_metrics_of_one_name_are_not_paired():
+    sampler, learner = Listed(classes()), MAML(network())
+    metrics = [
+        (lambda o, y: F.cross_entropy(o, y), lambda o, y: F.cross_entropy(2 * o, y)),
+        tuple(partial(F.cross_entropy, label_smoothing=s) for s in (0.1, 0.2)),
+    ]
+    for pair in metrics:
+        a, b, again = (evaluate(learner, sampler, 2, metric=m) for m in (*pair, pair[0]))
+        assert a.metric == b.metric
+        with pytest.raises(ValueError, match="needs one metric on both sides, got "):
+            paired_difference(a, b)
+        assert paired_difference(a, again) == (0.0, 0.0)
+
+
+# What is no batch
+
+
+@pytest.mark.parametrize("make", [lambda: MAML(network(), 0.1), lambda: ProtoNet(Embeds())])
+def test_one_example_without_a_batch_is_no_batch(make):
+    task = classes()
+    predict = make().adapt(task.support_x, task.support_y)
+    said = r"x must have 2 dimensions, .* got shape \[4\]: for one example, x.unsqueeze\(0\)"
+    with pytest.raises(ValueError, match=said):
+        predict(task.query_x[0])
+    torch.testing.assert_close(predict(task.query_x[0].unsqueeze(0)), predict(task.query_x)[:1])
+
+
+def test_a_batch_has_as_many_tasks_and_rows_in_each_tensor():
+    x, y = torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
+    for parts in ((x, y[:1], x, y), (x, y, x[:1], y[:1]), (x, y[:, :2], x, y), (x, y, x, y[0])):
+        with pytest.raises(ValueError, match=r"TaskBatch needs \[T, rows, ...\].*support_x \[2"):
+            TaskBatch(*parts)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: MAML(network()), lambda: Reptile(network()), lambda: distiller(F.cross_entropy)],
+)
+def test_a_task_is_no_batch_and_a_generator_of_tasks_can_be_one(make):
+    with pytest.raises(TypeError, match=r"batch must be a TaskBatch, got Task: TaskBatch.stack"):
+        make().task_losses(classes())
+    assert len(TaskBatch.stack(classes() for _ in range(2))) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from metalearn_tut.learner import Learner
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.models.norms import TaskBatchNorm2d
 from metalearn_tut.models.proof import depends_on_others
-from metalearn_tut.scoring import Metric, is_finite, score
+from metalearn_tut.scoring import Metric, check_function, is_finite, score
+from metalearn_tut.tasks.content import content_hash, described
 from metalearn_tut.tasks.sampler import TaskSampler
 
 PROTOCOLS = {
@@ -88,6 +89,8 @@ class Evaluation:
     not_finite : int, default 0
         Number of tasks whose outputs held NaN or infinity: a diverged learner's. Their rows
         with NaN count as wrong in an accuracy.
+    measure : str, default ""
+        Of a metric that was given, a hash of what it does: two may have one name.
     """
 
     values: Tensor
@@ -96,6 +99,7 @@ class Evaluation:
     steps: int | None = None
     metric: str = "accuracy"
     not_finite: int = 0
+    measure: str = field(default="", repr=False)
 
     @property
     def mean(self) -> float:
@@ -151,6 +155,7 @@ def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
     for what, x, y in (
         ("the same tasks", *(f"{len(e.values)} of {e.sampler}" for e in (a, b))),
         ("one metric", a.metric, b.metric),
+        ("one metric", *(f"{e.metric} {e.measure}" for e in (a, b))),
     ):
         if x != y:
             raise ValueError(f"paired_difference needs {what} on both sides, got {x} and {y}")
@@ -209,11 +214,14 @@ def evaluate(
         raise ValueError(f"steps={steps}, but {type(learner).__name__} takes no inner steps")
     indices = _counted(n_tasks) if progress else range(n_tasks)
     metric = getattr(learner, "metric", None) if metric is None else metric
+    check_function("metric", metric, optional=True)
     values, finite = task_values(learner, sampler, indices, steps=steps, metric=metric)
     used = steps if steps is not None else getattr(learner, "inner_steps", None)
     name = "accuracy" if metric is None else getattr(metric, "__name__", type(metric).__name__)
     bad = n_tasks - int(finite.sum())
-    return Evaluation(values.cpu(), repr(sampler), _protocol(learner, sampler), used, name, bad)
+    measure = "" if metric is None else content_hash([described(metric)])
+    protocol = _protocol(learner, sampler)
+    return Evaluation(values.cpu(), repr(sampler), protocol, used, name, bad, measure)
 
 
 def _protocol(learner: Learner, sampler: TaskSampler) -> str:

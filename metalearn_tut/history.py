@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -32,8 +33,7 @@ class History:
     def validated(self, step: int, values: Tensor) -> bool:
         """Record a validation after ``step`` steps; True if its mean is the best so far."""
         mean, half_width = interval(values)
-        sign = -1 if self.lowest else 1
-        improved = all(sign * mean > sign * entry["mean"] for entry in self.validation)
+        improved = all(self._rank(mean) > self._rank(entry["mean"]) for entry in self.validation)
         self.validation.append({"step": step, "mean": mean, "half_width": half_width})
         return improved
 
@@ -46,5 +46,8 @@ class History:
         """The first validation entry with the best mean: step, mean and half-width."""
         if not self.validation:
             raise ValueError("this run was not validated: pass validation= to meta_train")
-        sign = -1 if self.lowest else 1
-        return max(self.validation, key=lambda entry: sign * entry["mean"])
+        return max(self.validation, key=lambda entry: self._rank(entry["mean"]))
+
+    def _rank(self, mean: float) -> float:
+        """The higher the better; what is no number is worse than any."""
+        return -math.inf if math.isnan(mean) else -mean if self.lowest else mean

@@ -119,8 +119,13 @@ def read_by(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def check_query(support_x: Tensor, x: Tensor) -> None:
-    """Refuse inputs that are no tensor, or not on the scale of the support set."""
+    """Refuse inputs that are no batch, or not on the scale of the support set."""
     check_tensor("x", x)
+    if x.ndim != support_x.ndim:
+        raise ValueError(
+            f"x must have {support_x.ndim} dimensions, as the support set of shape "
+            f"{list(support_x.shape)}, got shape {list(x.shape)}: for one example, x.unsqueeze(0)"
+        )
     check_one_scale(support_x, x)
 
 

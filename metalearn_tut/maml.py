@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -27,7 +28,14 @@ from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.models.bound import at_rest, for_tasks, forget_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
-from metalearn_tut.scoring import Metric, check_aligned, scores
+from metalearn_tut.scoring import (
+    Metric,
+    check_aligned,
+    check_function,
+    check_loss,
+    scalar_loss,
+    scores,
+)
 from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
@@ -131,6 +139,9 @@ class MAML:
         _check_choices(engine, rates, inner_lr, inner_steps, step_losses, settings)
         if deferred and engine == "vectorised":
             raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
+        check_loss("loss", loss)
+        check_loss("inner_loss", settings.get("inner_loss"), optional=True)
+        check_function("metric", metric, optional=True)
         params = bilevel.parameters_of(model)
         check_inner(
             params, inner_steps, inner_lr, settings.get("masks"), groups, settings.get("pull", 0.0)
@@ -436,12 +447,12 @@ class Reptile(MAML):
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Query loss and outputs, and how far each meta-parameter is from where the task ends."""
         forward, norm = bilevel.functional(network), norm_of(network)
-        inner_loss, theta = self.inner_loss, private(theta)
+        inner_loss, theta = scalar_loss(self.inner_loss, "inner_loss"), private(theta)
         inner = {"steps": self.inner_steps, "lr": lr, **self.inner_settings(self.inner_steps)}
         x = torch.cat([task.support_x, task.query_x])
         y = torch.cat([task.support_y, task.query_y])
         end = bilevel.inner_loop(lambda p: inner_loss(forward(p, x), y), theta, **inner)
-        losses = {"loss": self.loss, "inner_loss": inner_loss}
+        losses = {"loss": scalar_loss(self.loss), "inner_loss": inner_loss}
         loss, outputs = bilevel.query_loss(forward, theta, task, norm=norm, **losses, **inner)
         begin = masked(theta, inner.get("masks"))
         return loss, outputs, [begin[n] - end[n] for n in self.meta_parameters()]
@@ -451,6 +462,11 @@ class Reptile(MAML):
         metas = self._trained()
         theta, lr = self.start(metas)
         losses = self.inner_loss, self.loss
+        if batch.support_y.shape[2:] != batch.query_y.shape[2:]:
+            raise ValueError(
+                "Reptile learns from support and query set as one: their targets must have one "
+                f"shape, got {list(batch.support_y.shape[1:])} and {list(batch.query_y.shape[1:])}"
+            )
         batch = prepare(batch, theta, ways_of(self.model, theta), losses)
         network = for_tasks(self.model)
         rows = (self._task(network, task, theta, lr) for task in batch)
@@ -472,7 +488,7 @@ def _check_choices(
         raise TypeError(f"MAML has no argument {unknown[0]!r}")
     if not 0 <= step_losses <= 1:
         raise ValueError(f"step_losses must be in 0..1, got {step_losses}")
-    if rates != "fixed" and not isinstance(inner_lr, (int, float)):
+    if rates != "fixed" and not isinstance(inner_lr, Real):
         raise ValueError(f"rates={rates!r} start at one number, got inner_lr={inner_lr!r}")
     if rates != "fixed" and engine == "implicit":
         raise ValueError(f"engine='implicit' cannot learn rates, got rates={rates!r}")

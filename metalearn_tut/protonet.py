@@ -22,7 +22,7 @@ from metalearn_tut.models import deploy
 from metalearn_tut.models.bound import with_tensors, without_statistics
 from metalearn_tut.models.deploy import with_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
-from metalearn_tut.scoring import Metric, score
+from metalearn_tut.scoring import Metric, check_function, score
 from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.task import TaskBatch
 
@@ -41,6 +41,11 @@ def prototypes(features: Tensor, labels: Tensor) -> Tensor:
 
 def class_counts(labels: Tensor) -> Tensor:
     """Examples ``[N]`` of each class 0..N-1, N the highest label plus one; none may be 0."""
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        raise ValueError(
+            "support_y must be int64 labels [B], one for each row, "
+            f"got {labels.dtype} of shape {list(labels.shape)}"
+        )
     counts = torch.bincount(labels)
     if not counts.all():
         raise ValueError(
@@ -80,6 +85,7 @@ class ProtoNet:
     def __init__(self, model: nn.Module, *, metric: Metric | None = None) -> None:
         if not hasattr(model, "embed"):
             raise ValueError(f"ProtoNet needs a model with embed(x), got {type(model).__name__}")
+        check_function("metric", metric, optional=True)
         self.model, self.metric = model, metric
 
     def meta_parameters(self) -> Params:

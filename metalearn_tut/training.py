@@ -19,7 +19,7 @@ from metalearn_tut.history import History
 from metalearn_tut.learner import Learner
 from metalearn_tut.outer_rates import SCHEDULES, parameter_groups
 from metalearn_tut.processes import Processes
-from metalearn_tut.scoring import Metric
+from metalearn_tut.scoring import Metric, check_function
 from metalearn_tut.state import settings_of
 from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.progress import progress_bar
@@ -153,6 +153,7 @@ def meta_train(
     processes = Processes.joined(like.device)
     _check(settings, validation, processes.world)
     metric = getattr(learner, "metric", None) if metric is None else metric
+    check_function("metric", metric, optional=True)
     if validation is not None:
         task_values(learner, validation, [0], metric=metric)  # refused now, and not hours later
     run = {"training": {**settings, "dtype": str(like.dtype)}, "config": _json(config or {})}

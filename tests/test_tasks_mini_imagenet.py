@@ -148,7 +148,7 @@ def test_other_sizes_are_resized(tmp_path):
 
 def test_second_use_decodes_nothing(root, cache_folder, monkeypatch):
     first = mini_imagenet("train", root)
-    monkeypatch.setattr(sys.modules[mini_imagenet.__module__], "_decode", None)
+    monkeypatch.setattr(files, "decode_rgb", None)
     np.testing.assert_array_equal(mini_imagenet("train", root).images, first.images)
     assert len(only_files(cache_folder)) == 1
     np.testing.assert_array_equal(np.load(next(cache_folder.iterdir())), first.images)

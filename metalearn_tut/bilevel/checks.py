@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from math import inf
 from numbers import Real
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from metalearn_tut.bilevel.inner import Params, Rate, is_per_step
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.scoring import is_elementwise, unwrapped
 from metalearn_tut.tasks.sampler import as_integer
 from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
 
@@ -111,6 +111,10 @@ def prepare(
 
     ``ways`` is the number of outputs if known, ``losses`` those of support and query.
     """
+    if not isinstance(batch, TaskBatch):
+        raise TypeError(
+            f"batch must be a TaskBatch, got {type(batch).__name__}: TaskBatch.stack([task, ...])"
+        )
     check_one_scale(batch.support_x, batch.query_x)
     ready: dict[str, Tensor] = {}
     for part, loss in zip(("support", "query"), losses, strict=True):
@@ -169,7 +173,10 @@ def check_targets(
     """
     if not y.numel():
         raise ValueError(f"{name} must not be empty")
-    if not _is_cross_entropy(loss) or (y.is_floating_point() and y.ndim > 1):
+    known = is_cross_entropy(loss) or is_elementwise(loss)
+    if known and y.is_floating_point() and not torch.isfinite(y).all():
+        raise ValueError(f"{name} must be finite, but it has NaN or infinite numbers")
+    if not is_cross_entropy(loss) or (y.is_floating_point() and y.ndim > 1):
         return  # what targets another loss takes, it knows itself
     if y.dtype != torch.int64:
         raise ValueError(f"{name} must be int64 labels, got {y.dtype}")
@@ -181,9 +188,9 @@ def check_targets(
         raise ValueError(f"{name} must hold {allowed}, got {low if low < 0 else high}")
 
 
-def _is_cross_entropy(loss: object) -> bool:
-    while isinstance(loss, partial):
-        loss = loss.func
+def is_cross_entropy(loss: object) -> bool:
+    """Whether a loss is PyTorch's cross entropy, as a function, a module or a partial."""
+    loss = unwrapped(loss)
     return loss is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
 
 

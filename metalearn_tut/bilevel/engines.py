@@ -14,6 +14,7 @@ from metalearn_tut.bilevel.checks import (
     check_inner,
     check_rows,
     check_targets,
+    is_cross_entropy,
     prepare,
     prepared,
     ways_of,
@@ -40,7 +41,7 @@ from metalearn_tut.bilevel.objective import (
 from metalearn_tut.bilevel.safety import assert_second_order_safe
 from metalearn_tut.bilevel.vectorised import vectorised
 from metalearn_tut.bilevel.with_higher import with_higher
-from metalearn_tut.scoring import check_aligned
+from metalearn_tut.scoring import check_aligned, scalar_loss
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -170,7 +171,8 @@ def task_gradients(
     check_inner(params, steps, lr, *inner, settings.get("pull", 0.0))
     assert_second_order_safe(model, engine, first_order=bool(settings.get("first_order")))
     batch = prepare(batch, params, ways_of(model, params), (inner_loss or loss, loss))
-    settings |= {"steps": steps, "loss": loss, "inner_loss": inner_loss}
+    inner_loss = scalar_loss(inner_loss or loss, "inner_loss" if inner_loss else "loss")
+    settings |= {"steps": steps, "loss": scalar_loss(loss), "inner_loss": inner_loss}
     with torch.enable_grad():
         if engine == "implicit":
             return implicit_gradients(model, batch, metas, start, deferred=deferred, **settings)
@@ -283,9 +285,10 @@ def adapt(
     check_targets(support_y, "support_y", ways_of(model, start), loss)
     x, y = prepared(support_x, support_y, start, "support_x")
     forward = functional(model)
-    if y.is_floating_point():
+    if y.is_floating_point() or not is_cross_entropy(loss):
         with torch.no_grad():
-            check_aligned(loss, forward(private(start), x), y)
+            check_aligned(loss, one_tensor(forward(private(start), x)), y)
+    loss = scalar_loss(loss)
     return inner_loop(
         lambda p: loss(one_tensor(forward(p, x)), y),
         private(start),

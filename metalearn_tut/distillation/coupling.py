@@ -20,6 +20,7 @@ from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.kd import rkd_loss
 from metalearn_tut.maml import MAML
 from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.scoring import scalar_loss
 
 ORDERS = ("sequential", "interleaved", "interleaved_after")
 
@@ -70,7 +71,7 @@ def teach(
     params, lr = teacher.start(psi, ways, steps)
     params = private(params)
     inner = _inner_settings(teacher, steps)
-    forward, loss = functional(teacher.model), teacher.inner_loss
+    forward, loss = functional(teacher.model), scalar_loss(teacher.inner_loss, "inner_loss")
     path = inner_path(lambda p: loss(forward(p, x), y), params, steps=steps, lr=lr, **inner)
     begin = masked(params, inner.get("masks"))
     return deque(chain([begin], path), maxlen=None if every else 1)
@@ -137,13 +138,14 @@ class Coupling:
         if self.rkd_weight:  # features pull at a network behind a zero head, too
             inner["groups"] = stepped_groups(student.model, student.options["groups"])
         params = masked(private(params), inner.get("masks"))
-        speak, loss = speaker(student.model, self.rkd_weight > 0), student.inner_loss
+        speak = speaker(student.model, self.rkd_weight > 0)
+        loss, kd = scalar_loss(student.inner_loss, "inner_loss"), scalar_loss(self.kd, "kd")
 
         def support_loss(guide: Said | None, p: Params) -> Tensor:
             said = speak(p, x)
             total = self.ce_weight * loss(said.logits, y)
             if self.kd_weight:
-                total = total + self.kd_weight * self.kd(said.logits, guide.logits)
+                total = total + self.kd_weight * kd(said.logits, guide.logits)
             if self.rkd_weight:
                 total = total + self.rkd_weight * rkd_loss(said.features, guide.features)
             return total

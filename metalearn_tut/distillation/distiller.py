@@ -34,7 +34,7 @@ from metalearn_tut.kd import check_temperature, check_weight, kd_loss
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.maml import MAML
 from metalearn_tut.models.bound import at_rest, forget_statistics
-from metalearn_tut.scoring import Metric, check_aligned, scores
+from metalearn_tut.scoring import Metric, check_aligned, check_loss, scalar_loss, scores
 from metalearn_tut.tasks.content import described
 from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
@@ -136,6 +136,7 @@ class MetaDistiller:
             raise ValueError("through_teacher=True trains the teacher; fixed_teacher=True does not")
         self.teacher, self.student = teacher, student
         kd = partial(kd_loss, temperature=temperature) if kd is None else kd
+        check_loss("kd", kd)
         self.coupling = Coupling(kd=kd, order=order, through_teacher=through_teacher, **weights)
         self.outer_kd_weight, self.fixed_teacher = outer_kd_weight, fixed_teacher
         adapts = fixed_teacher_inner_adapt or not fixed_teacher
@@ -247,7 +248,7 @@ class MetaDistiller:
             if not fixed or self.outer_kd_weight:
                 teachers = _on_query(self.teacher, reached[-1], task)
         if not fixed:
-            value = self.teacher.loss(teachers, task.query_y)
+            value = scalar_loss(self.teacher.loss)(teachers, task.query_y)
         if not fixed and not coupling.through_teacher:  # free the large graph, then build the next
             gradients = _gradients(value, psi.values())
             value, teachers = value.detach(), teachers.detach()
@@ -257,9 +258,9 @@ class MetaDistiller:
             )
         end = coupling.learn(self.student, theta, guides, *support)
         outputs = _on_query(self.student, end, task)
-        value = value + self.student.loss(outputs, task.query_y)
+        value = value + scalar_loss(self.student.loss)(outputs, task.query_y)
         if self.outer_kd_weight:
-            value = value + self.outer_kd_weight * coupling.kd(outputs, teachers)
+            value = value + self.outer_kd_weight * scalar_loss(coupling.kd, "kd")(outputs, teachers)
         left = [*psi.values()] if coupling.through_teacher else []
         gradients = [*gradients, *_gradients(value, [*left, *theta.values()])]
         return value.detach(), outputs.detach(), gradients

@@ -25,7 +25,7 @@ from metalearn_tut.federated.stages import STAGES, Stages
 from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
 from metalearn_tut.models.bound import at_rest, for_tasks
 from metalearn_tut.models.channel_gated import ChannelGated
-from metalearn_tut.scoring import Metric, check_aligned, scores
+from metalearn_tut.scoring import Metric, check_aligned, check_function, check_loss, scores
 from metalearn_tut.tasks.content import architecture, described
 from metalearn_tut.tasks.sampler import check_choice, check_seed
 from metalearn_tut.tasks.task import Task, TaskBatch
@@ -158,6 +158,8 @@ class MetaGater:
             raise ValueError("two_sided=True needs a target")
         if not 0 < delta < inf:
             raise ValueError(f"delta must be positive, got {delta}")
+        check_loss("loss", loss)
+        check_function("metric", metric, optional=True)
         self.model, self.loss, self.sparsity, self.warmup = model, loss, sparsity, warmup
         self.update, self.delta, self.seed, self.metric = update, delta, seed, metric
         self.inner = Stages(

@@ -17,6 +17,7 @@ from metalearn_tut.bilevel.inner import Loss
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.models.channel_gated import ChannelGated
 from metalearn_tut.models.channel_gates import open_share
+from metalearn_tut.scoring import scalar_loss
 from metalearn_tut.tasks.task import Task
 
 STAGES = ("backbone", "gates")
@@ -91,7 +92,7 @@ class Stages:
         named = {f"network.{n}": p for n, p in params.items()}
         logits, masks = call(named, x, n_support=n_support, how=how, noise=noise)
         logits, masks = logits[n_support:], [mask[n_support:] for mask in masks]
-        value = self.loss(logits, y)
+        value = scalar_loss(self.loss)(logits, y)
         if sparsity:
             value = value + sparsity * self.penalty(masks)
         return value, logits

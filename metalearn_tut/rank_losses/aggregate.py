@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metalearn_tut.bilevel.checks import whole_number
+
 
 class Selection(NamedTuple):
     """One step's record: the thresholds in units of the loss (None where there is none), and
@@ -38,9 +40,7 @@ class TaskAggregate:
     """
 
     def __init__(self, burn_in: int = 0) -> None:
-        if not isinstance(burn_in, int) or burn_in < 0:
-            raise ValueError(f"burn_in must be an integer >= 0, got {burn_in!r}")
-        self.burn_in = burn_in
+        self.burn_in = whole_number("burn_in", burn_in)
         self.load_state_dict({})
 
     def __call__(self, losses: Tensor) -> Tensor:

@@ -40,10 +40,10 @@ class WorstMixture(TaskAggregate):
     """
 
     def __init__(self, pool: int, rate: float = 1e-4, *, burn_in: int = 0) -> None:
-        check_count(pool=pool)
+        (self.pool,) = check_count(pool=pool)
         if not 0 < rate < math.inf:
             raise ValueError(f"rate must be positive, got {rate}")
-        self.pool, self.rate = pool, rate
+        self.rate = rate
         super().__init__(burn_in)
 
     def __repr__(self) -> str:

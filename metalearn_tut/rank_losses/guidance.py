@@ -15,7 +15,8 @@ from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.learner import Learner
 from metalearn_tut.rank_losses.aggregate import TaskAggregate, check_losses, check_remembered
 from metalearn_tut.rank_losses.ranked_range import check_shares
-from metalearn_tut.tasks.sampler import TaskSampler
+from metalearn_tut.scoring import scalar_loss
+from metalearn_tut.tasks.sampler import TaskSampler, check_count
 
 _SMALLEST = 1e-8  # losses below it count as this: the logarithm of 0 is of no use
 _TOLERANCE = 1e-6  # in logarithms: equal losses differ by rounding
@@ -88,10 +89,9 @@ class LogNormalGuidance(TaskAggregate):
             raise ValueError(f"z_low must be less than z_high, got {z_low} and {z_high}")
         if not 0 <= beta < 1:
             raise ValueError(f"beta must be in [0, 1), got {beta}")
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be an integer >= 1, got {every!r}")
+        (self.every,) = check_count(every=every)
         self.z_low, self.z_high, self.beta, self.robust = z_low, z_high, beta, robust
-        self.source, self.every = source, every
+        self.source = source
         super().__init__(burn_in)
 
     @classmethod
@@ -171,7 +171,7 @@ def clean_losses(
                 f"task {i} of sampler is not clean: it asks for label {int(task.query_y.max())}, "
                 f"its support set has labels up to {int(task.support_y.max())}"
             )
-        rows.append(loss(outputs, task.query_y.to(outputs.device)).detach())
+        rows.append(scalar_loss(loss)(outputs, task.query_y.to(outputs.device)).detach())
     return torch.stack(rows)
 
 

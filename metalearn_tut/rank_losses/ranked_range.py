@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.rank_losses.aggregate import TaskAggregate
+from metalearn_tut.tasks.sampler import as_integer
 
 
 class RankedRange(TaskAggregate):
@@ -56,13 +57,13 @@ class RankedRange(TaskAggregate):
 
     def __init__(self, m: int, k: int, *, burn_in: int = 0) -> None:
         for name, value in (("m", m), ("k", k)):
-            if not isinstance(value, int):
+            if as_integer(value) is None:
                 raise ValueError(
                     f"{name} must be an integer, got {value!r}; "
                     f"for shares of the batch: {type(self).__name__}.fractions(...)"
                 )
-        self.m, self.k, self.shares = m, k, None
-        self._check(m, k)
+        self.m, self.k, self.shares = as_integer(m), as_integer(k), None
+        self._check(self.m, self.k)
         super().__init__(burn_in)
 
     @classmethod

@@ -10,7 +10,7 @@ from torch import Tensor
 from metalearn_tut.rank_losses.aggregate import check_remembered, uniform
 from metalearn_tut.rank_losses.ranked_range import RankedRange
 from metalearn_tut.rank_losses.variational import difference_of_tops, nested_hinges
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.tasks.sampler import check_choice, check_count
 
 MODES = ("sgda", "sgda_f2")
 INITS = ("correct", "authors")
@@ -180,9 +180,7 @@ class DCARange(RankedRange):
     """
 
     def __init__(self, m: int, k: int, *, every: int = 10, burn_in: int = 0) -> None:
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be an integer >= 1, got {every!r}")
-        self.every = every
+        (self.every,) = check_count(every=every)
         super().__init__(m, k, burn_in=burn_in)
 
     def _settings(self) -> str:

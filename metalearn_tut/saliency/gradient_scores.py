@@ -15,6 +15,7 @@ from metalearn_tut.maml import MAML
 from metalearn_tut.models.bound import for_tasks
 from metalearn_tut.saliency.capture import check_capture, prunable_parameters
 from metalearn_tut.saliency.obs import Scores
+from metalearn_tut.scoring import scalar_loss
 from metalearn_tut.tasks.sampler import check_choice, check_seed
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -135,8 +136,8 @@ def _task_scores(
             bilevel.functional(network),
             params,
             batch[0],
-            loss=learner.loss,
-            inner_loss=inner_loss,
+            loss=scalar_loss(learner.loss),
+            inner_loss=scalar_loss(inner_loss, "inner_loss"),
             norm=norm_of(network),
             steps=steps,
             lr=lr,

@@ -34,6 +34,8 @@ HARMLESS = 16 << 20
 _LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
 _NOT_INSIDE = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)")
 
+_ENCRYPTED = 1  # a bit among the flags of a zip's member
+
 Read = Callable[[str], bytes]
 
 
@@ -97,6 +99,11 @@ def _members(path: Path, stack: ExitStack) -> tuple[list[str], Read]:
         return list(inside), lambda name: inside[name].read_bytes()
     if path.name.lower().endswith(".zip"):
         return _zip_members(path, stack.enter_context(zipfile.ZipFile(path)))
+    if not path.name.lower().endswith(ARCHIVE_SUFFIXES) and not tarfile.is_tarfile(path):
+        raise Refused(
+            f"{path} is neither a folder nor an archive that is read "
+            f"({', '.join(ARCHIVE_SUFFIXES)}): unpack it to a folder"
+        )
     return _tar_members(path, stack.enter_context(tarfile.open(path)))
 
 
@@ -113,7 +120,17 @@ def walked(folder: Path) -> Iterator[str]:
         for name in files:
             file = Path(place, name)
             if not is_hidden(name) and (file.is_file() or file.is_symlink()):
-                yield (inside / name).as_posix()
+                yield _readable((inside / name).as_posix(), folder)
+
+
+def _readable(name: str, folder: Path) -> str:
+    """The name of a file, if it is text: no results file could hold another."""
+    if not name.isprintable():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise Refused(f"{name!r} in {folder} is no name in Unicode: rename it") from None
+    return name
 
 
 def empty_folders(path: Path) -> list[str]:
@@ -143,6 +160,8 @@ def _zip_members(path: Path, archive: zipfile.ZipFile) -> tuple[list[str], Read]
         name = info.filename.replace("\\", "/")
         if name.endswith("/") or is_hidden(name.lstrip("/")):
             continue
+        if info.flag_bits & _ENCRYPTED:
+            raise Refused(f"refused: {name} in {path} is encrypted; unpack it to a folder")
         is_link = stat.S_ISLNK(info.external_attr >> 16)
         limits.check(_Member(name, info.file_size, info.compress_size, is_link))
         inside.append((name, info))

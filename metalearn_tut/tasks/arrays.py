@@ -52,7 +52,8 @@ def from_arrays(
     ------
     ValueError
         If lengths differ, ``x`` is empty, ``x`` holds NaN, infinite numbers or integers beyond
-        64 bits, or ``y`` NaN.
+        64 bits, or ``y`` NaN or NaT, or
+        either is masked.
     TypeError
         If ``x`` is not of numbers, or the labels cannot be sorted.
 
@@ -72,8 +73,9 @@ def from_arrays(
             f"got shapes {given.shape} and {labels.shape}"
         )
     examples = _copied(given)
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError("y must not be NaN")
+    missing = {"f": np.isnan, "c": np.isnan, "m": np.isnat, "M": np.isnat}.get(labels.dtype.kind)
+    if missing and missing(labels).any():
+        raise ValueError("y must not be NaN or NaT")
     try:
         values, inverse = np.unique(labels, return_inverse=True)
     except TypeError as error:
@@ -113,6 +115,8 @@ def _array(values: Any, name: str) -> np.ndarray:
         if isinstance(values, torch.Tensor):
             values = values.detach().cpu()
             return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        if np.ma.is_masked(values):
+            raise ValueError("it is masked, and what is masked has no value: fill or drop it")
         return np.asarray(values)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be an array: {error}") from error

@@ -153,6 +153,8 @@ def _from_batches(paths: Sequence[Path], part: str) -> dict[str, np.ndarray]:
             load = _binary if name.endswith(".bin") else _batch
             batches.append(load(read(name), f"{name} in {path}"))
     images, labels = map(np.concatenate, zip(*batches, strict=True))
+    counts = np.bincount(labels, minlength=len(CLASSES)).tolist()
+    files.check_complete({f"class {c} in {path}": n for c, n in zip(CLASSES, counts, strict=True)})
     return _in_rounds(images.reshape(-1, 3, 32, 32), labels)
 
 
@@ -160,7 +162,7 @@ def _batch(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = _ArrayUnpickler(io.BytesIO(data), encoding="bytes").load()
         content = {k.decode() if isinstance(k, bytes) else k: v for k, v in content.items()}
-        images, labels = np.asarray(content["data"]), np.asarray(content["labels"], np.int64)
+        images, labels = np.asarray(content["data"]), np.asarray(content["labels"])
     except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(f"cannot read {where}: {error}; fetch the file again") from error
     return _checked(images, labels, where)
@@ -175,12 +177,13 @@ def _binary(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _checked(images: np.ndarray, labels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
     rightly = images.dtype == np.uint8 and images.shape == (len(labels), _RECORD - 1)
+    rightly &= labels.dtype.kind in "iu"
     if not rightly or not ((labels >= 0) & (labels < len(CLASSES))).all():
         raise ValueError(
             f"{where} must hold data uint8 [M, 3072] and labels in 0..9, got "
-            f"{images.dtype} {images.shape} and labels {labels.shape}"
+            f"{images.dtype} {images.shape} and {labels.dtype} labels {labels.shape}"
         )
-    return images, labels
+    return images, labels.astype(np.int64)
 
 
 def _dtype(code: str | bytes, align: int = 0, copy: int = 1) -> np.dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def decode(data: bytes, where: str) -> Image:
         If the file is damaged, of a format that is not read, larger than
         ``PIL.Image.MAX_IMAGE_PIXELS`` (90 million), or of numbers without a scale.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():  # Pillow warns of what it finds large, then reads it
@@ -47,7 +47,11 @@ def decode(data: bytes, where: str) -> Image:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
         _transparent_in_8_bits(image)
         image.load()
-        return _on_white(_eight_bits(_upright(image)))
+        scale = _Scale.of(image)
+        return _on_white(_eight_bits(_upright(image), scale))
+    except UnidentifiedImageError as error:
+        reason = "it is empty" if not data else f"it is no readable {', '.join(_FORMATS)}"
+        raise ValueError(f"cannot decode the image {where}: {reason}") from error
     except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"cannot decode the image {where}: {error}") from error
 
@@ -69,14 +73,31 @@ def _transparent_in_8_bits(image: Image) -> None:
         image.info["transparency"] = scaled[0] if isinstance(color, int) else scaled
 
 
-def _eight_bits(image: Image) -> Image:
+class _Scale(NamedTuple):
+    """What a file says of its gray numbers: which is the largest, and whether that is black."""
+
+    most: int
+    is_black: bool
+
+    @classmethod
+    def of(cls, image: Image) -> _Scale:
+        """Of a TIFF what its tags say, which Pillow heeds in pictures of 8 bits alone."""
+        tags = image.tag_v2 if image.format == "TIFF" else {}
+        bits = tags.get(258, (16,))[0]
+        if 2 in tags.get(339, ()) and not image.mode.startswith("I"):
+            raise ValueError("its numbers have a sign: save it with 8 bits and without")
+        most = 1 if image.mode == "F" else 2 ** min(bits, 16) - 1
+        return cls(most, tags.get(262) == 0)
+
+
+def _eight_bits(image: Image, scale: _Scale) -> Image:
     """Gray numbers of 16 bits, or from 0 to 1, as 0..255; other images as they are."""
     from PIL import Image
 
     if not image.mode.startswith(("I", "F")):
         return image
     x = np.asarray(image).astype(np.float64)  # [H, W]
-    low, high, most = x.min(), x.max(), 1 if image.mode == "F" else 65535
+    low, high, most = x.min(), x.max(), scale.most
     if not (low >= 0 and high <= most):
         raise ValueError(
             f"its numbers go from {low:g} to {high:g}, and only 0 to {most} have a known scale "
@@ -85,6 +106,8 @@ def _eight_bits(image: Image) -> Image:
     transparent = image.info.get("transparency")
     if transparent is not None:
         x[x == transparent] = most
+    if scale.is_black:
+        x = most - x
     return Image.fromarray(np.rint(x * (255 / most)).astype(np.uint8))
 
 

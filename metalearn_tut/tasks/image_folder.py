@@ -13,7 +13,7 @@ from metalearn_tut.tasks import files
 from metalearn_tut.tasks.archives import empty_folders
 from metalearn_tut.tasks.cache import cache_dir
 from metalearn_tut.tasks.decoding import decode_square
-from metalearn_tut.tasks.mapped import MappedImages, write_images
+from metalearn_tut.tasks.mapped import MappedImages, stored_images
 from metalearn_tut.tasks.sampler import check_choice, check_count
 from metalearn_tut.tasks.source import SPLITS, ClassSource
 
@@ -22,6 +22,7 @@ _SPLIT_OF = {
     **dict.fromkeys(("validation", "val", "valid"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_DECODING = 2  # raise it when what may lie in one's own pictures is decoded in another way
 # Pictures that Pillow alone does not read: to pass over them would be to lose them silently.
 _UNREAD = (
     ".heic",
@@ -85,7 +86,7 @@ def image_folder(
         If ``root``, or the folder of ``split`` beside those of others, does not exist.
     ValueError
         If pictures cannot be decoded (the message names them), lie too deep or in no class
-        folder, or two folders are one class: by case or Unicode form, or in two splits.
+        folder, or two folders are one class: by case, Unicode form or spaces, or in two splits.
 
     Examples
     --------
@@ -102,7 +103,7 @@ def image_folder(
         check_choice("split", split, SPLITS)
     check_choice("channels", channels, (1, 3))
     (size,) = check_count(size=size)
-    path = Path(root).expanduser()
+    path = Path(root).expanduser().absolute()  # "." has no name
     if not path.exists():
         raise FileNotFoundError(f"image_folder needs a folder, zip or tar, got {path}")
     with files.opened(path) as (names, _):
@@ -147,6 +148,11 @@ def _classes(
     parts = [part[around:] for part in parts]
     in_splits = all(len(p) > depth and p[0].lower() in _SPLIT_OF for p in parts)
     depth += in_splits
+    if not in_splits and all(len(p) == depth and p[0].lower() in _SPLIT_OF for p in parts):
+        raise ValueError(
+            f"{pictures[0]} in {path} lies in the folder of a split, and in no class folder: put "
+            f"the pictures of a class into a folder of its own, {parts[0][0]}/<class>"
+        )
     for name, part in zip(pictures, parts, strict=True):
         _check_depth(name, len(part), depth, path)
     folders: dict[tuple[str, ...], list[int]] = {part[:-1]: [] for part in parts}
@@ -191,14 +197,20 @@ def _named(
         split = _SPLIT_OF[folder[0].lower()] if in_splits else ""
         name = unicodedata.normalize("NFC", "/".join(folder[in_splits:]))
         place = "/".join(folder)
-        first = known.setdefault(name.casefold(), place)
+        first = known.setdefault(_to_the_eye(name), place)
         if first != place:
             raise ValueError(
                 f"{first!r} and {place!r} in {path} are one class: classes must differ in more "
-                "than case or Unicode form, and be in one split only. Merge or rename them"
+                "than case, Unicode form or spaces and dots at the end, and be in one split only. "
+                "Merge or rename them"
             )
         classes[split, name] = folders[folder]
     return classes
+
+
+def _to_the_eye(name: str) -> str:
+    """What two names have in common that look alike, or are one on some systems."""
+    return "/".join(part.strip().rstrip(". ") or part for part in name.casefold().split("/"))
 
 
 def _chosen(found: set[str], split: str | None, path: Path) -> str:
@@ -214,12 +226,10 @@ def _chosen(found: set[str], split: str | None, path: Path) -> str:
 
 
 def _decoded(path: Path, pictures: Sequence[str], size: int, channels: int) -> MappedImages:
-    name = f"image_folder-{size}-{channels}-{files.fingerprint([path], size, channels)}"
-    stored = cache_dir() / f"{name}.npy"
-    if not stored.is_file():
-        shape = (len(pictures), channels, size, size)
-        write_images(stored, shape, _squares(path, pictures, size, channels), path.name)
-    return MappedImages(stored)
+    name = f"image_folder-{size}-{channels}-{files.fingerprint([path], size, channels, _DECODING)}"
+    shape = (len(pictures), channels, size, size)
+    squares = _squares(path, pictures, size, channels)
+    return stored_images(cache_dir() / f"{name}.npy", shape, squares, path.name)
 
 
 def _squares(path: Path, pictures: Sequence[str], size: int, channels: int) -> Iterator[np.ndarray]:

@@ -38,18 +38,44 @@ class MappedImages:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         mapped = np.load(path, mmap_mode="r")
         self.shape, self.dtype, self.ndim = mapped.shape, mapped.dtype, mapped.ndim
-        self._path, self._offset = Path(path), mapped.offset
+        # absolute: the process may go to another folder
+        self._path, self._offset = Path(path).absolute(), mapped.offset
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        mapped = np.memmap(self._path, self.dtype, "r", self._offset, self.shape)
+        try:
+            mapped = np.memmap(self._path, self.dtype, "r", self._offset, self.shape)
+        except (FileNotFoundError, ValueError) as error:
+            raise FileNotFoundError(
+                f"{self._path} was removed or cut off while it was in use: load the data again"
+            ) from error
         chosen = np.asarray(mapped)[index]
         return chosen if chosen.base is None else chosen.copy()  # a view would keep the mapping
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or self.dtype, copy=False)
+
+
+def stored_images(
+    stored: Path, shape: tuple[int, int, int, int], images: Iterable[np.ndarray], what: str
+) -> MappedImages:
+    """The images in a file of the cache; if it is absent, cut off or another's, it is written.
+
+    Parameters are those of :func:`write_images`; ``images`` are drawn only if they are needed.
+    """
+    if not _is_whole(stored, shape):
+        write_images(stored, shape, images, what)
+    return MappedImages(stored)
+
+
+def _is_whole(stored: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        found = np.lib.format.open_memmap(stored, mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return found.shape == shape and found.dtype == np.uint8
 
 
 def write_images(

@@ -19,7 +19,7 @@ import numpy as np
 
 from metalearn_tut.tasks import files
 from metalearn_tut.tasks.cache import cache_dir
-from metalearn_tut.tasks.mapped import MappedImages, write_images
+from metalearn_tut.tasks.mapped import MappedImages, stored_images
 from metalearn_tut.tasks.sampler import check_count
 from metalearn_tut.tasks.source import ClassSource, check_split
 
@@ -73,12 +73,12 @@ def mini_imagenet(
     files.check_complete({c.place: len(c.images) for c in classes})
     name = f"mini_imagenet-{split}-{size}"
     stored = cache_dir() / f"{name}-{files.fingerprint(key, size)}.npy"
-    if not stored.is_file():
-        _decode(classes, size, stored, name)
     ends = [0, *accumulate(len(c.images) for c in classes)]
+    shape = (ends[-1], 3, size, size)
+    images = stored_images(stored, shape, _pictures(classes, size), name)
     rows = tuple(np.arange(begin, end) for begin, end in pairwise(ends))
     names = tuple(c.name for c in classes)
-    return ClassSource(MappedImages(stored), rows, names, name=f"mini_imagenet {split}")
+    return ClassSource(images, rows, names, name=f"mini_imagenet {split}")
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,19 @@ def _listed(path: Path) -> tuple[list[_Class], list[Path]]:
         raise FileNotFoundError(f"{path} lists images that must lie in {path.parent / 'images'}")
     labels = _labels(path)
     for other in {path.with_name(f"{key}.csv") for key in _KEYS.values()} - {path}:
-        if other.is_file() and (shared := set(labels.values()) & set(_labels(other).values())):
-            raise ValueError(
-                f"{path} and {other.name} must share no class, both have {min(shared)}"
-            )
+        theirs = _labels(other) if other.is_file() else {}
+        same = {"class": {*labels.values()} & {*theirs.values()}, "file": labels.keys() & theirs}
+        for what, shared in same.items():
+            if shared:
+                raise ValueError(
+                    f"{path} and {other.name} must share no {what}, both have {min(shared)}"
+                )
+    member: dict[str, str] = {}
     with files.opened(container) as (names, _):
-        member = {PurePosixPath(name).name: name for name in files.image_names(names)}
+        for name in files.image_names(names):
+            first = member.setdefault(PurePosixPath(name).name, name)
+            if first != name and PurePosixPath(name).name in labels:
+                raise ValueError(f"{path} lists one file, {container} has two: {first} and {name}")
     if absent := next((name for name in labels if name not in member), None):
         raise ValueError(f"{path} lists {absent}, which {container} lacks")
     classes = [
@@ -138,13 +145,17 @@ def _listed(path: Path) -> tuple[list[_Class], list[Path]]:
 def _labels(path: Path) -> dict[str, str]:
     """The label of each file that a CSV file lists."""
     labels: dict[str, str] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for i, row in enumerate(csv.reader(file), start=1):
-            if i == 1 and row == ["filename", "label"]:
-                continue
-            if len(row) != 2 or row[0] in labels:
-                raise ValueError(f"{path}, line {i}: must be a new file and its label, got {row}")
-            labels[row[0]] = row[1]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be text in UTF-8: {error}") from error
+    for i, line in enumerate(csv.reader(lines), start=1):
+        row = [cell.strip() for cell in line]
+        if not any(row) or (i == 1 and [cell.lower() for cell in row] == ["filename", "label"]):
+            continue
+        if len(row) != 2 or row[0] in labels:
+            raise ValueError(f"{path}, line {i}: must be a new file and its label, got {row}")
+        labels[row[0]] = row[1]
     if not labels:
         raise ValueError(f"{path} lists no image")
     return labels
@@ -176,11 +187,6 @@ def _class_lists(folders: Sequence[Path]) -> dict[str, list[str]]:
             f"wnids ({type(error).__name__}: {error})"
         ) from error
     return lists
-
-
-def _decode(classes: Sequence[_Class], size: int, stored: Path, name: str) -> None:
-    total = sum(len(c.images) for c in classes)
-    write_images(stored, (total, 3, size, size), _pictures(classes, size), name)
 
 
 def _pictures(classes: Sequence[_Class], size: int) -> Iterator[np.ndarray]:

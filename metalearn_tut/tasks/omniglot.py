@@ -150,6 +150,7 @@ def _decode(path: Path, size: int) -> dict[str, np.ndarray]:
             images[i, 0] = read_ink(data, f"{name} in {path}", size)
             contents.setdefault(characters[i], set()).add(hashlib.sha256(data).digest())
     _check_different(contents, path)
+    _check_copies(drawings, contents, path)
     class_names = list(contents)
     labels = [class_names.index(character) for character in characters]
     return {"images": images, "labels": np.array(labels), "class_names": np.array(class_names)}
@@ -182,6 +183,23 @@ def _characters(drawings: Sequence[str], path: Path) -> list[str]:
     counts = Counter(characters)
     files.check_complete({f"{character} in {path}": n for character, n in counts.items()})
     return characters
+
+
+def _check_copies(drawings: Sequence[str], contents: Mapping[str, set[bytes]], path: Path) -> None:
+    """Refuse drawings beside copies of themselves: support and query set could share one.
+
+    That a single one is there twice is so in the original, and harmless.
+    """
+    names = Counter(str(PurePosixPath(name).with_suffix("")) for name in drawings)
+    if twice := next((name for name, n in names.items() if n > 1), None):
+        raise ValueError(f"{path} holds {twice} in two formats: remove one")
+    each = len(drawings) // len(contents)  # all characters have as many
+    for character, different in contents.items():
+        if 1 < len(different) <= each / 2:  # one blank drawing may stand for anything
+            raise ValueError(
+                f"{path}: {character} has {each} files, but {len(different)} different drawings: "
+                "remove the copies"
+            )
 
 
 def _check_different(contents: Mapping[str, set[bytes]], path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -195,6 +195,21 @@ def check_count(**counts: int) -> tuple[int, ...]:
         if number is None or number < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {counts[name]!r}")
     return tuple(numbers.values())
+
+
+def check_rows(rows: Sequence[np.ndarray], n: int, name: str) -> None:
+    """Refuse rows that are no positions of images, or occur twice."""
+    if any(r.ndim != 1 or r.dtype.kind not in "iu" for r in rows):
+        raise ValueError(f"rows of {name} must be integers [n], one array for each class")
+    every = np.concatenate([*rows, np.zeros(0, np.int64)])
+    if every.size and not 0 <= every.min() <= every.max() < n:
+        wrong = every.min() if every.min() < 0 else every.max()
+        raise ValueError(f"rows of {name} must be in 0..{n - 1}, its images, got {wrong}")
+    if every.size and (counts := np.bincount(every.astype(np.int64))).max() > 1:
+        raise ValueError(
+            f"rows of {name} must differ, or support and query set share an image: row "
+            f"{counts.argmax()} occurs {counts.max()} times"
+        )
 
 
 class EpisodeSampler(TaskSampler):

@@ -14,8 +14,10 @@ import numpy as np
 from metalearn_tut.tasks.content import content_hash
 from metalearn_tut.tasks.sampler import (
     EpisodeSampler,
+    as_integer,
     check_choice,
     check_count,
+    check_rows,
     check_seed,
     distinct,
     raw_draws,
@@ -63,7 +65,8 @@ class ClassSource:
     Raises
     ------
     ValueError
-        If there is not one name (and one group, where there are groups) per class, or
+        If there is not one name (and one group, where there are groups) per class, a row is
+        none of the images or occurs twice (support and query set could share it), or
         ``within_group`` is asked of a source without groups.
     """
 
@@ -77,6 +80,9 @@ class ClassSource:
 
     def __post_init__(self) -> None:
         n = len(self.rows)
+        rows = tuple(np.asarray(r, None if len(r) else np.int64) for r in self.rows)
+        object.__setattr__(self, "rows", rows)  # also if they came as lists
+        check_rows(rows, len(self.images), self.name)
         if len(self.class_names) != n or len(self.groups) not in (0, n):
             raise ValueError(
                 f"{self.name} has {n} classes, but {len(self.class_names)} names "
@@ -234,12 +240,25 @@ class ClassSource:
         return self.select(kept)
 
     def select(self, classes: Sequence[int], name: str | None = None) -> ClassSource:
-        """A source of these classes only (before rotation)."""
+        """A source of these classes only, by their positions (before rotation).
+
+        Raises
+        ------
+        ValueError
+            If a position is none, or occurs twice: a task could hold one class as two.
+        """
+        places = [as_integer(c) for c in classes]
+        allowed = range(len(self.rows))
+        if not set(places) <= set(allowed) or len(set(places)) < len(places):
+            raise ValueError(
+                f"classes must be different positions in 0..{len(allowed) - 1}, the classes of "
+                f"{self.name} before rotation, got {list(classes)}"
+            )
         return replace(
             self,
-            rows=tuple(self.rows[c] for c in classes),
-            class_names=tuple(self.class_names[c] for c in classes),
-            groups=tuple(self.groups[c] for c in classes) if self.groups else (),
+            rows=tuple(self.rows[c] for c in places),
+            class_names=tuple(self.class_names[c] for c in places),
+            groups=tuple(self.groups[c] for c in places) if self.groups else (),
             name=name or self.name,
         )
 

@@ -139,6 +139,11 @@ class TaskBatch:
     query_y : Tensor [T, N·Q]
     tags : sequence of mappings, optional
         One mapping per task, or nothing.
+
+    Raises
+    ------
+    ValueError
+        If the four differ in T, or a set's inputs and targets in their rows.
     """
 
     support_x: Tensor
@@ -146,6 +151,17 @@ class TaskBatch:
     query_x: Tensor
     query_y: Tensor
     tags: Sequence[Mapping[str, Any]] = ()
+
+    def __post_init__(self) -> None:
+        shapes = {name: list(getattr(self, name).shape) for name in _TENSORS}
+        rows = [shapes[f"{part}_{v}"][:2] for part in ("support", "query") for v in "xy"]
+        tasks = {row[0] if row else None for row in rows}
+        if min(map(len, rows)) < 2 or len(tasks) > 1 or rows[::2] != rows[1::2]:
+            shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(
+                "TaskBatch needs [T, rows, ...] of as many tasks T in each tensor, and as many "
+                f"rows in inputs and targets, got {shown}"
+            )
 
     @classmethod
     def stack(cls, tasks: Sequence[Task]) -> TaskBatch:
@@ -157,7 +173,7 @@ class TaskBatch:
             If there is no task, or two tasks differ in shape or dtype (PyTorch would turn
             ``uint8`` images beside floats into floats of 0..255).
         """
-        if not tasks:
+        if not (tasks := list(tasks)):
             raise ValueError("TaskBatch.stack needs at least one task, got none")
         for name in _TENSORS:
             kinds = {f"{t.dtype} {list(t.shape)}" for t in (getattr(task, name) for task in tasks)}

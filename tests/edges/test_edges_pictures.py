@@ -278,9 +278,9 @@ BAD = {
         "from 0 to 100000, and only 0 to 65535 have a known scale in mode 'I': save it with 8",
     ),
     "negative": (saved(np.array([[-5, 100]], np.int32), "TIFF"), "from -5 to 100"),
-    "no picture": (b"no picture", "cannot identify"),
-    "a program for a printer": (saved(RGB, "EPS"), "cannot identify"),
-    "a format that nobody asked for": (saved(RGB, "PPM"), "cannot identify"),
+    "no picture": (b"no picture", "it is no readable PNG, JPEG"),
+    "a program for a printer": (saved(RGB, "EPS"), "it is no readable PNG, JPEG"),
+    "a format that nobody asked for": (saved(RGB, "PPM"), "it is no readable PNG, JPEG"),
     "half a picture": (saved(RGB)[:90], "cannot decode the image x"),
 }
 

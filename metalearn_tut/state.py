@@ -34,6 +34,13 @@ def _unmasked(learner: Learner) -> dict[str, Tensor]:
     return state
 
 
+def tensors_of(learner: Learner) -> dict[str, Tensor]:
+    """The same without masks, by the names that the networks' own ``state_dict()`` has."""
+    kinds = (META, FIXED, BUFFER)
+    named = _unmasked(learner).items()
+    return {n.removeprefix(next(k for k in kinds if n.startswith(k))): t for n, t in named}
+
+
 def networks_of(learner: Learner) -> dict[str, nn.Module]:
     """The networks behind a learner, by the first part of their tensors' names."""
     if callable(getattr(learner, "networks", None)):

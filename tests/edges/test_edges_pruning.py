@@ -296,3 +296,52 @@ def test_dropout_has_no_part_in_a_score():
         first, _ = saliency.scores_of(one, tasks, score)  # the generator goes on from here
         second, _ = saliency.scores_of(other, tasks, score)
         assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+# Files hold the whole learner: also what is frozen, and what is counted instead of trained
+
+
+def with_statistics(number, *frozen):
+    """A learner whose network has buffers and, if asked, frozen layers, all of random numbers."""
+    torch.manual_seed(number)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 2)),
+        *(nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(3)),
+    )
+    model(SAMPLER[0].support_x.float() / 255)  # moves statistics and counters
+    for name in frozen:
+        model.get_submodule(name).requires_grad_(False)
+    return MAML(model, 0.1)
+
+
+def through_a_sparse_file(pruned, other, folder):
+    save_sparse(folder / "x.safetensors", pruned)
+    load_sparse(folder / "x.safetensors", other)
+
+
+def through_a_round(pruned, other, folder):
+    saliency.load_round(folder / "rounds" / "round_02.safetensors", other)
+
+
+def through_a_resume(pruned, other, folder):
+    prune(other, (0.2, 0.2), trained, out=folder / "rounds", resume=True)
+
+
+def through_a_state_dict(pruned, other, folder):
+    save_sparse(folder / "x.safetensors", pruned.model.state_dict(), pruned.masks)
+    load_sparse(folder / "x.safetensors", other.model.state_dict())
+
+
+@pytest.mark.parametrize("frozen", [(), ("3",), ("1", "6"), ("0", "1", "3", "4")])
+@pytest.mark.parametrize(
+    "through",
+    [through_a_sparse_file, through_a_round, through_a_resume, through_a_state_dict],
+)
+def test_what_is_read_is_the_learner_that_was_written_frozen_layers_and_buffers_included(
+    tmp_path, through, frozen
+):
+    pruned, other = with_statistics(0, *frozen), with_statistics(1, *frozen)
+    prune(pruned, (0.2, 0.2), trained, out=tmp_path / "rounds")
+    through(pruned, other, tmp_path)
+    expected, found = pruned.model.state_dict(), other.model.state_dict()
+    assert [n for n, t in expected.items() if not torch.equal(t, found[n])] == []

@@ -345,3 +345,90 @@ def test_what_is_read_is_the_learner_that_was_written_frozen_layers_and_buffers_
     through(pruned, other, tmp_path)
     expected, found = pruned.model.state_dict(), other.model.state_dict()
     assert [n for n, t in expected.items() if not torch.equal(t, found[n])] == []
+
+
+# What retraining gives back
+
+
+def without_masks(pruned, number):
+    pruned.set_masks(None)
+
+
+def with_a_weight_more(pruned, number):
+    pruned.set_masks({**pruned.masks, "head.bias": torch.tensor([True, False, True])})
+
+
+def with_other_masks(pruned, number):
+    pruned.set_masks({n: torch.ones_like(m) for n, m in pruned.masks.items()})
+
+
+@pytest.mark.parametrize("retrain", [without_masks, with_a_weight_more, with_other_masks])
+def test_retraining_that_changes_masks_is_told_in_its_round(tmp_path, retrain):
+    pruned = learner()
+    with pytest.raises(RuntimeError, match=r"the mask of .* is another one after retraining"):
+        prune(pruned, (0.3, 0.1), retrain, spare=["head"], out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["round_00.safetensors"]
+
+
+def test_numbers_of_other_libraries_are_kept_with_their_round(tmp_path):
+    told = {
+        "tensor": torch.tensor(0.5),
+        "numpy": np.float32(0.25),
+        "several": [torch.tensor(3), np.arange(2), 4],
+        "inside": {"n": np.int64(7), "none": None, "name": "x"},
+        "not finite": torch.tensor(torch.inf),
+    }
+    expected = {
+        "tensor": 0.5,
+        "numpy": 0.25,
+        "several": [3, [0, 1], 4],
+        "inside": {"n": 7, "none": None, "name": "x"},
+        "not finite": float("inf"),
+    }
+    first = prune(learner(), (0.1, 0.1), lambda learner, number: told, out=tmp_path)
+    again = prune(learner(), (0.1, 0.1), None, out=tmp_path, resume=True)
+    for history in (first.history, again.history):
+        assert [record["retrained"] for record in history] == [expected, expected]
+
+
+def test_a_note_is_compared_by_content(tmp_path):
+    note = {"rates": torch.tensor([0.1, 0.2]), "steps": np.int64(5)}
+    prune(learner(), (0.1,), note=note, out=tmp_path)
+    prune(learner(), (0.1, 0.1), note={"rates": torch.tensor([0.1, 0.2]), "steps": 5},
+          out=tmp_path, resume=True)  # fmt: skip
+    for other, said in (({**note, "steps": 6}, "note.steps was 5, now 6"), (None, "note was")):
+        with pytest.raises(ValueError, match=said):
+            prune(learner(), (0.1, 0.1), note=other, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, iter])
+def test_any_sequence_of_shares_is_a_schedule(kind):
+    expected = [r["kept"] for r in prune(learner(), (0.25, 0.125)).history]
+    assert [r["kept"] for r in prune(learner(), kind([0.25, 0.125])).history] == expected
+
+
+@pytest.mark.parametrize("schedule", [0.1, None, ["a"], [None], [[0.1, 0.2]]])
+def test_what_is_no_schedule_is_refused_by_name(schedule):
+    with pytest.raises(ValueError, match="schedule must be a sequence of shares"):
+        prune(learner(), schedule)
+
+
+@pytest.mark.parametrize("value", ["no", 2, None])
+def test_what_is_no_answer_to_whether_hessians_are_updated_is_refused(value):
+    with pytest.raises(ValueError, match="update_hinv must be one of True, False"):
+        prune(learner(), update_hinv=value)
+
+
+def test_filters_are_not_ranked_by_nan():
+    model, scores = models.Conv4(1, 5, 4), {"blocks.0.conv.weight": torch.ones(4, 1, 3, 3)}
+    scores["blocks.0.conv.weight"][1, 0, 2, 2] = torch.nan
+    for call in (saliency.filter_scores, lambda *a: saliency.best_filters(*a, 0.5)):
+        with pytest.raises(ValueError, match=r"blocks\.0\.conv\.weight'\] must not be NaN"):
+            call(model, scores)
+
+
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_filters_to_keep_may_be_a_list_or_an_array(kind):
+    model, kept = models.Conv4(1, 5, 4), [True, False, True, True]
+    narrow = saliency.remove_filters(model, {"blocks.0.conv": kind(kept)})
+    assert torch.equal(narrow.blocks[0].conv.weight, model.blocks[0].conv.weight[[0, 2, 3]])

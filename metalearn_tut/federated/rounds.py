@@ -124,7 +124,7 @@ def run_rounds(
         replies = ask(chosen, state, number)
         state, record = _server_step(federation, chosen, replies, state, number)
         load_state(federation.learner, state)
-        records.append(record if watch is None else {**record, **as_json(watch(number))})
+        records.append(record if watch is None else {**record, **as_json(watch(number) or {})})
         done = number + 1
         if path is not None and (done % save_every == 0 or done == federation.rounds):
             write_tensors(path, state, {"records": records, "run": run})

@@ -10,7 +10,7 @@ import torch
 
 from metalearn_tut.bilevel import parameters_of
 from metalearn_tut.maml import MAML
-from metalearn_tut.saliency.capture import check_capture, prunable_layers
+from metalearn_tut.saliency.capture import check_capture, check_untied, prunable_layers
 from metalearn_tut.saliency.hessians import layer_hessians
 from metalearn_tut.saliency.masks import (
     Masks,
@@ -165,7 +165,9 @@ def anp_prune(
     (n_tasks,) = check_count(n_tasks=n_tasks)
     first_task, seed = check_index(first_task), check_seed(seed)
     check_capture(learner, data, patch_stride)
-    prunable_layers(learner, layers)
+    chosen = prunable_layers(learner, layers)
+    if compensate or score in ("anp", "lobs"):
+        check_untied(learner, chosen)
     config = {} if out is None else {n: described(given[n]) for n in _COMPARED}
     config |= {} if note is None else {"note": described(note)}
     folder = RoundFolder(out, learner, config | {"schedule": schedule})

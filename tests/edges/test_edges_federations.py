@@ -711,3 +711,14 @@ def test_rounds_between_checkpoints_are_a_count(bad, tmp_path):
 def test_a_time_that_nobody_can_wait_for_is_refused(bad):
     with pytest.raises(ValueError, match="timeout must be positive and finite"):
         in_process(maml_federation(), timeout=bad)
+
+
+@pytest.mark.parametrize("bad", ["no", 2, None])
+def test_what_is_no_answer_to_whether_weights_are_equal_is_refused(bad):
+    with pytest.raises(ValueError, match="equal_weights must be one of True, False"):
+        replace(maml_federation(), equal_weights=bad)
+
+
+def test_a_watch_may_have_nothing_to_say():
+    records = run_rounds(maml_federation(), watch=lambda number: None)
+    assert records == run_rounds(maml_federation())

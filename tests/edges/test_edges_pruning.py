@@ -432,3 +432,61 @@ def test_filters_to_keep_may_be_a_list_or_an_array(kind):
     model, kept = models.Conv4(1, 5, 4), [True, False, True, True]
     narrow = saliency.remove_filters(model, {"blocks.0.conv": kind(kept)})
     assert torch.equal(narrow.blocks[0].conv.weight, model.blocks[0].conv.weight[[0, 2, 3]])
+
+
+# Weights with two readers
+
+
+class Readers(nn.Module):
+    """Two linear layers, which may share a weight, be one layer, or be one under two names."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 4)
+        if how == "tied":
+            self.second = nn.Linear(4, 4)
+            self.second.weight = self.first.weight
+        if how == "two names":
+            self.second = self.first
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        again = getattr(self, "second", self.first)
+        return self.last(torch.tanh(again(torch.tanh(self.first(x.flatten(1)[:, :4])))))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"score": "anp"}, {"score": "lobs", "compensate": False}, {"score": "magnitude"}],
+)
+def test_a_hessian_of_one_reader_is_refused_before_any_work(tmp_path, settings):
+    """Of a tied weight the inputs of one layer alone were seen, and compensated for."""
+    pruned = MAML(Readers("tied"), 0.1)
+    before = values(pruned.model)
+    with pytest.raises(ValueError, match=r"'first' shares its weight with 'second'"):
+        prune(pruned, out=tmp_path, **{"compensate": True, **settings})
+    assert not list(tmp_path.iterdir())
+    assert all(torch.equal(p, before[n]) for n, p in pruned.model.named_parameters())
+    with pytest.raises(ValueError, match=r"'first' shares its weight with 'second'"):
+        layer_hessians(pruned, SAMPLER.tasks(range(2)))
+
+
+@pytest.mark.parametrize("score", ["magnitude", "snip", "random"])
+def test_a_tied_weight_is_pruned_by_what_needs_no_hessian(score):
+    pruned = MAML(Readers("tied"), 0.1)
+    masks = prune(pruned, (0.5,), trained, score=score, compensate=False).masks
+    assert pruned.model.second.weight is pruned.model.first.weight
+    assert not pruned.model.second.weight[~masks["first.weight"]].any()
+
+
+@pytest.mark.parametrize("how", ["used twice", "two names"])
+def test_a_layer_that_is_used_twice_has_the_inputs_of_both_uses(how):
+    pruned = MAML(Readers(how), 0.1)
+    task = SAMPLER.tasks(range(1))
+    x = task[0].support_x.flatten(1)[:, :4].float()
+    with torch.no_grad():
+        rows = torch.cat([x, torch.tanh(pruned.model.first(x))]).double()
+    rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
+    found = layer_hessians(pruned, task, inner_steps=0, ridge=0.0)["first"].matrix
+    torch.testing.assert_close(found, rows.T @ rows / len(rows), rtol=1e-6, atol=1e-8)

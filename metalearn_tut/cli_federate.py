@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from metalearn_tut.cli_options import (
+    SEEDS,
     Device,
     Norm,
     Root,
@@ -35,7 +36,9 @@ def federate(
     classes_per_node: Annotated[int, option("Classes of a node.", min=2)] = 5,
     shots: Annotated[int, option("Support images of each class.", min=1)] = 1,
     queries: Annotated[int, option("Query images for each class, of any.", min=1)] = 15,
-    seed: Annotated[int, option("Names nodes, tasks and the initial weights.", min=0)] = 0,
+    seed: Annotated[
+        int, option("Names nodes, tasks and the initial weights.", min=0, max=SEEDS)
+    ] = 0,
     algorithm: Annotated[
         FederatedAlgorithm, option("How to learn; only metagater has gates.")
     ] = FederatedAlgorithm.metagater,

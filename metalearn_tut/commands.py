@@ -37,6 +37,7 @@ from metalearn_tut.launch import MEMORY, launch
 from metalearn_tut.learner import Learner
 from metalearn_tut.maml import MAML
 from metalearn_tut.protonet import ProtoNet
+from metalearn_tut.state import state_of
 from metalearn_tut.tasks import TaskSampler
 from metalearn_tut.tasks.tensor_file import read_tensors
 from metalearn_tut.training import History, meta_train
@@ -226,6 +227,8 @@ def _outcome(out: Path, history: History) -> str:
 def federate(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Meta-train a learner on nodes with different data, in rounds."""
     _set_threads(o.threads)
+    check_root(o.data, o.root)
+    check_new_run(o.out, checkpoint.PRUNED)
     o = SimpleNamespace(**vars(o), ways=o.classes_per_node, background="full")
     data = _data_config(o)
     model = _model_config(o, runs.build_source(data, "train", o.root))
@@ -343,6 +346,8 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Prune a trained learner in rounds, train it after each, write what is left."""
     _set_threads(o.threads)
     check_new_run(o.out, checkpoint.BEST, checkpoint.LAST)
+    if (o.out / checkpoint.PRUNED).exists() and not o.resume:
+        raise checkpoint.holds_a_run(o.out)
     check_positive("--step", o.step)
     check_positive("--outer-lr", o.outer_lr)
     path = _path_of(o.run)
@@ -369,6 +374,7 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
         learner,
         sampler(0),
         retrain=retrain if o.steps else None,
+        note={"training": training, "weights": state_of(learner)},
         out=o.out / "rounds",
         resume=o.resume,
         **pruning,

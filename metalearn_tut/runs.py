@@ -87,11 +87,14 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
 def _distiller(
     model: torch.nn.Module, *, teacher: Config, student: Config | None = None, **options: Any
 ) -> MetaDistiller:
-    """A student on this model, and its teacher: that of a run, or an untrained one."""
+    """A student on this model, and its teacher: that of a run, or an untrained one.
+
+    A run of None says that the weights of a trained one will be put into it.
+    """
     device = next(model.parameters()).device
     if options.get("fixed_teacher") and "run" not in teacher:
         raise ValueError("a fixed teacher must be a trained one: its configuration needs a run")
-    if "run" in teacher:
+    if teacher.get("run") is not None:
         known = load_learner(teacher["run"], device)
     else:
         known = build_learner(teacher, device)
@@ -242,7 +245,7 @@ def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu"
     ----------
     run : path
         The folder that was ``out`` in training, or a checkpoint file, or a sparse file of a
-        pruned learner, which is then given its masks. A fixed teacher is read from its own run.
+        pruned learner, which is then given its masks. Nothing else is read: a teacher is in it.
     device : str or torch.device, default "cpu"
         Where its parameters lie.
 
@@ -255,9 +258,8 @@ def load_learner(run: str | os.PathLike[str], device: str | torch.device = "cpu"
     """
     path = checkpoint.find(run)
     config = load_config(path)
-    algorithm = config.get("algorithm", {})
-    if not algorithm.get("fixed_teacher"):  # what became of its teacher is in the checkpoint
-        algorithm.get("teacher", {}).pop("run", None)
+    if "run" in (teacher := config.get("algorithm", {}).get("teacher", {})):
+        teacher["run"] = None  # which may be elsewhere, or another one by now
     with torch.random.fork_rng([]):  # loading must not change what is drawn afterwards
         learner = build_learner(config, device)
     if _is_sparse(path):

@@ -18,8 +18,9 @@ META, FIXED, BUFFER, MASK = "meta.", "fixed.", "buffer.", "mask."
 def state_of(learner: Learner) -> dict[str, Tensor]:
     """The tensors themselves, by name.
 
-    ``meta.<name>`` is what is trained, ``fixed.<name>`` a frozen parameter, ``buffer.<name>`` a
-    buffer (running statistics), ``mask.<name>`` the mask of a pruned parameter.
+    ``meta.<name>`` is what is trained, ``fixed.<name>`` a frozen parameter (or what else the
+    learner names by ``fixed_parameters()``), ``buffer.<name>`` a buffer (running statistics),
+    ``mask.<name>`` the mask of a pruned parameter.
     """
     masks = {MASK + n: mask for n, mask in getattr(learner, "masks", {}).items()}
     return {**_unmasked(learner), **masks}
@@ -27,11 +28,20 @@ def state_of(learner: Learner) -> dict[str, Tensor]:
 
 def _unmasked(learner: Learner) -> dict[str, Tensor]:
     state = {META + n: p for n, p in learner.meta_parameters().items()}
+    if callable(getattr(learner, "fixed_parameters", None)):
+        state |= {FIXED + n: p for n, p in learner.fixed_parameters().items()}
     for first, network in networks_of(learner).items():
         frozen = {n: p for n, p in network.named_parameters() if not p.requires_grad}
         state |= {f"{FIXED}{first}{n}": p for n, p in frozen.items()}
         state |= {f"{BUFFER}{first}{n}": b for n, b in network.named_buffers()}
     return state
+
+
+def tensors_of(learner: Learner) -> dict[str, Tensor]:
+    """The same without masks, by the names that the networks' own ``state_dict()`` has."""
+    kinds = (META, FIXED, BUFFER)
+    named = _unmasked(learner).items()
+    return {n.removeprefix(next(k for k in kinds if n.startswith(k))): t for n, t in named}
 
 
 def networks_of(learner: Learner) -> dict[str, nn.Module]:

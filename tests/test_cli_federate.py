@@ -257,7 +257,7 @@ def test_a_federated_configuration_says_what_it_lacks():
             "--update difference: per_fedavg has no use",
         ),
         ("federate --out {new} --algorithm fedavg --update first", "--update first: fedavg has"),
-        ("federate --out {new} --data omniglot --root {new}", "omniglot needs images_background"),
+        ("federate --out {new} --data omniglot --root {new}", "there is no such folder"),
         ("federate --out {run}", "holds a run: go on with it"),
         ("federate --out {run} --resume", "config.algorithm.gate_lr was 0.3, now None"),
         ("train --out {run} --resume", "cannot resume {run}/last.safetensors: config"),

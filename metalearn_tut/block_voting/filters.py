@@ -20,7 +20,8 @@ from metalearn_tut.models.frozen import any_frozen
 def zero_filters(network: CifarResNet, kept: float, *, norms: bool = False) -> None:
     """Set the filters of smallest l2 norm to zero, in every convolution, in place.
 
-    Of the C filters of a convolution, ``floor((1 - kept) · C)`` become zero; none if any of the
+    Of the C filters of a convolution, ``floor((1 - kept) · C)`` become zero, but never the last
+    one; none if any of the
     numbers that would go with a filter is frozen: its own, its norm's, or those that read it.
 
     Parameters
@@ -43,7 +44,7 @@ def zero_filters(network: CifarResNet, kept: float, *, norms: bool = False) -> N
             if _keeps_all(conv, norm, reader):
                 continue
             filters = conv.weight.flatten(1).norm(dim=1)
-            n = math.floor((1 - kept) * len(filters) + 1e-9)
+            n = min(math.floor((1 - kept) * len(filters) + 1e-9), len(filters) - 1)
             weakest = filters.argsort(stable=True)[:n]
             conv.weight[weakest] = 0
             if norms:

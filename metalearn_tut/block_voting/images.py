@@ -23,8 +23,8 @@ def tensors(network: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
     Raises
     ------
     ValueError
-        If there is no image, not one label per image, or a label that the network has no
-        output for (``network.classes``, if it says so).
+        If there is no image, not one whole number per image as its label, or a label that the
+        network has no output for (``network.classes``, if it says so).
     """
     images, labels = data[:2]
     if not len(images) or len(images) != len(labels):
@@ -33,7 +33,7 @@ def tensors(network: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
             f"got {len(images)} images and {len(labels)} labels"
         )
     device = like(network).device
-    x, y = _tensor(images).to(device), _tensor(labels).to(device, torch.int64)
+    x, y = _tensor(images).to(device), _labels(labels).to(device)
     classes = getattr(network, "classes", int(y.max()) + 1)
     if y.min() < 0 or y.max() >= classes:
         raise ValueError(
@@ -85,6 +85,21 @@ def accuracy(network: nn.Module, data: Data) -> float:
     """
     _, labels = tensors(network, data)
     return (answers(network, data[0]) == labels).double().mean().item()
+
+
+def _labels(labels: Any) -> Tensor:
+    """Labels ``[M]`` as int64: no column of them, no row of shares, and no fraction cut off."""
+    try:
+        found = _tensor(labels)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"labels must be whole numbers, got {type(labels[0])}") from error
+    if found.ndim != 1:
+        raise ValueError(f"labels must be [M], one number per image, got {list(found.shape)}")
+    whole = found.to(torch.int64)
+    if bool((whole != found).any()):
+        wrong = found[whole != found][0].item()
+        raise ValueError(f"labels must be whole numbers, got {wrong}")
+    return whole
 
 
 def _tensor(values: Any) -> Tensor:

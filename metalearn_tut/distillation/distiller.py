@@ -162,6 +162,11 @@ class MetaDistiller:
             learners = {"teacher": self.teacher, **learners}
         return {f"{k}.{n}": p for k, v in learners.items() for n, p in v.meta_parameters().items()}
 
+    def fixed_parameters(self) -> Params:
+        """Those of a fixed teacher: students adapt by them, and are nothing without."""
+        own = self.teacher.meta_parameters().items() if self.fixed_teacher else ()
+        return {f"teacher.{n}": p for n, p in own}
+
     @property
     def metric(self) -> Metric | None:
         """How a task is scored: the student's."""

@@ -15,7 +15,7 @@ from metalearn_tut.federated.nodes import Node, NodeSampler
 from metalearn_tut.learner import Learner
 from metalearn_tut.state import networks_of, settings_of
 from metalearn_tut.tasks.content import content_hash
-from metalearn_tut.tasks.sampler import check_count, check_seed, distinct, raw_draws
+from metalearn_tut.tasks.sampler import check_choice, check_count, check_seed, distinct, raw_draws
 
 _CLIENTS, _NOISE = 2**32, 2**33  # streams of random numbers, one a purpose
 
@@ -97,6 +97,7 @@ class Federation:
             raise ValueError(f"nodes must have different numbers, and two have {twice[0]}")
         if not self.learner.meta_parameters():
             raise ValueError("the learner has nothing to train: all its parameters are frozen")
+        check_choice("equal_weights", self.equal_weights, (True, False))
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
         for name in ("outer_lr", "gate_outer_lr"):

@@ -26,6 +26,8 @@ from metalearn_tut.federated.aggregation import (
 from metalearn_tut.federated.federation import Federation
 from metalearn_tut.federated.outcome import Record, check_answered, unanswered
 from metalearn_tut.tasks.cache import remove_partial
+from metalearn_tut.tasks.content import as_json
+from metalearn_tut.tasks.sampler import check_count
 from metalearn_tut.tasks.tensor_file import (
     check_same_run,
     copy_tensors,
@@ -71,7 +73,7 @@ def run_rounds(
     save_every : int, default 1
     watch : callable, optional
         Called with the number of each round when it is done and the learner is at the server's
-        state; what it returns, as JSON, joins the round's record.
+        state; the mapping that it returns (numbers, of any library) joins the round's record.
 
     Returns
     -------
@@ -106,8 +108,7 @@ def run_rounds(
     >>> records[0]["clients"], records[0]["left_out"], records[0]["bytes_up"]
     (['node 1', 'node 4'], {}, 240)
     """
-    if save_every < 1:
-        raise ValueError(f"save_every must be at least 1, got {save_every}")
+    (save_every,) = check_count(save_every=save_every)
     ask = in_process(federation) if ask is None else ask
     state, records = state_of(federation.learner), []
     path = None if out is None else Path(out).expanduser() / SERVER
@@ -123,7 +124,7 @@ def run_rounds(
         replies = ask(chosen, state, number)
         state, record = _server_step(federation, chosen, replies, state, number)
         load_state(federation.learner, state)
-        records.append(record if watch is None else {**record, **watch(number)})
+        records.append(record if watch is None else {**record, **as_json(watch(number) or {})})
         done = number + 1
         if path is not None and (done % save_every == 0 or done == federation.rounds):
             write_tensors(path, state, {"records": records, "run": run})
@@ -211,10 +212,10 @@ def in_process(
     Raises
     ------
     ValueError
-        If ``timeout`` is not positive.
+        If ``timeout`` is not a positive and finite number.
     """
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"timeout must be positive, got {timeout}")
+    if timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout must be positive and finite, got {timeout}")
 
     def one(client: int, state: State, number: int) -> Any:
         act = federation.train if train is None else train

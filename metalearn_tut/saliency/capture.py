@@ -70,6 +70,26 @@ def prunable_layers(learner: MAML, layers: Sequence[str] | None = None) -> Layer
     return chosen
 
 
+def check_untied(learner: MAML, layers: Layers) -> None:
+    """Refuse layers whose weight another layer reads, too: their inputs are not all there are.
+
+    One layer that is used twice is none of them: both of its inputs are seen.
+
+    Raises
+    ------
+    ValueError
+        Naming both layers.
+    """
+    for name, layer in layers.items():
+        for other, module in learner.model.named_modules():
+            if module is not layer and getattr(module, "weight", None) is layer.weight:
+                raise ValueError(
+                    f"layer {name!r} shares its weight with {other!r}, and a Hessian of the inputs "
+                    "of one would ignore the other; leave it out with layers=, or take another "
+                    "score with compensate=False"
+                )
+
+
 def _why(module: nn.Module | None) -> str:
     """Why a layer cannot be pruned, in words."""
     if module is None:

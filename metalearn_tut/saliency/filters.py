@@ -63,7 +63,7 @@ def filter_scores(model: Network, scores: Mapping[str, Tensor]) -> dict[str, Ten
     TypeError
         If the network is another one.
     ValueError
-        If none of its convolutions has scores, or scores are not of the weight's shape.
+        If none of its convolutions has scores, or scores are NaN or not of the weight's shape.
 
     Examples
     --------
@@ -82,6 +82,8 @@ def filter_scores(model: Network, scores: Mapping[str, Tensor]) -> dict[str, Ten
                     f"scores[{name!r}] must have shape {list(shape)}, "
                     f"got {list(scores[name].shape)}"
                 )
+            if bool(scores[name].isnan().any()):
+                raise ValueError(f"scores[{name!r}] must not be NaN: nothing ranks by them")
         if names and not _is_frozen(model, layer):
             found[layer] = sum(scores[n].reshape(len(scores[n]), -1).sum(1) for n in names)
     if not found:
@@ -193,6 +195,7 @@ def remove_filters(model: Network, kept: Mapping[str, Tensor]) -> Network:
     ((16, 16, 16, 16), torch.Size([5, 5]))
     """
     around = _surroundings(model)
+    kept = {layer: torch.as_tensor(keep) for layer, keep in kept.items()}
     params = {n: p.detach() for n, p in model.named_parameters()}
     for layer, keep in kept.items():
         _check_kept(model, layer, keep)

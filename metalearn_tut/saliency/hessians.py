@@ -13,6 +13,7 @@ from torch import Tensor
 from metalearn_tut.maml import MAML
 from metalearn_tut.saliency.capture import (
     check_capture,
+    check_untied,
     free_leaves,
     patches,
     prunable_layers,
@@ -120,8 +121,8 @@ def layer_hessians(
     Raises
     ------
     ValueError
-        Without tasks; for a layer that cannot be pruned or is not reached; if a layer's inputs
-        are not finite.
+        Without tasks; for a layer that cannot be pruned, is not reached, or shares its weight
+        with another one; if a layer's inputs are not finite.
 
     Notes
     -----
@@ -149,6 +150,7 @@ def layer_hessians(
     if not len(tasks):
         raise ValueError("layer_hessians needs at least one task, got none")
     chosen = prunable_layers(learner, layers)
+    check_untied(learner, chosen)
     has_bias = {name: len(free_leaves(learner, name)) == 2 for name in chosen}
     sums: dict[str, Tensor] = {}
     rows = dict.fromkeys(chosen, 0)

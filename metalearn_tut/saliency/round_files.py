@@ -8,12 +8,8 @@ from typing import Any, NamedTuple
 
 from metalearn_tut.maml import MAML
 from metalearn_tut.saliency.masks import Masks
-from metalearn_tut.tasks.tensor_file import (
-    check_same_run,
-    copy_tensors,
-    read_tensors,
-    write_tensors,
-)
+from metalearn_tut.state import load_state, state_of
+from metalearn_tut.tasks.tensor_file import check_same_run, read_tensors, write_tensors
 
 _KIND = "pruning round"
 
@@ -26,7 +22,7 @@ class Pruned(NamedTuple):
 
 
 def load_round(path: str | os.PathLike[str], learner: MAML) -> Pruned:
-    """Put a round's weights and masks into a learner of the same architecture.
+    """Put a round's whole state, masks included, into a learner of the same architecture.
 
     Parameters
     ----------
@@ -46,12 +42,9 @@ def load_round(path: str | os.PathLike[str], learner: MAML) -> Pruned:
         If the file is missing, damaged, or of another architecture.
     """
     tensors, state = read_tensors(path, _KIND)
-    saved = {n.removeprefix("meta."): t for n, t in tensors.items() if n.startswith("meta.")}
+    load_state(path, tensors, learner)
     metas = learner.meta_parameters()
-    copy_tensors(path, saved, metas, _KIND)
-    masks = {n.removeprefix("mask."): t for n, t in tensors.items() if n.startswith("mask.")}
-    masks = {n: mask.to(metas[n].device) for n, mask in masks.items()}
-    learner.set_masks(masks or None)
+    masks = {n: mask.to(metas[n].device) for n, mask in learner.masks.items()}
     return Pruned(masks, state["history"])
 
 
@@ -104,11 +97,8 @@ class RoundFolder:
         """Write the learner as it is after a round."""
         if self.path is None:
             return
-        tensors = {f"meta.{n}": p for n, p in self.learner.meta_parameters().items()}
-        masks = self.learner.masks
-        tensors |= {f"mask.{n}": m for n, m in masks.items()}
         state = {"history": history, "config": self._config(number)}
-        write_tensors(self.file(number), tensors, state)
+        write_tensors(self.file(number), state_of(self.learner), state)
 
     def _config(self, done: int) -> dict[str, Any]:
         return self.config | {"schedule": self.config["schedule"][:done]}

@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from metalearn_tut.bilevel import parameters_of
 from metalearn_tut.maml import MAML
-from metalearn_tut.saliency.capture import check_capture, prunable_layers
+from metalearn_tut.saliency.capture import check_capture, check_untied, prunable_layers
 from metalearn_tut.saliency.hessians import layer_hessians
 from metalearn_tut.saliency.masks import (
     Masks,
@@ -21,7 +23,7 @@ from metalearn_tut.saliency.masks import (
 )
 from metalearn_tut.saliency.round_files import Pruned, RoundFolder
 from metalearn_tut.saliency.scoring import SCORES, remove, scores_of
-from metalearn_tut.tasks.content import described
+from metalearn_tut.tasks.content import as_json, described
 from metalearn_tut.tasks.progress import progress_bar
 from metalearn_tut.tasks.sampler import (
     TaskSampler,
@@ -54,6 +56,7 @@ def anp_prune(
     update_hinv: bool = False,
     compensate: bool = True,
     seed: int = 0,
+    note: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -75,7 +78,7 @@ def anp_prune(
         Share of all prunable weights (biases included, norms not) to take in each round.
     retrain : callable, optional
         Trains the masked learner, say with :func:`~metalearn_tut.training.meta_train`. A
-        mapping that it returns (JSON, e.g. an accuracy) goes into the history.
+        mapping that it returns (numbers, of any library) goes into the history as JSON.
     score : {"anp", "lobs", "magnitude", "random", "snip", "meta_snip", "meta_taylor"}
         ``"anp"``: :func:`obs_scores` with the Hessians at adapted weights; ``"lobs"``: at the
         meta-learned weights (``inner_steps=0``); the others: see :func:`magnitude_scores`,
@@ -103,6 +106,9 @@ def anp_prune(
         =====================  ===========================  ====================================
     seed : int, default 0
         Of ``"random"``.
+    note : mapping, optional
+        More for the files, by content, such as what ``retrain`` depends on: a run with another
+        note is not gone on with.
     out : path, optional
         Folder for ``round_01.safetensors`` and so on: weights, masks and history after each
         round; ``round_00.safetensors`` is the learner as it came.
@@ -128,7 +134,7 @@ def anp_prune(
         than there is or all of a layer; for a Hessian that is not finite; if ``out`` holds
         another run.
     RuntimeError
-        If ``retrain`` moves pruned weights.
+        If ``retrain`` moves pruned weights, or changes the masks.
     FileExistsError
         If ``out`` holds rounds and ``resume`` is False.
     OSError
@@ -154,12 +160,17 @@ def anp_prune(
     given = dict(locals())
     check_choice("score", score, SCORES)
     check_choice("compensate", compensate, (True, False))
+    check_choice("update_hinv", update_hinv, (True, False))
+    schedule = _shares_of(schedule)
     (n_tasks,) = check_count(n_tasks=n_tasks)
     first_task, seed = check_index(first_task), check_seed(seed)
     check_capture(learner, data, patch_stride)
-    prunable_layers(learner, layers)
+    chosen = prunable_layers(learner, layers)
+    if compensate or score in ("anp", "lobs"):
+        check_untied(learner, chosen)
     config = {} if out is None else {n: described(given[n]) for n in _COMPARED}
-    folder = RoundFolder(out, learner, config | {"schedule": [float(step) for step in schedule]})
+    config |= {} if note is None else {"note": described(note)}
+    folder = RoundFolder(out, learner, config | {"schedule": schedule})
     done, history = folder.begin(resume)
     masks, where = full_masks(learner, layers), {"allocation": allocation, "spare": spare}
     check_schedule(masks, schedule[done:], first=done + 1, **where)
@@ -183,8 +194,9 @@ def anp_prune(
             record = {"round": number, **_shares(learner, masks)}
             record["condition"] = {n: h.condition for n, h in hessians.items()}
             returned = None if retrain is None else retrain(learner, number)
-            record["retrained"] = dict(returned) if isinstance(returned, Mapping) else {}
+            record["retrained"] = as_json(returned) if isinstance(returned, Mapping) else {}
             check_pruned(parameters_of(learner.model), masks)
+            _check_kept(full_masks(learner, layers), masks)
             history.append(record)
             folder.keep(number, history)
             bar.set_postfix(kept=f"{record['kept']:.0%}", refresh=False)
@@ -196,6 +208,26 @@ _COMPARED = (
     *("learner", "sampler", "score", "n_tasks", "first_task", "layers", "allocation", "spare"),
     *("inner_steps", "data", "patch_stride", "ridge", "guard", "update_hinv", "compensate", "seed"),
 )
+
+
+def _check_kept(own: Masks, masks: Masks) -> None:
+    """Make sure that the learner still has its masks: without, pruned weights grow again."""
+    for name, mask in masks.items():
+        if not torch.equal(own[name].to(mask.device), mask):
+            raise RuntimeError(
+                f"the mask of {name} is another one after retraining: pruned weights would grow "
+                "again, or more are gone than the schedule says; leave the learner its masks"
+            )
+
+
+def _shares_of(schedule: Sequence[float]) -> list[float]:
+    """A schedule as numbers, whatever sequence it is."""
+    try:
+        return [float(step) for step in schedule]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"schedule must be a sequence of shares, one for each round, got {schedule!r}"
+        ) from error
 
 
 def _shares(learner: MAML, masks: Masks) -> dict[str, Any]:

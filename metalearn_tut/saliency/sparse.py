@@ -19,6 +19,7 @@ from torch import Tensor
 from metalearn_tut.bilevel import Params
 from metalearn_tut.bilevel.checks import check_masks
 from metalearn_tut.maml import MAML
+from metalearn_tut.state import tensors_of
 from metalearn_tut.tasks.tensor_file import copy_tensors, damaged, read_tensors, write_tensors
 
 _KIND = "sparse file"
@@ -59,7 +60,8 @@ def save_sparse(
     path : path
         The file; it is replaced at once, or stays as it is if writing fails.
     params : learner, or mapping of name to Tensor
-        A learner, or its ``meta_parameters()``, or a network's ``state_dict()``, of any dtype.
+        A learner, with its frozen parameters and buffers; or a network's ``state_dict()``, or
+        some of either, of any dtype.
     masks : mapping of name to bool or 0/1 Tensor, optional
         True where a weight is kept; tensors without a mask are kept whole. By default those of
         the learner; with a learner they may add to its own, and leave none of them out.
@@ -92,7 +94,7 @@ def save_sparse(
     else:
         # what a learner prunes must not grow again in whoever loads the file
         masks = {**params.masks, **(masks or {})}
-        params = params.meta_parameters()
+        params = tensors_of(params)
     check_masks(masks, params)
     masks = {n: masks[n].cpu().bool() for n in sorted(masks)}  # in one order, whoever gives them
     _check_zeros(params, masks)
@@ -206,7 +208,7 @@ def load_sparse(path: str | os.PathLike[str], params: Mapping[str, Tensor] | MAM
     True
     """
     file = read_sparse(path)
-    into = params if isinstance(params, Mapping) else params.meta_parameters()
+    into = params if isinstance(params, Mapping) else tensors_of(params)
     copy_tensors(path, file.params, into, _KIND)
     file = replace(file, masks={n: mask.to(into[n].device) for n, mask in file.masks.items()})
     if not isinstance(params, Mapping):

@@ -58,6 +58,27 @@ def content_hash(parts: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+def as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A record for a file: numbers of any library as Python's, all else :func:`described`.
+
+    Examples
+    --------
+    >>> as_json({"accuracy": torch.tensor(0.5), "counts": [np.int64(3), 4], "by": None})
+    {'accuracy': 0.5, 'counts': [3, 4], 'by': None}
+    """
+    return {str(name): _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return as_json(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim < 2:
+        return value.tolist()
+    return described(value)
+
+
 def described(value: Any, *, known: Collection[Any] = ()) -> Any:
     """A value as JSON that is equal for equal contents: arrays by their :func:`content_hash`.
 

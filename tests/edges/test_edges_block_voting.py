@@ -359,3 +359,65 @@ def test_the_blocks_of_few_shot_networks_may_be_counted_by_numpy():
     votes = vote_by_tasks(learner, few_tasks(), n_prune=np.int64(1), n_tasks=np.int64(2))
     assert len(votes) == 1 and len(learner.model.candidates) == 2
     assert isinstance(learner.model.ungated(), models.ResNet12)
+
+
+# Labels are one whole number for each image
+
+
+def one_hot(y):
+    return nn.functional.one_hot(y, 4)
+
+
+LABELS = {
+    "a column": (lambda y: y[:, None], r"labels must be \[M\], one number per image, got \[8, 1\]"),
+    "one-hot": (one_hot, r"labels must be \[M\], one number per image, got \[8, 4\]"),
+    "soft": (lambda y: one_hot(y).double(), r"labels must be \[M\], one number per image"),
+    "fractions": (lambda y: y + 0.25, r"labels must be whole numbers, got 0\.25"),
+    "an array of fractions": (lambda y: y.numpy() + 0.5, r"labels must be whole numbers, got 0\.5"),
+    "NaN": (lambda y: y * torch.nan, "labels must be whole numbers, got nan"),
+    "words": (lambda y: [f"class {i}" for i in y.tolist()], "labels must be whole numbers"),
+    "out of range": (lambda y: y + 1, r"labels must be in 0\.\.3 .*got 1\.\.4"),
+}
+READS_LABELS = {
+    "accuracy": lambda data: block_voting.accuracy(resnet().float(), data),
+    "train_epochs": lambda data: train_epochs(resnet().float(), data, FAST, **QUIET),
+    "abp_prune": lambda data: abp_prune(
+        resnet().float(), data, n_prune=1, recipes=(FAST,) * 3, **QUIET
+    ),
+    "held_out": lambda data: abp_prune(
+        *(resnet().float(), labelled(4)), n_prune=1, recipes=(FAST,) * 3, held_out=data, **QUIET
+    ),
+}
+
+
+@pytest.mark.parametrize("call", READS_LABELS)
+@pytest.mark.parametrize("name", LABELS)
+def test_what_is_no_label_is_refused_in_one_sentence(name, call):
+    """A column against a row is compared with all: a perfect network had the accuracy of chance."""
+    make, said = LABELS[name]
+    y = torch.arange(8) % 4
+    with pytest.raises(ValueError, match=said) as caught:
+        READS_LABELS[call]((images(8), make(y)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [list, tuple, torch.Tensor.double, torch.Tensor.byte, torch.Tensor.numpy, torch.Tensor.half],
+)
+def test_whole_numbers_of_any_kind_are_labels(kind):
+    network, x = lively(resnet()).float(), images(8)
+    y = answers(network, x)
+    y[::4] = (y[::4] + 1) % 4  # two of eight are wrong
+    assert block_voting.accuracy(network, (x, kind(y))) == 0.75
+
+
+@pytest.mark.parametrize("kept", [1e-3, 1e-9, 1e-12, 1e-300])
+def test_the_last_filter_of_a_layer_stays(kept):
+    network = lively(resnet()).float()
+    zero_filters(network, kept, norms=True)
+    narrow = block_voting.filters.remove_filters(network)
+    assert {m.out_channels for m in narrow.modules() if isinstance(m, nn.Conv2d)} == {1}
+    x = images(3).float()
+    with torch.no_grad():
+        torch.testing.assert_close(narrow.eval()(x), network.eval()(x))

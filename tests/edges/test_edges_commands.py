@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -170,6 +171,67 @@ def test_options_that_are_zero_were_given(made, command, tmp_path):
         assert code == 2 and said == [f"metalearn-tut: --{name}: maml has no use for it"]
 
 
+# Teachers: a run is whole, whatever becomes of the run that it learned from
+
+
+@pytest.mark.parametrize("kind", ["maml", "metasgd", "pruned"])
+@pytest.mark.parametrize("then", ["gone", "another"])
+def test_a_student_of_a_fixed_teacher_needs_no_other_run(made, command, tmp_path, kind, then):
+    teacher, student, file = tmp_path / "Lehrer", tmp_path / "Schüler", tmp_path / "x.safetensors"
+    shutil.copytree(made[kind], teacher)
+    words = [*TINY.split(), "--algorithm", "tsmd", "--teacher", teacher, "--fixed-teacher"]
+    assert command("train", *words, "--out", student)[0] == 0
+    known = runs.load_learner(teacher)
+    sampler = tasks.glyphs("test").sampler(5, 1, 2, seed=3)
+    before = evaluate(runs.load_learner(student), sampler, 3).values
+    shutil.rmtree(teacher)
+    if then == "another":
+        assert command("train", *TINY.split(), "--seed", 9, "--out", teacher)[0] == 0
+    assert command("export", student, file)[0] == 0
+    for run in (student, file):
+        learner = runs.load_learner(run)
+        own = learner.teacher.meta_parameters().items()
+        assert all(torch.equal(p, known.meta_parameters()[n]) for n, p in own)
+        assert learner.teacher.masks.keys() == known.masks.keys()
+        assert torch.equal(evaluate(learner, sampler, 3).values, before)
+
+
+# A pruning run is gone on with as it was begun
+
+OTHERWISE = {
+    "--steps 2": "note.training.steps was 1, now 2",
+    "--steps 0": "note.training.steps was 1, now 0",
+    "--tasks-per-step 2": "note.training.tasks_per_step was 1, now 2",
+    "--outer-lr 0.002": "note.training.outer_lr was 0.001, now 0.002",
+    "--tasks 2": "n_tasks was 1, now 2",
+    "--seed 2": "sampler.seed was 1, now 2",
+    "--score lobs": "score was 'anp', now 'lobs'",
+    "--allocation global": "allocation was 'uniform', now 'global'",
+    "--spare head": "spare was [], now ['head']",
+    "--step 0.1": "schedule was [0.25, 0.25], now [0.1, 0.1]",
+}
+
+
+@pytest.mark.parametrize("option", OTHERWISE)
+def test_a_pruning_run_is_not_resumed_with_another_option(made, command, option):
+    words = [*f"--out {{new}} --resume {PRUNE} {option}".split()]
+    before = {path: path.stat().st_mtime_ns for path in _all(made["pruned"])}
+    code, _, said = command("prune", made["maml"], *(w.format(new=made["pruned"]) for w in words))
+    assert code == 2 and OTHERWISE[option] in said[0], said
+    assert {path: path.stat().st_mtime_ns for path in _all(made["pruned"])} == before
+
+
+def test_a_pruning_run_is_not_resumed_from_another_learner(made, command, tmp_path):
+    """Of the same architecture and settings: only its weights are others."""
+    assert command("train", *TINY.split(), "--seed", 9, "--out", tmp_path / "other")[0] == 0
+    words = [*PRUNE.split(), "--out", made["pruned"], "--resume"]
+    code, _, said = command("prune", tmp_path / "other", *words)
+    assert code == 2 and "note.weights.meta.blocks.0.conv.weight was" in said[0], said
+    before = (made["pruned"] / checkpoint.PRUNED).read_bytes()
+    assert command("prune", made["maml"], *words)[0] == 0
+    assert (made["pruned"] / checkpoint.PRUNED).read_bytes() == before
+
+
 # Mistakes: one sentence, exit code 2, and nothing is made
 
 WRONG = {
@@ -196,6 +258,9 @@ WRONG = {
     "train {tiny} --out {pruned}": "holds another run (pruned.safetensors): name another folder",
     "prune {maml} --out {maml}": "holds another run (last.safetensors): name another folder",
     "prune {maml} --out {metagater}": "holds another run (last.safetensors)",
+    "federate {few} --out {pruned}": "holds another run (pruned.safetensors): name another folder",
+    "federate {few} --out {maml}": "{maml} holds a run: go on with it",
+    "prune {zero} --out {pruned}": "{pruned} holds a run: go on with it",
     "export {maml} {maml}/last.safetensors": "belongs to a run, which would lose it",
     "export {protonet} {maml}/last.safetensors": "belongs to a run, which would lose it",
     "export {maml} {pruned}/pruned.safetensors": "belongs to a run, which would lose it",
@@ -205,6 +270,8 @@ WRONG = {
     "evaluate {maml} --root {folder}": "--root {folder}: glyphs are drawn and have no files",
     "train {tiny} --out {new} --root {folder}": "--root {folder}: glyphs are drawn",
     "prune {maml} --out {new} --root {folder}": "--root {folder}: glyphs are drawn",
+    "federate {few} --out {new} --root {folder}": "--root {folder}: glyphs are drawn",
+    "federate {few} --out {new} --data omniglot --root {absent}": "there is no such folder",
     "data glyphs --root {folder}": "--root {folder}: glyphs are drawn and have no files",
     "evaluate ~nobody-of-this-name/x": "~nobody-of-this-name/x: there is no such user",
     "evaluate {maml} --json ~nobody-of-this-name/x": "~nobody-of-this-name/x: there is no such us",
@@ -224,6 +291,8 @@ WRONG = {
     "evaluate {maml} --seed 99999999999999999999999": "is not in the range 0<=x<=92233720",
     "evaluate {maml} --shots 20": "shots + queries = 35 images per class, but class",
     "evaluate {maml} --queries -3": "'--queries': -3 is not in the range x>=1",
+    "federate {few} --out {new} --seed 9223372036854775808": "is not in the range 0<=x<=92233",
+    "federate {few} --out {new} --fraction nan": "fraction must be in (0, 1], got nan",
     "prune {maml} --out {new} --keep nan": "keep must be between 0 and 1",
     "prune {maml} --out {new} --step inf": "--step must be positive, got inf",
     "prune {maml} --out {new} --step -0.1": "--step must be positive, got -0.1",
@@ -262,7 +331,9 @@ def test_a_mistake_is_one_sentence_and_nothing_is_made(made, capsys, tmp_path, m
         if f"{{{name}}}" in wrong:
             places[name] = made[name]
     before = {path: path.stat().st_mtime_ns for path in _all(tmp_path, made.folder)}
-    words = [w.format(**places) for w in shlex.split(wrong.replace("{tiny}", TINY))]
+    words = [
+        w.format(**places) for w in shlex.split(wrong.replace("{tiny}", TINY).replace("{few}", FEW))
+    ]
     capsys.readouterr()
     code = cli.run(words)
     err = capsys.readouterr().err

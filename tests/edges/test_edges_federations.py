@@ -683,3 +683,42 @@ def test_help_names_the_defaults_of_the_classes(capsys):
             default = signature(maker).parameters[name].default
             said = options.split(f"--{name.replace('_', '-')} ")[1].split("--")[0]
             assert f"[default: {default:g}]" in said, name
+
+
+# What is told of a round, and in what time
+
+
+def test_numbers_of_other_libraries_are_kept_with_their_round(tmp_path):
+    def watch(number):
+        return {"tensor": torch.tensor(number), "numpy": np.float32(0.5), "more": [np.int64(3)]}
+
+    federation = maml_federation()
+    records = run_rounds(federation, out=tmp_path, watch=watch)
+    again = run_rounds(maml_federation(), out=tmp_path, resume=True)
+    for number, (told, kept) in enumerate(zip(records, again, strict=True)):
+        expected = {"tensor": number, "numpy": 0.5, "more": [3]}
+        assert {n: told[n] for n in expected} == {n: kept[n] for n in expected} == expected
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True, "2", None, float("nan")])
+def test_rounds_between_checkpoints_are_a_count(bad, tmp_path):
+    with pytest.raises(ValueError, match="save_every must be an integer >= 1"):
+        run_rounds(maml_federation(), out=tmp_path, save_every=bad)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_time_that_nobody_can_wait_for_is_refused(bad):
+    with pytest.raises(ValueError, match="timeout must be positive and finite"):
+        in_process(maml_federation(), timeout=bad)
+
+
+@pytest.mark.parametrize("bad", ["no", 2, None])
+def test_what_is_no_answer_to_whether_weights_are_equal_is_refused(bad):
+    with pytest.raises(ValueError, match="equal_weights must be one of True, False"):
+        replace(maml_federation(), equal_weights=bad)
+
+
+def test_a_watch_may_have_nothing_to_say():
+    records = run_rounds(maml_federation(), watch=lambda number: None)
+    assert records == run_rounds(maml_federation())

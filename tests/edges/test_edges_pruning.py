@@ -296,3 +296,197 @@ def test_dropout_has_no_part_in_a_score():
         first, _ = saliency.scores_of(one, tasks, score)  # the generator goes on from here
         second, _ = saliency.scores_of(other, tasks, score)
         assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+# Files hold the whole learner: also what is frozen, and what is counted instead of trained
+
+
+def with_statistics(number, *frozen):
+    """A learner whose network has buffers and, if asked, frozen layers, all of random numbers."""
+    torch.manual_seed(number)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, 2)),
+        *(nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(3)),
+    )
+    model(SAMPLER[0].support_x.float() / 255)  # moves statistics and counters
+    for name in frozen:
+        model.get_submodule(name).requires_grad_(False)
+    return MAML(model, 0.1)
+
+
+def through_a_sparse_file(pruned, other, folder):
+    save_sparse(folder / "x.safetensors", pruned)
+    load_sparse(folder / "x.safetensors", other)
+
+
+def through_a_round(pruned, other, folder):
+    saliency.load_round(folder / "rounds" / "round_02.safetensors", other)
+
+
+def through_a_resume(pruned, other, folder):
+    prune(other, (0.2, 0.2), trained, out=folder / "rounds", resume=True)
+
+
+def through_a_state_dict(pruned, other, folder):
+    save_sparse(folder / "x.safetensors", pruned.model.state_dict(), pruned.masks)
+    load_sparse(folder / "x.safetensors", other.model.state_dict())
+
+
+@pytest.mark.parametrize("frozen", [(), ("3",), ("1", "6"), ("0", "1", "3", "4")])
+@pytest.mark.parametrize(
+    "through",
+    [through_a_sparse_file, through_a_round, through_a_resume, through_a_state_dict],
+)
+def test_what_is_read_is_the_learner_that_was_written_frozen_layers_and_buffers_included(
+    tmp_path, through, frozen
+):
+    pruned, other = with_statistics(0, *frozen), with_statistics(1, *frozen)
+    prune(pruned, (0.2, 0.2), trained, out=tmp_path / "rounds")
+    through(pruned, other, tmp_path)
+    expected, found = pruned.model.state_dict(), other.model.state_dict()
+    assert [n for n, t in expected.items() if not torch.equal(t, found[n])] == []
+
+
+# What retraining gives back
+
+
+def without_masks(pruned, number):
+    pruned.set_masks(None)
+
+
+def with_a_weight_more(pruned, number):
+    pruned.set_masks({**pruned.masks, "head.bias": torch.tensor([True, False, True])})
+
+
+def with_other_masks(pruned, number):
+    pruned.set_masks({n: torch.ones_like(m) for n, m in pruned.masks.items()})
+
+
+@pytest.mark.parametrize("retrain", [without_masks, with_a_weight_more, with_other_masks])
+def test_retraining_that_changes_masks_is_told_in_its_round(tmp_path, retrain):
+    pruned = learner()
+    with pytest.raises(RuntimeError, match=r"the mask of .* is another one after retraining"):
+        prune(pruned, (0.3, 0.1), retrain, spare=["head"], out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["round_00.safetensors"]
+
+
+def test_numbers_of_other_libraries_are_kept_with_their_round(tmp_path):
+    told = {
+        "tensor": torch.tensor(0.5),
+        "numpy": np.float32(0.25),
+        "several": [torch.tensor(3), np.arange(2), 4],
+        "inside": {"n": np.int64(7), "none": None, "name": "x"},
+        "not finite": torch.tensor(torch.inf),
+    }
+    expected = {
+        "tensor": 0.5,
+        "numpy": 0.25,
+        "several": [3, [0, 1], 4],
+        "inside": {"n": 7, "none": None, "name": "x"},
+        "not finite": float("inf"),
+    }
+    first = prune(learner(), (0.1, 0.1), lambda learner, number: told, out=tmp_path)
+    again = prune(learner(), (0.1, 0.1), None, out=tmp_path, resume=True)
+    for history in (first.history, again.history):
+        assert [record["retrained"] for record in history] == [expected, expected]
+
+
+def test_a_note_is_compared_by_content(tmp_path):
+    note = {"rates": torch.tensor([0.1, 0.2]), "steps": np.int64(5)}
+    prune(learner(), (0.1,), note=note, out=tmp_path)
+    prune(learner(), (0.1, 0.1), note={"rates": torch.tensor([0.1, 0.2]), "steps": 5},
+          out=tmp_path, resume=True)  # fmt: skip
+    for other, said in (({**note, "steps": 6}, "note.steps was 5, now 6"), (None, "note was")):
+        with pytest.raises(ValueError, match=said):
+            prune(learner(), (0.1, 0.1), note=other, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, iter])
+def test_any_sequence_of_shares_is_a_schedule(kind):
+    expected = [r["kept"] for r in prune(learner(), (0.25, 0.125)).history]
+    assert [r["kept"] for r in prune(learner(), kind([0.25, 0.125])).history] == expected
+
+
+@pytest.mark.parametrize("schedule", [0.1, None, ["a"], [None], [[0.1, 0.2]]])
+def test_what_is_no_schedule_is_refused_by_name(schedule):
+    with pytest.raises(ValueError, match="schedule must be a sequence of shares"):
+        prune(learner(), schedule)
+
+
+@pytest.mark.parametrize("value", ["no", 2, None])
+def test_what_is_no_answer_to_whether_hessians_are_updated_is_refused(value):
+    with pytest.raises(ValueError, match="update_hinv must be one of True, False"):
+        prune(learner(), update_hinv=value)
+
+
+def test_filters_are_not_ranked_by_nan():
+    model, scores = models.Conv4(1, 5, 4), {"blocks.0.conv.weight": torch.ones(4, 1, 3, 3)}
+    scores["blocks.0.conv.weight"][1, 0, 2, 2] = torch.nan
+    for call in (saliency.filter_scores, lambda *a: saliency.best_filters(*a, 0.5)):
+        with pytest.raises(ValueError, match=r"blocks\.0\.conv\.weight'\] must not be NaN"):
+            call(model, scores)
+
+
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_filters_to_keep_may_be_a_list_or_an_array(kind):
+    model, kept = models.Conv4(1, 5, 4), [True, False, True, True]
+    narrow = saliency.remove_filters(model, {"blocks.0.conv": kind(kept)})
+    assert torch.equal(narrow.blocks[0].conv.weight, model.blocks[0].conv.weight[[0, 2, 3]])
+
+
+# Weights with two readers
+
+
+class Readers(nn.Module):
+    """Two linear layers, which may share a weight, be one layer, or be one under two names."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 4)
+        if how == "tied":
+            self.second = nn.Linear(4, 4)
+            self.second.weight = self.first.weight
+        if how == "two names":
+            self.second = self.first
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        again = getattr(self, "second", self.first)
+        return self.last(torch.tanh(again(torch.tanh(self.first(x.flatten(1)[:, :4])))))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"score": "anp"}, {"score": "lobs", "compensate": False}, {"score": "magnitude"}],
+)
+def test_a_hessian_of_one_reader_is_refused_before_any_work(tmp_path, settings):
+    """Of a tied weight the inputs of one layer alone were seen, and compensated for."""
+    pruned = MAML(Readers("tied"), 0.1)
+    before = values(pruned.model)
+    with pytest.raises(ValueError, match=r"'first' shares its weight with 'second'"):
+        prune(pruned, out=tmp_path, **{"compensate": True, **settings})
+    assert not list(tmp_path.iterdir())
+    assert all(torch.equal(p, before[n]) for n, p in pruned.model.named_parameters())
+    with pytest.raises(ValueError, match=r"'first' shares its weight with 'second'"):
+        layer_hessians(pruned, SAMPLER.tasks(range(2)))
+
+
+@pytest.mark.parametrize("score", ["magnitude", "snip", "random"])
+def test_a_tied_weight_is_pruned_by_what_needs_no_hessian(score):
+    pruned = MAML(Readers("tied"), 0.1)
+    masks = prune(pruned, (0.5,), trained, score=score, compensate=False).masks
+    assert pruned.model.second.weight is pruned.model.first.weight
+    assert not pruned.model.second.weight[~masks["first.weight"]].any()
+
+
+@pytest.mark.parametrize("how", ["used twice", "two names"])
+def test_a_layer_that_is_used_twice_has_the_inputs_of_both_uses(how):
+    pruned = MAML(Readers(how), 0.1)
+    task = SAMPLER.tasks(range(1))
+    x = task[0].support_x.flatten(1)[:, :4].float()
+    with torch.no_grad():
+        rows = torch.cat([x, torch.tanh(pruned.model.first(x))]).double()
+    rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], 1)
+    found = layer_hessians(pruned, task, inner_steps=0, ridge=0.0)["first"].matrix
+    torch.testing.assert_close(found, rows.T @ rows / len(rows), rtol=1e-6, atol=1e-8)

@@ -522,7 +522,7 @@ def test_more_bad_settings_are_named(tmp_path):
     learner = per_fed_avg(torch.nn.Linear(5, 4))
     with pytest.raises(ValueError, match="nodes must not be empty"):
         Federation(learner, [], rounds=1, support=1, query=1)
-    with pytest.raises(ValueError, match="timeout must be positive, got 0"):
+    with pytest.raises(ValueError, match="timeout must be positive and finite, got 0"):
         in_process(maml_federation(), timeout=0.0)
-    with pytest.raises(ValueError, match="save_every must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="save_every must be an integer >= 1, got 0"):
         run_rounds(maml_federation(), save_every=0)

@@ -354,7 +354,7 @@ class ScaledLoss(nn.Module):
         value = torch.tensor(scale)
         self.how = how
         if how == "parameter":
-            self.scale = nn.Parameter(value)
+            self.scale = nn.Parameter(value, requires_grad=False)
         elif how == "buffer":
             self.register_buffer("scale", value)
         else:

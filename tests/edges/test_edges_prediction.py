@@ -210,10 +210,11 @@ def test_the_deployed_network_is_a_file(name, tmp_path):
 
 
 NO_FILE = {  # network -> why, in one sentence
+    "projected weight": "cannot be written as ONNX: ",
     "rrelu": "cannot be written as ONNX: No ONNX function found for .*rrelu",
     "remembers": "the network's graph fixes the number of inputs",
 }
-FILES = ("batch norm 2d", "two names", "unused task norm")
+FILES = ("batch norm 2d", "projected weight", "two names", "unused task norm")
 
 
 # The protocol is found by trying, not from names

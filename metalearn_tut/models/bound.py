@@ -154,16 +154,15 @@ class _Copy:
         twin = self.memo[id(module)] = kind.__new__(kind)
         own = vars(twin)
         for name, value in vars(module).items():
-            # most of a module are plain values and empty dictionaries of hooks
-            of = type(value)
-            if of in _PLAIN:
+            of = type(value)  # mostly plain values and empty dictionaries of hooks
+            if of in _PLAIN or (of is tuple and _PLAIN.issuperset(map(type, value))):
                 own[name] = value
             else:
                 own[name] = of() if of in _DICTIONARIES and not value else self.of(value)
         if self.training is not None:
             twin.training = self.training
         for name, value in vars(module).items() if not twin.training else ():
-            if isinstance(value, torch.Generator):  # of a layer that evaluates: no stream goes on
+            if type(value) is torch.Generator:  # of a layer that evaluates: no stream goes on
                 own[name] = torch.Generator(value.device).set_state(value.get_state())
         own["_compiled_call_impl"] = None  # it would call the module that was compiled
         if id(module) in self.by_batch:
@@ -204,7 +203,8 @@ class _Copy:
             if hasattr(value, "n_sequence_fields"):  # values and indices, as torch.max gives them
                 return type(value)(parts)
             return (tuple if isinstance(value, tuple) else frozenset).__new__(type(value), parts)
-        twin = self.memo[id(value)] = copy.copy(value)
+        twin = type(value)() if type(value) in _DICTIONARIES else copy.copy(value)
+        self.memo[id(value)] = twin
         twin.clear()
         if isinstance(value, dict):
             twin.update((self.of(name), self.of(part)) for name, part in value.items())

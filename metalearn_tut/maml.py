@@ -21,7 +21,7 @@ from metalearn_tut.bilevel.checks import (
     ways_of,
     whole_number,
 )
-from metalearn_tut.bilevel.forward import norm_of
+from metalearn_tut.bilevel.forward import norm_of, stepped_groups
 from metalearn_tut.bilevel.inner import Rate, masked, private
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
@@ -339,10 +339,7 @@ class MAML:
         inner = {n: self.options[n] for n in ("groups", "pull") if n in self.options}
         self._check_stepped(steps)
         stepped = self.stepped()
-        if inner["groups"] is not None:
-            inner["groups"] = [[n for n in group if n in stepped] for group in inner["groups"]]
-        elif len(stepped) < len(bilevel.parameters_of(self.model)):
-            inner["groups"] = [stepped]
+        inner["groups"] = stepped_groups(self.model, inner["groups"])
         behind_head = type(self.model).forward is FewShotNetwork.forward
         if self.zero_head and steps == 1 and behind_head and self.engine != "implicit":
             only_head = [n for n in self._head() if n in stepped]

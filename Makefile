@@ -19,7 +19,7 @@ EXECUTED := $(patsubst book/%,build/executed/%,$(sort $(wildcard book/*.ipynb)))
 HTML     := _build/html
 CLAIMS   := $(wildcard results/claims/*.json results/paper_scale/*.json tools/claims_*.py)
 SPEED    := $(wildcard results/benchmarks/*.json tools/benchmarks_*.py benchmarks/tried.json)
-READING  := tests/test_book_browser.py tools/browser.py tools/check_pages.py tools/check_pages.js
+READING  := tests/book/test_book_browser.py tools/browser.py tools/check_pages.py tools/check_pages.js
 
 # One thread per process: two notebooks at a time fill two cores. And nobody's own start-up files.
 export OMP_NUM_THREADS := 1
@@ -101,7 +101,7 @@ $(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _c
 	@sed 's/execute_notebooks: force/execute_notebooks: "off"/' _config.yml > build/_config.yml
 	$(BIN)/jupyter-book build build/book --config build/_config.yml --path-output . -n -W --keep-going -q
 	$(BIN)/python tools/check_book.py $(HTML) book build/executed
-	METALEARN_TUT_HTML=$(HTML) $(BIN)/python -m pytest -rs tests/test_book_browser.py
+	METALEARN_TUT_HTML=$(HTML) $(BIN)/python -m pytest -rs tests/book/test_book_browser.py
 	@touch $@
 
 book: notebooks

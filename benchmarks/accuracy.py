@@ -28,9 +28,9 @@ from sides import PEERS, OrdinaryConv4, versions
 from torch import Tensor
 
 from metalearn_tut import MAML, meta_train, models, tasks, training
-from metalearn_tut.history import History
 from metalearn_tut.scoring import accuracy
 from metalearn_tut.tasks import EpisodeSampler
+from metalearn_tut.training.history import History
 
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "accuracy.json"
 SETTINGS = {"goal": 0.9, "validate_every": 50, "validation_tasks": 100, "most_steps": 1000}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sides import PEERS, UNPACKED
 
-from metalearn_tut.results import write_result
+from metalearn_tut.files.provenance import write_result
 
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "installation.json"
 

@@ -31,8 +31,8 @@ from sides import PEERS, OrdinaryConv4, versions
 from torch import Tensor, nn
 
 from metalearn_tut import MAML, bilevel, meta_train
-from metalearn_tut.processes import Processes
 from metalearn_tut.tasks import TaskBatch
+from metalearn_tut.training.processes import Processes
 
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "meta_training.json"
 SMALL = tuple(Case(w, 28, shots, k) for w in (32, 64) for shots in (1, 5) for k in (1, 5))

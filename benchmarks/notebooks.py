@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metalearn_tut.results import write_result
+from metalearn_tut.files.provenance import write_result
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "benchmarks" / "notebooks.json"

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from metalearn_tut import MAML, models, tasks
+from metalearn_tut.files.provenance import write_result
 from metalearn_tut.rank_losses import RankedRange, ThresholdTracker
-from metalearn_tut.results import write_result
-from metalearn_tut.training import meta_train
+from metalearn_tut.training.loop import meta_train
 
 RESULT = Path(__file__).parent.parent / "results" / "benchmarks" / "rank_losses.json"
 TASKS, WARM = 16, 2

@@ -14,8 +14,8 @@ from typing import Any
 
 from sides import versions
 
-from metalearn_tut.launch import worker_environment
-from metalearn_tut.results import processor, write_result
+from metalearn_tut.cli.launch import worker_environment
+from metalearn_tut.files.provenance import processor, write_result
 
 UNFINISHED = Path(__file__).parents[1] / "build" / "bench"
 

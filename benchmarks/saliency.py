@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut import MAML, models, saliency, tasks
-from metalearn_tut.results import write_result
+from metalearn_tut.files.provenance import write_result
 from metalearn_tut.tasks import TaskBatch
 
 RESULT = Path(__file__).parent.parent / "results" / "benchmarks" / "saliency.json"

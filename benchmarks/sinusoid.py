@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metalearn_tut import bilevel, tasks
-from metalearn_tut.results import write_result
+from metalearn_tut.files.provenance import write_result
 
 RESULT = Path(__file__).parent.parent / "results" / "benchmarks" / "sinusoid.json"
 ENGINES = ("functional", "higher", "vectorised")

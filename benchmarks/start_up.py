@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sides import versions
 
-from metalearn_tut.results import write_result
+from metalearn_tut.files.provenance import write_result
 
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "start_up.json"
 USED = "from metalearn_tut import MAML, evaluate, meta_train, models, tasks"

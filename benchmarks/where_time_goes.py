@@ -20,7 +20,7 @@ from cases import FIRST, Case
 from meta_training import SIDES, trainer
 from torch.profiler import ProfilerActivity, profile
 
-from metalearn_tut.results import write_result
+from metalearn_tut.files.provenance import write_result
 
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "where_time_goes.json"
 CASES = (FIRST, FIRST._replace(steps=5), FIRST._replace(width=64), FIRST._replace(size=84))

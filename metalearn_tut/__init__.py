@@ -11,40 +11,38 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "MAML": "maml",
-    "ProtoNet": "protonet",
+    "MAML": "learners",
+    "ProtoNet": "learners",
     "RankedRange": "rank_losses",
-    "Reptile": "maml",
+    "Reptile": "learners",
     "evaluate": "evaluation",
     "meta_train": "training",
 }
-_MODULES = (
+_ROOMS = (
     "bilevel",
     "block_voting",
-    "cost",
+    "deployment",
     "distillation",
     "evaluation",
     "federated",
-    "kd",
-    "learner",
-    "maml",
+    "gating",
+    "learners",
     "models",
     "nb",
-    "plots",
     "pretrained",
-    "protonet",
     "rank_losses",
+    "runs",
     "saliency",
     "tasks",
     "training",
 )
-__all__ = sorted([*_HOMES, *_MODULES])
+__all__ = sorted([*_HOMES, *_ROOMS])
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    if name in _MODULES:
+    if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

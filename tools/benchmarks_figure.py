@@ -19,7 +19,7 @@ def bars(ratios: Ratios, goal: float) -> str:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    from metalearn_tut import plots
+    from metalearn_tut.nb import plots
 
     image, height = io.BytesIO(), 0.55 * len(ratios) + 1.0
     with warnings.catch_warnings():
@@ -32,7 +32,7 @@ def bars(ratios: Ratios, goal: float) -> str:
 
 def draw(ax: Any, ratios: Ratios, goal: float) -> None:
     """Horizontal bars in groups, the first case on top; a line on each for the spread."""
-    from metalearn_tut.plots import COLORS
+    from metalearn_tut.nb.plots import COLORS
 
     thickness = 0.8 / len(PEERS)
     for i, (peer, (title, color)) in enumerate(PEERS.items()):

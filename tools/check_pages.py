@@ -1,6 +1,6 @@
 """Check built pages as a browser shows them to a reader; ``check_pages.js`` does the looking.
 
-``tests/test_book_browser.py`` runs this on every page of the book.
+``tests/book/test_book_browser.py`` runs this on every page of the book.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every chapter keeps to, read from its source; tests/test_book_contract.py applies it.
+"""What every chapter keeps to, read from its source; tests/book/test_book_contract.py applies it.
 
 Each rule takes a notebook and yields one sentence per breach: those on its file stand here, those
 on code, shape and text in ``contract_code.py``, ``contract_shape.py`` and ``contract_text.py``,

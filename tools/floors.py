@@ -11,39 +11,15 @@ from pathlib import Path
 
 PACKAGE = "metalearn_tut"
 FLOORS = (
-    ("tasks", "models"),
-    ("scoring", "bilevel", "kd"),
-    (
-        "learner",
-        "state",
-        "maml",
-        "protonet",
-        "rank_losses",
-        "saliency",
-        "block_voting",
-        "distillation",
-        "federated",
-    ),
-    (
-        "checkpoint",
-        "history",
-        "outer_rates",
-        "processes",
-        "training",
-        "federated_training",
-        "evaluation",
-        "gated_evaluation",
-        "runs",
-        "pretrained",
-        "cost",
-        "deployment",
-        "results",
-        "plots",
-        "plots_compact",
-        "nb",
-    ),
+    ("checks", "files"),
+    ("tasks", "models", "scoring"),
+    ("bilevel",),
+    ("learners",),
+    ("rank_losses", "saliency", "block_voting", "distillation", "evaluation", "gating"),
+    ("training", "federated", "deployment"),
+    ("runs", "pretrained", "nb"),
     ("claims",),
-    ("launch", "command_checks", "commands", "cli_options", "cli_federate", "cli", "__main__"),
+    ("cli", "__main__"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS, start=1) for module in modules}
 

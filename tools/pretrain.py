@@ -25,9 +25,9 @@ import torch
 
 from metalearn_tut import evaluate as measure
 from metalearn_tut import meta_train, pretrained, runs
-from metalearn_tut.results import write_result
+from metalearn_tut.files.provenance import write_result
 from metalearn_tut.tasks import ClassSource
-from metalearn_tut.tasks.omniglot import VALIDATION_ALPHABETS
+from metalearn_tut.tasks.omniglot.source import VALIDATION_ALPHABETS
 
 ROOT = Path(__file__).parent.parent
 COMMON = (

@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metalearn_tut import plots
-from metalearn_tut.claims.compact import rows_of
+from metalearn_tut.claims.compact.claims import rows_of
+from metalearn_tut.files.cache import atomic_write
+from metalearn_tut.nb import plots
+from metalearn_tut.nb.plots_compact import trade_off
 from metalearn_tut.nb.recorded import FILE, Rows
-from metalearn_tut.plots_compact import trade_off
-from metalearn_tut.tasks.cache import atomic_write
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "claims" / "compact.json"

@@ -1,12 +1,7 @@
-"""Floor 2: one inner loop, and meta-gradients by several engines that agree."""
+"""Floor 3: one inner loop, and meta-gradients by several engines that agree."""
 
 from metalearn_tut.bilevel.engines import ENGINES, adapt, meta_gradient, task_gradients
-from metalearn_tut.bilevel.forward import (
-    functional,
-    parameters_of,
-    query_outputs,
-    trainable_of,
-)
+from metalearn_tut.bilevel.forward import functional, parameters_of, query_outputs, trainable_of
 from metalearn_tut.bilevel.implicit import (
     conjugate_gradient,
     hessian_product,

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel.inner import Params, Rate, is_per_step
+from metalearn_tut.checks import whole_number
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import is_elementwise, unwrapped
-from metalearn_tut.tasks.sampler import as_integer
 from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
 
 
@@ -37,20 +37,6 @@ def check_inner(
         raise ValueError(f"inner_lr has {len(lr)} entries, fewer than inner_steps={steps}")
     for rate in lr if is_per_step(lr) else [lr]:
         _check_rate(rate, params, stepped)
-
-
-def whole_number(name: str, value: object, least: int = 0) -> int:
-    """``value`` as an ``int``, of whatever kind of integer it is; True and 2.0 are none.
-
-    Raises
-    ------
-    ValueError
-        If it is not an integer of at least ``least``.
-    """
-    number = as_integer(value)
-    if number is None or number < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    return number
 
 
 def check_masks(masks: Mapping[str, Tensor], params: Mapping[str, Tensor]) -> None:

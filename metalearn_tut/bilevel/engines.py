@@ -41,8 +41,8 @@ from metalearn_tut.bilevel.objective import (
 from metalearn_tut.bilevel.safety import assert_second_order_safe
 from metalearn_tut.bilevel.vectorised import vectorised
 from metalearn_tut.bilevel.with_higher import with_higher
+from metalearn_tut.checks import check_choice
 from metalearn_tut.scoring import check_aligned, scalar_loss
-from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 ENGINES = ("functional", "higher", "vectorised", "implicit")

@@ -11,17 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel.checks import whole_number
 from metalearn_tut.bilevel.forward import functional, norm_of, query_outputs
 from metalearn_tut.bilevel.inner import Loss, Params, Rate, inner_loop, masked, private
-from metalearn_tut.bilevel.objective import (
-    DeferredGradients,
-    Row,
-    TaskGradients,
-    TaskLoss,
-    collect,
-)
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.bilevel.objective import DeferredGradients, Row, TaskGradients, TaskLoss, collect
+from metalearn_tut.checks import check_choice, whole_number
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 Vector = Params

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.checks import check_choice
 
 GUARDED = ("functional", "higher", "vectorised", "implicit", "vmap")
 """The engines of this package, and ``torch.func.vmap`` over tasks as a reader may write it."""

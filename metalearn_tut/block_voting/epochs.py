@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from metalearn_tut.block_voting.images import Data, like, tensors
 from metalearn_tut.block_voting.objectives import Objective, cross_entropy
 from metalearn_tut.block_voting.recipe import Recipe
-from metalearn_tut.models.frozen import fixed_layers
-from metalearn_tut.tasks.cache import remove_partial
-from metalearn_tut.tasks.content import architecture, described
-from metalearn_tut.tasks.progress import progress_bar
-from metalearn_tut.tasks.task import as_float
-from metalearn_tut.tasks.tensor_file import (
+from metalearn_tut.files.cache import remove_partial
+from metalearn_tut.files.content import architecture, described
+from metalearn_tut.files.progress import progress_bar
+from metalearn_tut.files.tensor_file import (
     check_same_run,
     copy_tensors,
     read_tensors,
     write_tensors,
 )
+from metalearn_tut.models.mode import fixed_layers
+from metalearn_tut.tasks.task import as_float
 
 History = dict[str, list[float]]
 
@@ -169,7 +169,7 @@ def training(network: nn.Module) -> None:
 class _Kept:
     """The file that training can go on from: network, momentum, history, settings.
 
-    Settings are compared as JSON by content: see :func:`~metalearn_tut.tasks.content.described`.
+    Settings are compared as JSON by content: see :func:`~metalearn_tut.files.content.described`.
     """
 
     def __init__(

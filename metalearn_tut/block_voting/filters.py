@@ -14,7 +14,7 @@ from metalearn_tut.block_voting.epochs import train_epochs
 from metalearn_tut.block_voting.images import Data
 from metalearn_tut.block_voting.recipe import Recipe
 from metalearn_tut.models.cifar_resnet import CifarResNet
-from metalearn_tut.models.frozen import any_frozen
+from metalearn_tut.models.mode import any_frozen
 
 
 def zero_filters(network: CifarResNet, kept: float, *, norms: bool = False) -> None:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.kd import check_temperature, kd_loss
-from metalearn_tut.models.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.distillation.losses import check_temperature, kd_loss
 
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
 """``objective(network, x, y)`` -> loss, and logits ``[B, classes]``."""
@@ -32,8 +32,8 @@ def distillation(teacher: nn.Module, temperature: float = 4.0, weight: float = 0
         Asked in evaluation mode, and never trained; to stay as it is, it must be a copy of what
         is trained.
     temperature, weight : float, default 4 and 0.9
-        See :func:`~metalearn_tut.kd.kd_loss`. That ABP distils is a fact, that it does so with
-        this formula and these numbers is our choice.
+        See :func:`~metalearn_tut.distillation.kd_loss`. That ABP distils is a fact, that it
+        does so with this formula and these numbers is our choice.
 
     Raises
     ------

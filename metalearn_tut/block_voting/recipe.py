@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metalearn_tut.bilevel.checks import whole_number
-from metalearn_tut.tasks.content import described
-from metalearn_tut.tasks.sampler import check_choice
+from metalearn_tut.checks import check_choice, whole_number
+from metalearn_tut.files.content import described
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 

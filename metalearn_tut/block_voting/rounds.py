@@ -12,15 +12,15 @@ from typing import Any
 
 from metalearn_tut.block_voting.epochs import History, train_epochs
 from metalearn_tut.block_voting.images import Data, accuracy
+from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
 from metalearn_tut.block_voting.objectives import check_distillation, distillation
 from metalearn_tut.block_voting.recipe import Recipe
 from metalearn_tut.block_voting.surgery import block_budget, frozen_blocks, most_prunable
 from metalearn_tut.block_voting.votes import RULES, Votes, collect_votes
+from metalearn_tut.checks import as_integer, check_choice, check_count
+from metalearn_tut.files.cache import atomic_write, remove_partial
+from metalearn_tut.files.tensor_file import check_same_run, read_tensors
 from metalearn_tut.models.cifar_resnet import CifarResNet
-from metalearn_tut.models.gated_resnet import GatedResNet
-from metalearn_tut.tasks.cache import atomic_write, remove_partial
-from metalearn_tut.tasks.sampler import as_integer, check_choice, check_count
-from metalearn_tut.tasks.tensor_file import check_same_run, read_tensors
 
 Out = str | os.PathLike[str] | None
 

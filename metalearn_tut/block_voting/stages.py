@@ -11,6 +11,7 @@ import torch
 
 from metalearn_tut.block_voting.epochs import History, check_trainable, train_epochs
 from metalearn_tut.block_voting.images import Data, batches, like, tensors
+from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
 from metalearn_tut.block_voting.objectives import Objective, cross_entropy
 from metalearn_tut.block_voting.recipe import Augment, Recipe, crop_and_flip, standard_recipes
 from metalearn_tut.block_voting.rounds import (
@@ -23,7 +24,6 @@ from metalearn_tut.block_voting.rounds import (
 )
 from metalearn_tut.block_voting.surgery import remove_blocks
 from metalearn_tut.models.cifar_resnet import CifarResNet
-from metalearn_tut.models.gated_resnet import GatedResNet
 from metalearn_tut.models.mode import evaluating
 
 

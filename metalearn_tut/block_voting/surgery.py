@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
 from metalearn_tut.models.cifar_resnet import CifarResNet
-from metalearn_tut.models.frozen import any_frozen
-from metalearn_tut.models.gated_resnet import GatedResNet
+from metalearn_tut.models.mode import any_frozen
 
 Residual = CifarResNet | GatedResNet
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.block_voting.images import Images, batches
-from metalearn_tut.models.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.checks import as_integer, check_choice, check_count, check_seed
 from metalearn_tut.models.mode import evaluating
-from metalearn_tut.tasks.sampler import as_integer, check_choice, check_count, check_seed
 
 RULES = ("argmin", "bottom_q", "threshold", "mean", "random")
 

@@ -1,4 +1,4 @@
-"""What the papers claim, as experiments: one module per paper, each a :class:`Study`.
+"""What the papers claim, as experiments: one folder per paper, each a :class:`Study`.
 
 A study states its claims with a criterion each, written down before anything is run, and the
 jobs (trainings with fixed seeds, mostly) whose results decide them. ``metalearn-tut reproduce``
@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import importlib
 
+from metalearn_tut.checks import check_choice
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
-from metalearn_tut.tasks.sampler import check_choice
 
 __all__ = ["STUDIES", "Claim", "Job", "Results", "Study", "Verdict", "load"]
 
-STUDIES = (
-    "hetrom",
-    "hetrom_second",
-    "anp",
-    "anp_second",
-    "abp",
-    "abp_second",
-    "abp_cifar",
-    "tsmd",
-    "metagater",
-    "metagater_second",
-    "compact",
-)
+STUDIES = {
+    "hetrom": "hetrom.claims",
+    "hetrom_second": "hetrom.second",
+    "anp": "anp.claims",
+    "anp_second": "anp.second",
+    "abp": "abp.claims",
+    "abp_second": "abp.second",
+    "abp_cifar": "abp.cifar",
+    "tsmd": "tsmd.claims",
+    "metagater": "metagater.claims",
+    "metagater_second": "metagater.second",
+    "compact": "compact.claims",
+}
 
 
 def load(name: str) -> Study:
@@ -38,4 +38,4 @@ def load(name: str) -> Study:
         If there is none.
     """
     check_choice("study", name, STUDIES)
-    return importlib.import_module(f"{__name__}.{name}").STUDY
+    return importlib.import_module(f"{__name__}.{STUDIES[name]}").STUDY

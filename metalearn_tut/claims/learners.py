@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut import cost, runs
+from metalearn_tut import runs
+from metalearn_tut.checks import check_index
 from metalearn_tut.claims.paired import counts
 from metalearn_tut.claims.records import beside
 from metalearn_tut.claims.study import Job
-from metalearn_tut.evaluation import evaluate
-from metalearn_tut.learner import Learner
-from metalearn_tut.maml import MAML
+from metalearn_tut.evaluation import cost
+from metalearn_tut.evaluation.accuracy import evaluate
+from metalearn_tut.learners.learner import Learner
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.tasks import ClassSource, EpisodeSampler, TaskSampler
-from metalearn_tut.tasks.sampler import check_index
 from metalearn_tut.tasks.task import Task
-from metalearn_tut.training import meta_train
+from metalearn_tut.training.loop import meta_train
 
 Config = dict[str, Any]
 

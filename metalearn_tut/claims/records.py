@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from metalearn_tut.claims.study import Job
-from metalearn_tut.results import write_result
-from metalearn_tut.tasks.cache import remove_partial
+from metalearn_tut.files.cache import remove_partial
+from metalearn_tut.files.provenance import write_result
 
 _PARTS = {"name", "values", "seconds", "resumed"}
 
@@ -24,9 +24,9 @@ def write_record(
 def record_of(job: Job, folder: Path) -> dict[str, Any] | None:
     """What a job left in ``folder`` when it ended; None if it has not, or not all of it is there.
 
-    A record is a results file (see :func:`metalearn_tut.results.write_result`) whose values are
-    the job's ``name``, its ``values``, the ``seconds`` it took, and whether it was ``resumed``,
-    in which case these are the seconds of its last part.
+    A record is a results file (see :func:`metalearn_tut.files.provenance.write_result`) whose
+    values are the job's ``name``, its ``values``, the ``seconds`` it took, and whether it was
+    ``resumed``, in which case these are the seconds of its last part.
     """
     try:
         record = json.loads(_path(job, folder).read_text("utf-8"))

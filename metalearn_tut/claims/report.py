@@ -12,7 +12,7 @@ from typing import Any
 
 from metalearn_tut.claims.runner import Outcome, run_jobs
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
-from metalearn_tut.results import write_result
+from metalearn_tut.files.provenance import write_result
 
 _WORD = {True: "holds", False: "does not hold", None: "not decided"}
 _QUICK = "a quick run shows the direction: its verdicts decide nothing, and results/ stays as it is"

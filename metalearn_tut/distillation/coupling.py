@@ -17,8 +17,8 @@ from metalearn_tut.bilevel import Params, functional, inner_loop, inner_path
 from metalearn_tut.bilevel.forward import stepped_groups
 from metalearn_tut.bilevel.inner import is_per_step, masked, private
 from metalearn_tut.bilevel.objective import TaskLoss
-from metalearn_tut.kd import rkd_loss
-from metalearn_tut.maml import MAML
+from metalearn_tut.distillation.losses import rkd_loss
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import scalar_loss
 

@@ -18,25 +18,18 @@ from metalearn_tut.bilevel import (
     functional,
     query_outputs,
 )
-from metalearn_tut.bilevel.checks import (
-    check_rows,
-    check_targets,
-    prepare,
-    prepared,
-    ways_of,
-    whole_number,
-)
+from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.objective import TaskLoss
+from metalearn_tut.checks import check_choice, whole_number
 from metalearn_tut.distillation.coupling import ORDERS, Coupling, teach
+from metalearn_tut.distillation.losses import check_temperature, check_weight, kd_loss
 from metalearn_tut.distillation.parts import OwnStream, check_apart, check_pair
-from metalearn_tut.kd import check_temperature, check_weight, kd_loss
-from metalearn_tut.learner import Predictor, TaskLosses, attach_gradients
-from metalearn_tut.maml import MAML
+from metalearn_tut.files.content import described
+from metalearn_tut.learners.learner import Predictor, TaskLosses, attach_gradients
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.models.bound import at_rest, forget_statistics
 from metalearn_tut.scoring import Metric, check_aligned, check_loss, scalar_loss, scores
-from metalearn_tut.tasks.content import described
-from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 
@@ -63,11 +56,11 @@ class MetaDistiller:
         are alpha and K_T, lambda and K_S; ``first_order=True`` spares a large teacher second
         derivatives; ``inner_steps=0`` is a teacher that does not adapt.
     temperature : float, default 4
-        Of the soft labels: see :func:`metalearn_tut.kd.kd_loss`.
+        Of the soft labels: see :func:`metalearn_tut.distillation.kd_loss`.
     kd_weight, ce_weight, rkd_weight : float, default 1, 1 and 0
         Weights in the student's inner loss of the distillation loss, the task's loss, and
-        :func:`metalearn_tut.kd.rkd_loss` of the features. With one image per class the adapted
-        teacher's labels are all but one-hot, and T² makes their gradient long: choose the
+        :func:`metalearn_tut.distillation.rkd_loss` of the features. With one image per class the
+        adapted teacher's labels are all but one-hot, and T² makes their gradient long: choose the
         weight and the student's inner rate together, on validation tasks.
     kd : callable, optional
         (student's outputs, teacher's outputs) -> scalar instead of ``kd_loss``, as for
@@ -284,7 +277,7 @@ class MetaDistiller:
         Parameters
         ----------
         support_x, support_y : Tensor
-            As for :meth:`metalearn_tut.maml.MAML.adapt`.
+            As for :meth:`metalearn_tut.learners.MAML.adapt`.
         steps, teacher_steps : int, optional
             Inner steps of the student and of the teacher, those of training by default.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metalearn_tut.bilevel import parameters_of
 from metalearn_tut.bilevel.checks import ways_of
-from metalearn_tut.maml import MAML
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.models.few_shot import FewShotNetwork
 
 

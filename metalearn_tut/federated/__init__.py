@@ -1,4 +1,4 @@
-"""Floor 3: nodes with different data learn together where each of them should start."""
+"""Floor 6: nodes with different data learn together where each of them should start."""
 
 from metalearn_tut.federated.aggregation import (
     Reply,
@@ -11,20 +11,15 @@ from metalearn_tut.federated.aggregation import (
     weighted_average,
 )
 from metalearn_tut.federated.federation import Federation
-from metalearn_tut.federated.gating import UPDATES, MetaGater
 from metalearn_tut.federated.nodes import Across, Node, NodeSampler
 from metalearn_tut.federated.outcome import FederationFailed
 from metalearn_tut.federated.partition import Partition, by_classes, by_dirichlet
 from metalearn_tut.federated.rounds import in_process, run_rounds
-from metalearn_tut.federated.stages import STAGES
 
 __all__ = [
-    "STAGES",
-    "UPDATES",
     "Across",
     "Federation",
     "FederationFailed",
-    "MetaGater",
     "Node",
     "NodeSampler",
     "Partition",

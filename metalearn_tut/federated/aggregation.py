@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel import Params
-from metalearn_tut.learner import Learner
-from metalearn_tut.maml import MAML
-from metalearn_tut.state import BUFFER, MASK, networks_of
-from metalearn_tut.tasks.sampler import as_integer
+from metalearn_tut.checks import as_integer
+from metalearn_tut.learners.learner import Learner
+from metalearn_tut.learners.maml import MAML
+from metalearn_tut.learners.state import BUFFER, MASK, networks_of
 
 State = Mapping[str, Tensor]
 _HEAVIEST = 1e250  # a weight: more, and a product or the sum may not be finite

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from metalearn_tut.checks import check_choice, check_count, check_seed
 from metalearn_tut.federated.aggregation import Reply, State, load_state, state_of
 from metalearn_tut.federated.nodes import Node, NodeSampler
-from metalearn_tut.learner import Learner
-from metalearn_tut.state import networks_of, settings_of
-from metalearn_tut.tasks.content import content_hash
-from metalearn_tut.tasks.sampler import check_choice, check_count, check_seed, distinct, raw_draws
+from metalearn_tut.files.content import content_hash
+from metalearn_tut.learners.learner import Learner
+from metalearn_tut.learners.state import networks_of, settings_of
+from metalearn_tut.tasks.sampler import distinct, raw_draws
 
 _CLIENTS, _NOISE = 2**32, 2**33  # streams of random numbers, one a purpose
 

@@ -10,15 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from metalearn_tut.tasks.content import content_hash
-from metalearn_tut.tasks.sampler import (
-    TaskSampler,
-    check_count,
-    check_index,
-    check_seed,
-    distinct,
-    raw_draws,
-)
+from metalearn_tut.checks import check_count, check_index, check_seed
+from metalearn_tut.files.content import content_hash
+from metalearn_tut.tasks.sampler import TaskSampler, distinct, raw_draws
 from metalearn_tut.tasks.source import ClassSource
 from metalearn_tut.tasks.task import Task
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metalearn_tut.checks import check_count, check_seed
 from metalearn_tut.federated.nodes import Node
-from metalearn_tut.tasks.sampler import check_count, check_seed, distinct, raw_draws
+from metalearn_tut.tasks.sampler import distinct, raw_draws
 from metalearn_tut.tasks.source import ClassSource
 
 _CLASSES, _IMAGES, _SHARES, _UNSEEN = range(1, 5)  # streams of random numbers, one a purpose

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from metalearn_tut.bilevel import Params
+from metalearn_tut.checks import check_count
 from metalearn_tut.federated.aggregation import (
     Reply,
     State,
@@ -25,10 +26,9 @@ from metalearn_tut.federated.aggregation import (
 )
 from metalearn_tut.federated.federation import Federation
 from metalearn_tut.federated.outcome import Record, check_answered, unanswered
-from metalearn_tut.tasks.cache import remove_partial
-from metalearn_tut.tasks.content import as_json
-from metalearn_tut.tasks.sampler import check_count
-from metalearn_tut.tasks.tensor_file import (
+from metalearn_tut.files.cache import remove_partial
+from metalearn_tut.files.content import as_json
+from metalearn_tut.files.tensor_file import (
     check_same_run,
     copy_tensors,
     damaged,

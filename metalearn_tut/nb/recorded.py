@@ -15,8 +15,8 @@ def side_by_side() -> Rows:
     Returns
     -------
     dict
-        By name: see :func:`metalearn_tut.claims.compact.rows`. Seconds are those of the machine
-        on which the study ran.
+        By name: see :func:`metalearn_tut.claims.compact.claims.rows`. Seconds are those of the
+        machine on which the study ran.
 
     Examples
     --------

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from metalearn_tut.learner import Learner
-from metalearn_tut.runs import load_learner
+from metalearn_tut.learners.learner import Learner
+from metalearn_tut.runs.building import load_learner
 
 _SUFFIX = ".safetensors"
 

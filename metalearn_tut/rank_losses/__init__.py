@@ -1,4 +1,4 @@
-"""Floor 3: rank losses, which weigh the tasks of a batch by how hard they are.
+"""Floor 5: rank losses, which weigh the tasks of a batch by how hard they are.
 
 Each is an ``aggregate=`` of :func:`metalearn_tut.training.meta_train`: called with the losses
 ``[n]`` of the tasks of one step, it gives the scalar to descend. The ideas are those of HeTRoM

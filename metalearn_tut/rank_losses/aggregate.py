@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metalearn_tut.bilevel.checks import whole_number
+from metalearn_tut.checks import whole_number
 
 
 class Selection(NamedTuple):

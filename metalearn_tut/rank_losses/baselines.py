@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from metalearn_tut.checks import check_count
 from metalearn_tut.rank_losses.aggregate import TaskAggregate, check_remembered
-from metalearn_tut.tasks.sampler import check_count
 
 
 class WorstMixture(TaskAggregate):

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_tut.bilevel.objective import TaskLoss
-from metalearn_tut.learner import Learner
+from metalearn_tut.checks import check_count
+from metalearn_tut.learners.learner import Learner
 from metalearn_tut.rank_losses.aggregate import TaskAggregate, check_losses, check_remembered
 from metalearn_tut.rank_losses.ranked_range import check_shares
 from metalearn_tut.scoring import scalar_loss
-from metalearn_tut.tasks.sampler import TaskSampler, check_count
+from metalearn_tut.tasks.sampler import TaskSampler
 
 _SMALLEST = 1e-8  # losses below it count as this: the logarithm of 0 is of no use
 _TOLERANCE = 1e-6  # in logarithms: equal losses differ by rounding

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metalearn_tut.checks import as_integer
 from metalearn_tut.rank_losses.aggregate import TaskAggregate
-from metalearn_tut.tasks.sampler import as_integer
 
 
 class RankedRange(TaskAggregate):

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from metalearn_tut.checks import check_choice, check_count
 from metalearn_tut.rank_losses.aggregate import check_remembered, uniform
 from metalearn_tut.rank_losses.ranked_range import RankedRange
 from metalearn_tut.rank_losses.variational import difference_of_tops, nested_hinges
-from metalearn_tut.tasks.sampler import check_choice, check_count
 
 MODES = ("sgda", "sgda_f2")
 INITS = ("correct", "authors")

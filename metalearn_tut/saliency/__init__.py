@@ -1,4 +1,4 @@
-"""Floor 3: which weights a meta-learned network can lose and still learn new tasks.
+"""Floor 5: which weights a meta-learned network can lose and still learn new tasks.
 
 Adaptation-aware network pruning (ANP; Gao et al., *Pruning Meta-Trained Networks for On-Device
 Adaptation*, CIKM 2021): layer-wise optimal brain surgery with the layer Hessians taken at the
@@ -9,11 +9,7 @@ full text; what is our reconstruction is called so.
 
 from metalearn_tut.saliency.capture import layer_inputs, patches, prunable_layers
 from metalearn_tut.saliency.filters import best_filters, filter_scores, remove_filters
-from metalearn_tut.saliency.gradient_scores import (
-    gradient_scores,
-    magnitude_scores,
-    random_scores,
-)
+from metalearn_tut.saliency.gradient_scores import gradient_scores, magnitude_scores, random_scores
 from metalearn_tut.saliency.hessians import LayerHessian, layer_hessians
 from metalearn_tut.saliency.masks import (
     check_pruned,

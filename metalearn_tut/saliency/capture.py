@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from metalearn_tut.bilevel import Params, functional, query_outputs
 from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.maml import MAML
-from metalearn_tut.tasks.sampler import check_choice, check_count
+from metalearn_tut.checks import check_choice, check_count
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.tasks.task import Task, as_float
 
 PRUNABLE = (nn.Conv2d, nn.Linear)
@@ -31,7 +31,7 @@ def prunable_layers(learner: MAML, layers: Sequence[str] | None = None) -> Layer
     Parameters
     ----------
     learner : MAML
-        Or a relative of :mod:`metalearn_tut.maml`.
+        Or a relative of :mod:`metalearn_tut.learners`.
     layers : sequence of names, optional
         Some of them; all by default.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.models import Conv4, ResNet12
-from metalearn_tut.models.frozen import any_frozen
+from metalearn_tut.models.mode import any_frozen
 
 Network = Conv4 | ResNet12
 

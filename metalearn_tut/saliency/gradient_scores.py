@@ -11,12 +11,12 @@ from metalearn_tut import bilevel
 from metalearn_tut.bilevel import Params, parameters_of
 from metalearn_tut.bilevel.checks import prepare, ways_of
 from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.maml import MAML
+from metalearn_tut.checks import check_choice, check_seed
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.models.bound import for_tasks
 from metalearn_tut.saliency.capture import check_capture, prunable_parameters
 from metalearn_tut.saliency.obs import Scores
 from metalearn_tut.scoring import scalar_loss
-from metalearn_tut.tasks.sampler import check_choice, check_seed
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 KINDS = ("snip", "meta_snip", "meta_taylor")

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from metalearn_tut.maml import MAML
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.saliency.capture import (
     check_capture,
     check_untied,
@@ -133,7 +133,7 @@ def layer_hessians(
     have the second order.
 
     Adaptation changes a layer's Hessian only if it moves a weight before the layer: never
-    that of the first layer, and no layer's with :func:`~metalearn_tut.maml.anil` or with one
+    that of the first layer, and no layer's with :func:`~metalearn_tut.learners.anil` or with one
     step from a zero head, which move the head alone.
 
     Examples

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.bilevel import parameters_of
-from metalearn_tut.maml import MAML
+from metalearn_tut.checks import check_choice
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.saliency.capture import prunable_parameters
-from metalearn_tut.tasks.sampler import check_choice
 
 Masks = dict[str, Tensor]
 ALLOCATIONS = ("uniform", "global", "lamp")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.bilevel import parameters_of
-from metalearn_tut.maml import MAML
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.saliency.capture import free_leaves
 from metalearn_tut.saliency.hessians import LayerHessian
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metalearn_tut.maml import MAML
+from metalearn_tut.files.tensor_file import check_same_run, read_tensors, write_tensors
+from metalearn_tut.learners.maml import MAML
+from metalearn_tut.learners.state import load_state, state_of
 from metalearn_tut.saliency.masks import Masks
-from metalearn_tut.state import load_state, state_of
-from metalearn_tut.tasks.tensor_file import check_same_run, read_tensors, write_tensors
 
 _KIND = "pruning round"
 

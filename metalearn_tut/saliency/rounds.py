@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from metalearn_tut.bilevel import parameters_of
-from metalearn_tut.maml import MAML
+from metalearn_tut.checks import check_choice, check_count, check_index, check_seed
+from metalearn_tut.files.content import as_json, described
+from metalearn_tut.files.progress import progress_bar
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.saliency.capture import check_capture, check_untied, prunable_layers
 from metalearn_tut.saliency.hessians import layer_hessians
 from metalearn_tut.saliency.masks import (
@@ -23,15 +26,7 @@ from metalearn_tut.saliency.masks import (
 )
 from metalearn_tut.saliency.round_files import Pruned, RoundFolder
 from metalearn_tut.saliency.scoring import SCORES, remove, scores_of
-from metalearn_tut.tasks.content import as_json, described
-from metalearn_tut.tasks.progress import progress_bar
-from metalearn_tut.tasks.sampler import (
-    TaskSampler,
-    check_choice,
-    check_count,
-    check_index,
-    check_seed,
-)
+from metalearn_tut.tasks.sampler import TaskSampler
 
 Retrain = Callable[[MAML, int], Any]
 
@@ -70,7 +65,7 @@ def anp_prune(
     Parameters
     ----------
     learner : MAML
-        Meta-trained, or a relative (:func:`~metalearn_tut.maml.anil`, ``Reptile``, learned
+        Meta-trained, or a relative (:func:`~metalearn_tut.learners.anil`, ``Reptile``, learned
         rates). Changed in place. Masks that it has count as rounds before the first.
     sampler : TaskSampler
         The tasks to score by, usually training tasks. Their tags are not looked at.

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.bilevel import parameters_of
-from metalearn_tut.maml import MAML
+from metalearn_tut.checks import check_choice
+from metalearn_tut.learners.maml import MAML
 from metalearn_tut.saliency.capture import free_leaves
 from metalearn_tut.saliency.gradient_scores import (
     KINDS,
@@ -19,7 +20,6 @@ from metalearn_tut.saliency.gradient_scores import (
 )
 from metalearn_tut.saliency.hessians import LayerHessian, layer_hessians
 from metalearn_tut.saliency.obs import Scores, obs_scores, prune_layer
-from metalearn_tut.tasks.sampler import check_choice
 from metalearn_tut.tasks.task import TaskBatch
 
 SCORES = ("anp", "lobs", "magnitude", "random", *KINDS)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from metalearn_tut.bilevel import Params
 from metalearn_tut.bilevel.checks import check_masks
-from metalearn_tut.maml import MAML
-from metalearn_tut.state import tensors_of
-from metalearn_tut.tasks.tensor_file import copy_tensors, damaged, read_tensors, write_tensors
+from metalearn_tut.files.tensor_file import copy_tensors, damaged, read_tensors, write_tensors
+from metalearn_tut.learners.maml import MAML
+from metalearn_tut.learners.state import tensors_of
 
 _KIND = "sparse file"
 

@@ -1,13 +1,13 @@
-"""Floor 1: tasks as values, samplers with random access, and where the images come from."""
+"""Floor 2: tasks as values, samplers with random access, and where the images come from."""
 
 from metalearn_tut.tasks.arrays import from_arrays
 from metalearn_tut.tasks.cifar10 import cifar10
-from metalearn_tut.tasks.glyphs import glyphs
+from metalearn_tut.tasks.glyphs.source import glyphs
 from metalearn_tut.tasks.heterogeneity import Mixture, NoisyTasks, WithOutliers
 from metalearn_tut.tasks.image_folder import image_folder
 from metalearn_tut.tasks.mini_imagenet import mini_imagenet
-from metalearn_tut.tasks.omniglot import omniglot
-from metalearn_tut.tasks.omniglot_runs import omniglot_runs
+from metalearn_tut.tasks.omniglot.runs import omniglot_runs
+from metalearn_tut.tasks.omniglot.source import omniglot
 from metalearn_tut.tasks.pool import Pool
 from metalearn_tut.tasks.sampler import EpisodeSampler, TaskSampler
 from metalearn_tut.tasks.sinusoid import sinusoid

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from metalearn_tut.files.download import download as fetch
 from metalearn_tut.tasks import files
-from metalearn_tut.tasks.download import download as fetch
 from metalearn_tut.tasks.source import LabelledImages, check_split
 
 CLASSES = (

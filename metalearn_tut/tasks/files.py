@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from metalearn_tut.tasks.archives import ARCHIVE_SUFFIXES, is_hidden, opened, walked
-from metalearn_tut.tasks.cache import atomic_write, cache_dir, check_cache, remove_partial
-from metalearn_tut.tasks.decoding import IMAGE_SUFFIXES, decode, decode_rgb
+from metalearn_tut.files.archives import ARCHIVE_SUFFIXES, is_hidden, opened, walked
+from metalearn_tut.files.cache import atomic_write, cache_dir, check_cache, remove_partial
+from metalearn_tut.files.pictures import IMAGE_SUFFIXES, decode, decode_rgb
 
 __all__ = [
     "ARCHIVE_SUFFIXES",

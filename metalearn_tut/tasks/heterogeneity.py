@@ -20,15 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_tut.tasks.sampler import (
-    TaskSampler,
-    check_choice,
-    check_index,
-    check_seed,
-    distinct,
-    raw_draws,
-    unit,
-)
+from metalearn_tut.checks import check_choice, check_index, check_seed
+from metalearn_tut.tasks.sampler import TaskSampler, distinct, raw_draws, unit
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 KINDS = ("permuted", "random")

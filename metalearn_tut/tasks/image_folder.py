@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from metalearn_tut.checks import check_choice, check_count
+from metalearn_tut.files.archives import empty_folders
+from metalearn_tut.files.cache import cache_dir
+from metalearn_tut.files.mapped import MappedImages, stored_images
+from metalearn_tut.files.pictures import decode_square
 from metalearn_tut.tasks import files
-from metalearn_tut.tasks.archives import empty_folders
-from metalearn_tut.tasks.cache import cache_dir
-from metalearn_tut.tasks.decoding import decode_square
-from metalearn_tut.tasks.mapped import MappedImages, stored_images
-from metalearn_tut.tasks.sampler import check_choice, check_count
 from metalearn_tut.tasks.source import SPLITS, ClassSource
 
 _SPLIT_OF = {
@@ -51,7 +51,7 @@ def image_folder(
     """Your own pictures as classes: ``root/cat/1.jpg``, ``root/cat/2.png``, ``root/dog/...``.
 
     Pictures may differ in size, format and mode; each is decoded as a viewer shows it
-    (:func:`metalearn_tut.tasks.decoding.decode`), its shorter side brought to ``size`` pixels
+    (:func:`metalearn_tut.files.pictures.decode`), its shorter side brought to ``size`` pixels
     and its middle cut out, so that proportions are kept. The first use writes them to the cache
     folder, from which they are read image by image; a change of any file makes them anew.
 

@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from metalearn_tut.checks import check_count
+from metalearn_tut.files.cache import cache_dir
+from metalearn_tut.files.mapped import MappedImages, stored_images
 from metalearn_tut.tasks import files
-from metalearn_tut.tasks.cache import cache_dir
-from metalearn_tut.tasks.mapped import MappedImages, stored_images
-from metalearn_tut.tasks.sampler import check_count
 from metalearn_tut.tasks.source import ClassSource, check_split
 
 __all__ = ["MappedImages", "mini_imagenet"]

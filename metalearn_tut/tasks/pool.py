@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from metalearn_tut.tasks.sampler import TaskSampler, check_count, check_index
+from metalearn_tut.checks import check_count, check_index
+from metalearn_tut.tasks.sampler import TaskSampler
 from metalearn_tut.tasks.task import Task
 
 

@@ -7,14 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from metalearn_tut.tasks.sampler import (
-    TaskSampler,
-    check_count,
-    check_index,
-    check_seed,
-    raw_draws,
-    unit,
-)
+from metalearn_tut.checks import check_count, check_index, check_seed
+from metalearn_tut.tasks.sampler import TaskSampler, raw_draws, unit
 from metalearn_tut.tasks.task import Task
 
 Interval = tuple[float, float]

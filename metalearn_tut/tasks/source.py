@@ -11,17 +11,9 @@ from warnings import warn
 
 import numpy as np
 
-from metalearn_tut.tasks.content import content_hash
-from metalearn_tut.tasks.sampler import (
-    EpisodeSampler,
-    as_integer,
-    check_choice,
-    check_count,
-    check_rows,
-    check_seed,
-    distinct,
-    raw_draws,
-)
+from metalearn_tut.checks import as_integer, check_choice, check_count, check_rows, check_seed
+from metalearn_tut.files.content import content_hash
+from metalearn_tut.tasks.sampler import EpisodeSampler, distinct, raw_draws
 
 SPLITS = ("train", "validation", "test")
 _NAMED = 10  # classes that a warning names

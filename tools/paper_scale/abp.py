@@ -21,7 +21,7 @@ from at_scale import complete, options
 
 from metalearn_tut.block_voting import block_budget
 from metalearn_tut.claims import Job, Results
-from metalearn_tut.claims.abp_jobs import gates, pruned, unpruned
+from metalearn_tut.claims.abp.jobs import gates, pruned, unpruned
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.models import CifarResNet
 

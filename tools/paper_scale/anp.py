@@ -19,7 +19,7 @@ from typing import Any
 from at_scale import complete, options
 
 from metalearn_tut.claims import Job, Results
-from metalearn_tut.claims.anp_jobs import pruned
+from metalearn_tut.claims.anp.jobs import pruned
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.learners import alone
 

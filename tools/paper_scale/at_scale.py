@@ -10,7 +10,7 @@ from typing import Any
 
 from metalearn_tut.claims import Job
 from metalearn_tut.claims.runner import run_jobs
-from metalearn_tut.results import write_result
+from metalearn_tut.files.provenance import write_result
 
 RESULTS = Path(__file__).parents[2] / "results" / "paper_scale"
 Values = dict[str, dict[str, Any]]

@@ -22,21 +22,21 @@ from typing import Any
 import torch
 from at_scale import complete, options
 
-from metalearn_tut import cost
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.metagater_filters import CHOICES, chosen
-from metalearn_tut.claims.metagater_jobs import answers, best_rates, by_node
+from metalearn_tut.claims.metagater.filters import CHOICES, chosen
+from metalearn_tut.claims.metagater.jobs import answers, best_rates, by_node
+from metalearn_tut.evaluation import cost
 from metalearn_tut.federated import (
     Across,
     Federation,
-    MetaGater,
     Partition,
     by_classes,
     per_fed_avg,
     run_rounds,
 )
-from metalearn_tut.models import ChannelGatedResNet12, ResNet12
+from metalearn_tut.gating import ChannelGatedResNet12, MetaGater
+from metalearn_tut.models import ResNet12
 from metalearn_tut.tasks import cifar10, from_arrays
 
 SHAPE, CLASSES, SUPPORTS = (3, 32, 32), 10, (5, 10, 20)

@@ -22,8 +22,8 @@ from at_scale import complete, options
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.learners import alone
-from metalearn_tut.claims.tsmd_arms import CHOSEN, RECONSTRUCTED
-from metalearn_tut.claims.tsmd_jobs import taught
+from metalearn_tut.claims.tsmd.arms import CHOSEN, RECONSTRUCTED
+from metalearn_tut.claims.tsmd.jobs import taught
 
 SEEDS, QUERIES = (0, 1), 15
 GUIDED = {

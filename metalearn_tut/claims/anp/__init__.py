@@ -1,0 +1,1 @@
+"""Adaptation-aware pruning (Gao et al.): its claims, arms and jobs."""

@@ -1,0 +1,1 @@
+"""Rank losses over tasks (Si et al.): its claims, jobs and tasks."""

@@ -1,0 +1,1 @@
+"""Task-specific meta distillation (Wu et al.): its claims, arms and jobs."""

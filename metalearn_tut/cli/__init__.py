@@ -1,0 +1,5 @@
+"""Floor 9: the command ``metalearn-tut``."""
+
+from metalearn_tut.cli.program import app, main
+
+__all__ = ["app", "main"]

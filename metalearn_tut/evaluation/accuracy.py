@@ -1,0 +1,272 @@
+"""What a learner's accuracy may claim: paired tasks, fixed steps, and an interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from metalearn_tut.checks import whole_number
+from metalearn_tut.files.content import content_hash, described
+from metalearn_tut.learners.learner import Learner
+from metalearn_tut.models.few_shot import FewShotNetwork
+from metalearn_tut.models.norms import TaskBatchNorm2d
+from metalearn_tut.models.proof import depends_on_others
+from metalearn_tut.scoring import Metric, check_function, is_finite, score
+from metalearn_tut.tasks.sampler import TaskSampler
+
+PROTOCOLS = {
+    "batch": "transductive: normalized by the query batch",
+    "support": "deployable: normalized by the support set",
+    "group": "group norm: each image alone",
+    "none": "no normalization across images",
+}
+
+
+def interval(values: Tensor) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval, ``1.96 · sd / sqrt(n)``, sd with n - 1.
+
+    Examples
+    --------
+    >>> mean, half = interval(torch.tensor([0.0, 1.0, 0.0, 1.0]))
+    >>> round(mean, 3), round(half, 3)
+    (0.5, 0.566)
+    """
+    if values.ndim != 1 or not len(values):
+        raise ValueError(
+            f"values must be a vector of at least one number, got shape {list(values.shape)}"
+        )
+    values = values.double()
+    half = 1.96 * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return values.mean().item(), half
+
+
+def protocol_of(predict: Any, x: Tensor) -> str:
+    """How a predictor normalizes images, in words: found by giving it one alone.
+
+    Parameters
+    ----------
+    predict : callable
+        What ``learner.adapt(support_x, support_y)`` gave.
+    x : Tensor [B, ...]
+        Some inputs of that task, two or more.
+    """
+    if depends_on_others(predict, x):
+        return PROTOCOLS["batch"]
+    model = getattr(predict, "model", None)
+    if not isinstance(model, nn.Module):
+        return PROTOCOLS["none"]
+    if isinstance(model, FewShotNetwork):
+        return PROTOCOLS[model.norm]
+    norms = [m for m in model.modules() if isinstance(m, (_BatchNorm, TaskBatchNorm2d))]
+    if any(isinstance(m, TaskBatchNorm2d) or m.running_mean is None for m in norms):
+        return PROTOCOLS["support"]
+    return "running statistics of training" if norms else PROTOCOLS["none"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Per-task results of one learner on one list of tasks.
+
+    Parameters
+    ----------
+    values : Tensor [n]
+        One number per task, in task order: accuracy, unless another metric was given.
+    sampler : str
+        Which tasks.
+    protocol : str
+        How query images were normalized; numbers of different protocols answer different
+        questions.
+    steps : int or None
+        Inner steps taken, if the learner takes any.
+    metric : str, default "accuracy"
+        What the values are.
+    not_finite : int, default 0
+        Number of tasks whose outputs held NaN or infinity: a diverged learner's. Their rows
+        with NaN count as wrong in an accuracy.
+    measure : str, default ""
+        Of a metric that was given, a hash of what it does: two may have one name.
+    """
+
+    values: Tensor
+    sampler: str
+    protocol: str
+    steps: int | None = None
+    metric: str = "accuracy"
+    not_finite: int = 0
+    measure: str = field(default="", repr=False)
+
+    @property
+    def mean(self) -> float:
+        """Mean over tasks."""
+        return interval(self.values)[0]
+
+    @property
+    def half_width(self) -> float:
+        """Half-width of the 95 % interval over tasks."""
+        return interval(self.values)[1]
+
+    def __str__(self) -> str:
+        name = "" if self.metric == "accuracy" else f"{self.metric} "
+        steps = "" if self.steps is None else f", {self.steps} inner steps"
+        return (
+            f"{name}{self.mean:.4f} ± {self.half_width:.4f} "
+            f"({len(self.values)} tasks{steps}; {self.protocol}{self._bad()})"
+        )
+
+    def _bad(self) -> str:
+        return f"; outputs of {self.not_finite} tasks are not finite" if self.not_finite else ""
+
+    def to_dict(self, values: bool = False) -> dict[str, Any]:
+        """What a results file holds, ready for JSON.
+
+        Parameters
+        ----------
+        values : bool, default False
+            Include the number of every task.
+        """
+        summary = {
+            "metric": self.metric,
+            "mean": self.mean,
+            "half_width": self.half_width,
+            "n_tasks": len(self.values),
+            "steps": self.steps,
+            "protocol": self.protocol,
+            "sampler": self.sampler,
+        }
+        if self.not_finite:
+            summary["not_finite"] = self.not_finite
+        return {**summary, "values": self.values.tolist()} if values else summary
+
+
+def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
+    """Mean of ``a - b`` task by task, and the half-width of its 95 % interval.
+
+    Raises
+    ------
+    ValueError
+        If the two were not measured by one metric on the same tasks.
+    """
+    for what, x, y in (
+        ("the same tasks", *(f"{len(e.values)} of {e.sampler}" for e in (a, b))),
+        ("one metric", a.metric, b.metric),
+        ("one metric", *(f"{e.metric} {e.measure}" for e in (a, b))),
+    ):
+        if x != y:
+            raise ValueError(f"paired_difference needs {what} on both sides, got {x} and {y}")
+    return interval(a.values.double() - b.values.double())
+
+
+def evaluate(
+    learner: Learner,
+    sampler: TaskSampler,
+    n_tasks: int = 600,
+    *,
+    steps: int | None = None,
+    metric: Metric | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Adapt to each of the first ``n_tasks`` tasks and score the query sets.
+
+    Parameters
+    ----------
+    learner : Learner
+        Anything with ``adapt(support_x, support_y)``.
+    sampler : TaskSampler
+        Tasks; two learners evaluated on one sampler are paired.
+    n_tasks : int, default 600
+        Number of tasks, at most the sampler's length if it has one.
+    steps : int, optional
+        Inner steps, fixed for all tasks; the learner's own number by default.
+    metric : callable, optional
+        (outputs, targets) -> number, such as ``F.mse_loss``; the learner's own by default, and
+        if it has none, the accuracy of logits ``[B, N]`` for class indices ``[B]``.
+    progress : bool, default False
+        Show a progress bar.
+
+    Returns
+    -------
+    Evaluation
+        ``print`` it for "mean ± interval (tasks; protocol)".
+
+    Raises
+    ------
+    ValueError
+        If there are not as many tasks, if ``steps`` is given to a learner that takes none, or
+        if there is no metric and accuracy is not defined.
+
+    Examples
+    --------
+    >>> from metalearn_tut import MAML, tasks
+    >>> x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    >>> sampler = tasks.from_arrays(x, torch.arange(60) % 3).sampler(ways=3, shots=2, queries=5)
+    >>> result = evaluate(MAML(nn.Linear(4, 3), inner_lr=0.1), sampler, n_tasks=50)
+    >>> len(result.values), result.steps, result.half_width < 0.1
+    (50, 1, True)
+    """
+    n_tasks = check_n_tasks(sampler, n_tasks)
+    if steps is not None and not hasattr(learner, "inner_steps"):
+        raise ValueError(f"steps={steps}, but {type(learner).__name__} takes no inner steps")
+    indices = _counted(n_tasks) if progress else range(n_tasks)
+    metric = getattr(learner, "metric", None) if metric is None else metric
+    check_function("metric", metric, optional=True)
+    values, finite = task_values(learner, sampler, indices, steps=steps, metric=metric)
+    used = steps if steps is not None else getattr(learner, "inner_steps", None)
+    name = "accuracy" if metric is None else getattr(metric, "__name__", type(metric).__name__)
+    bad = n_tasks - int(finite.sum())
+    measure = "" if metric is None else content_hash([described(metric)])
+    protocol = _protocol(learner, sampler)
+    return Evaluation(values.cpu(), repr(sampler), protocol, used, name, bad, measure)
+
+
+def _protocol(learner: Learner, sampler: TaskSampler) -> str:
+    task = sampler[0]
+    learner = getattr(learner, "unwatched", learner)  # what is only tried is not counted
+    predict = learner.adapt(task.support_x, task.support_y)
+    x = task.query_x
+    return protocol_of(predict, x if len(x) > 1 else torch.cat([x, task.support_x]))
+
+
+def check_n_tasks(sampler: TaskSampler, n_tasks: int, name: str = "n_tasks") -> int:
+    """The number of tasks as an ``int``, if the sampler has as many."""
+    n_tasks = whole_number(name, n_tasks, least=1)
+    if hasattr(sampler, "__len__") and n_tasks > len(sampler):
+        raise ValueError(f"{name} must be in 1..{len(sampler)}, the tasks there are, got {n_tasks}")
+    return n_tasks
+
+
+def task_values(
+    learner: Learner,
+    sampler: TaskSampler,
+    indices: Iterable[int],
+    *,
+    steps: int | None = None,
+    metric: Metric | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The loop behind :func:`evaluate`: of each task its score, and whether its outputs are finite.
+
+    Returns
+    -------
+    values : Tensor [n]
+    finite : bool Tensor [n]
+    """
+    options = {} if steps is None else {"steps": steps}
+    values, finite = [], []
+    for i in indices:
+        task = sampler[i]
+        predict = learner.adapt(task.support_x, task.support_y, **options)
+        outputs = predict(task.query_x)
+        values.append(score(metric, outputs, task.query_y.to(outputs.device)))
+        finite.append(is_finite(outputs))
+    return torch.stack(values), torch.tensor(finite)
+
+
+def _counted(n: int) -> Iterable[int]:
+    from tqdm.auto import tqdm
+
+    return tqdm(range(n), desc="evaluate", unit="task")

@@ -1,0 +1,260 @@
+"""MetaGater: a backbone and its channel gates, both adapted to a task by a step each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metalearn_tut.bilevel import (
+    Params,
+    TaskGradients,
+    assert_second_order_safe,
+    parameters_of,
+    trainable_of,
+)
+from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
+from metalearn_tut.bilevel.objective import TaskLoss
+from metalearn_tut.checks import check_choice, check_seed
+from metalearn_tut.files.content import architecture, described
+from metalearn_tut.gating.differences import difference_gradients
+from metalearn_tut.gating.networks import ChannelGated
+from metalearn_tut.gating.stages import STAGES, Stages
+from metalearn_tut.learners.learner import Predictor, TaskLosses, attach_gradients
+from metalearn_tut.models.bound import at_rest, for_tasks
+from metalearn_tut.scoring import Metric, check_aligned, check_function, check_loss, scores
+from metalearn_tut.tasks.task import Task, TaskBatch
+
+UPDATES = ("full", "first", "difference")
+
+
+class MetaGater:
+    """Meta-learn where a channel-gated network starts, for one step of each of its two parts.
+
+    On the support set of task i, with ``theta`` the backbone and ``phi`` the gates,
+
+    ``theta_i = theta - inner_lr · grad_theta L(theta; open gates)``
+
+    ``phi_i = phi - gate_lr · grad_phi [L(theta_i, phi) + sparsity · R(theta_i, phi)]``
+
+    and on its query set ``F_i = L(theta_i, phi_i) + sparsity · R(theta_i, phi_i)``, R the mean
+    share of open filters (:func:`~metalearn_tut.gating.open_share`), or, as by default, what of
+    it is above a target. Frozen parameters are in neither part: they stay as they are.
+
+    Parameters
+    ----------
+    model : ChannelGatedConv4 or ChannelGatedResNet12
+        Its parameters are theta and phi, trained in place.
+    inner_lr, gate_lr : float, default 0.4
+        Step sizes of backbone and gates, >= 0; ``gate_lr`` is ``inner_lr`` by default.
+    stages : sequence of {"backbone", "gates"}, default ("backbone", "gates")
+        The steps, in order. Each takes its gradient at what those before it made. Several of a
+        kind are several steps; none at all is FedAvg with gates.
+    backbone_gates : {"open", "gated"}
+        Gates in a step of the backbone: all open, or by ``phi``.
+    sparsity : float, default 2
+        Weight of R, >= 0; 0 prices nothing.
+    target : float or None, default 0.5
+        Penalize only what R has more than this: ``max(R - target, 0)``; None penalizes R.
+    two_sided : bool, default False
+        With a target, penalize ``|R - target|``.
+    warmup : float, default 0
+        Share of training during which R has no weight, so that gates do not close before
+        they carry information.
+    update : {"full", "first", "difference"}
+        The meta-gradient: exact; without second derivatives; or with products of Hessian and
+        vector by :func:`~metalearn_tut.gating.differences.difference_gradients`.
+    delta : float, default 1e-3
+        Width of these differences.
+    detach_stage1 : bool, default False
+        Take for constants in a stage what the stages before it made of the other part. F is
+        the same; its gradient lacks the path through the second stage.
+    relaxed : bool, default False
+        Gates that are never 0 or 1 (``how="soft"``) in all that is learned from. With them
+        finite differences converge to ``update="full"``, which for hard ones they do not: a
+        straight-through gradient is not the gradient of the mask that it passes through.
+    loss : callable, default cross entropy
+        (outputs, targets) -> scalar, in both loops.
+    metric : callable, optional
+        (outputs, targets) -> number, how a task is scored; accuracy by default.
+    seed : int, default 0
+        Of the gates' noise in :meth:`adapt`: one support set gives one network.
+
+    Raises
+    ------
+    TypeError
+        If the model has no channel gates.
+    ValueError
+        If an option is unknown or out of range.
+
+    Notes
+    -----
+    The two stages of one step, the gates conditioned on the adapted backbone and the joint
+    initialization are in the paper's abstract, which is all of it that we know. Open gates in
+    the first stage, the form of R and its place in both losses are our reconstruction. Noise is
+    drawn once for each task, for its support set (the same in all stages) and its query set.
+
+    References
+    ----------
+    Lin, Yang, He, Fan and Zhang, *MetaGater: Fast Learning of Conditional Channel Gated
+    Networks via Federated Meta-Learning*, arXiv:2011.12511, 2020.
+
+    Examples
+    --------
+    >>> from metalearn_tut import tasks
+    >>> from metalearn_tut.gating import ChannelGatedConv4
+    >>> from metalearn_tut.models import Conv4
+    >>> x, y = torch.rand(60, 1, 16, 16), torch.arange(60) % 3
+    >>> task = tasks.from_arrays(x, y).sampler(ways=3, shots=2, queries=2)[0]
+    >>> network = ChannelGatedConv4(Conv4(1, ways=3, width=8, norm="support", image_size=16))
+    >>> learner = MetaGater(network, inner_lr=0.1, sparsity=0.5)
+    >>> predict = learner.adapt(task.support_x, task.support_y)
+    >>> predict(task.query_x).shape, len(predict.deploy().masks(task.query_x))
+    (torch.Size([6, 3]), 4)
+    """
+
+    def __init__(
+        self,
+        model: ChannelGated,
+        inner_lr: float = 0.4,
+        gate_lr: float | None = None,
+        *,
+        stages: Sequence[str] = STAGES,
+        backbone_gates: str = "open",
+        sparsity: float = 2.0,
+        target: float | None = 0.5,
+        two_sided: bool = False,
+        warmup: float = 0.0,
+        update: str = "full",
+        delta: float = 1e-3,
+        detach_stage1: bool = False,
+        relaxed: bool = False,
+        loss: TaskLoss = F.cross_entropy,
+        metric: Metric | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(model, ChannelGated):
+            raise TypeError(f"model must have channel gates, got {type(model).__name__}")
+        gate_lr = inner_lr if gate_lr is None else gate_lr
+        if isinstance(stages, str):
+            raise ValueError(f"stages must be a sequence of names, got {stages!r}")
+        for stage in stages:
+            check_choice("stages", stage, STAGES)
+        check_choice("backbone_gates", backbone_gates, ("open", "gated"))
+        check_choice("update", update, UPDATES)
+        check_seed(seed)
+        numbers = {"inner_lr": inner_lr, "gate_lr": gate_lr, "sparsity": sparsity}
+        for name, value in numbers.items():
+            if not 0 <= value < inf:
+                raise ValueError(f"{name} must be finite and >= 0, got {value}")
+        for name, value in {"target": target or 0.0, "warmup": warmup}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be in 0..1, got {value}")
+        if two_sided and target is None:
+            raise ValueError("two_sided=True needs a target")
+        if not 0 < delta < inf:
+            raise ValueError(f"delta must be positive, got {delta}")
+        check_loss("loss", loss)
+        check_function("metric", metric, optional=True)
+        self.model, self.loss, self.sparsity, self.warmup = model, loss, sparsity, warmup
+        self.update, self.delta, self.seed, self.metric = update, delta, seed, metric
+        self.inner = Stages(
+            model=model,
+            loss=loss,
+            lr={"backbone": inner_lr, "gates": gate_lr},
+            stages=tuple(stages),
+            backbone_gates=backbone_gates,
+            how="soft" if relaxed else "learned",
+            target=target,
+            two_sided=two_sided,
+            detach_stage1=detach_stage1,
+            first_order=update == "first",
+        )
+
+    def meta_parameters(self) -> Params:
+        """The parameters that are not frozen: those of gates are called ``gates.*``."""
+        return trainable_of(self.model)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what it learns, as JSON."""
+        own = ("sparsity", "warmup", "update", "delta", "seed", "metric")
+        inner = ("lr", "stages", "backbone_gates", "how", "target", "two_sided", "detach_stage1")
+        found = {name: getattr(self, name) for name in own}
+        found |= {name: getattr(self.inner, name) for name in inner}
+        frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
+        found |= {"loss": self.loss, **({"frozen": frozen} if frozen else {})}
+        known = [self.model, *self.model.parameters()]  # which a loss may read
+        return {"model": architecture(self.model), **described(found, known=known)}
+
+    def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
+        """F of each task, with its meta-gradient attached, and the accuracy on the query set.
+
+        Parameters
+        ----------
+        batch : TaskBatch
+            T tasks.
+        progress : float, default 1
+            Share of training done, for ``warmup``.
+        """
+        metas = self.meta_parameters()
+        if not metas:
+            raise ValueError("MetaGater has nothing to train: all parameters are frozen")
+        assert_second_order_safe(self.model, first_order=self.update != "full")
+        batch = prepare(batch, metas, ways_of(self.model, metas), (self.loss, self.loss))
+        sparsity = self.sparsity if progress >= self.warmup else 0.0
+        result = TaskGradients.of_tasks(metas, (self._task(t, sparsity) for t in batch))
+        check_aligned(self.loss, result.outputs[0], batch.query_y[0])
+        accuracy = scores(self.metric, result.outputs, batch.query_y)
+        return TaskLosses(attach_gradients(result, metas), accuracy)
+
+    def _task(self, task: Task, sparsity: float) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """F, the query logits, and the gradient in the order of the meta-parameters."""
+        leaves = {n: p.detach().requires_grad_() for n, p in self.meta_parameters().items()}
+        noises = self.model.noise(len(task.support_x)), self.model.noise(len(task.query_x))
+        support = task.support_x, task.support_y, noises[0], sparsity
+        with torch.set_grad_enabled(self.update != "difference"):
+            steps, reached = zip(*self.inner.steps(leaves, *support), strict=True)
+        end = reached[-1]
+        if self.update == "difference":
+            end = {n: p.detach().requires_grad_() for n, p in end.items()}
+        with torch.enable_grad():
+            value, logits = self.inner.query_value(end, task, noises, sparsity)
+        wanted = end if self.update == "difference" else leaves
+        found = torch.autograd.grad(value, list(wanted.values()), materialize_grads=True)
+        if self.update == "difference":
+            at_end = dict(zip(end, found, strict=True))
+            found = difference_gradients(at_end, steps[1:], self.delta).values()
+        return value.detach(), logits.detach(), list(found)
+
+    @torch.no_grad()
+    def adapt(self, support_x: Tensor, support_y: Tensor) -> Predictor:
+        """Learn one task: all stages on its support set.
+
+        Parameters
+        ----------
+        support_x : Tensor [M, C, H, W]
+            ``uint8`` images or floating ones.
+        support_y : Tensor [M]
+            Labels in 0..ways-1.
+
+        Returns
+        -------
+        Predictor
+            Its gates are deterministic. ``predict.deploy()`` is a gated network for
+            :func:`~metalearn_tut.gating.skip` and :func:`metalearn_tut.gating.active_macs`.
+        """
+        params = self.meta_parameters()
+        check_rows(support_x, support_y, "support")
+        check_targets(support_y, "support_y", ways_of(self.model, params), self.loss)
+        x, y = prepared(support_x, support_y, params, "support_x")
+        generator = torch.Generator(x.device).manual_seed(self.seed)
+        noise = self.model.noise(len(x), generator)
+        network = for_tasks(self.model, training=False)
+        inner = replace(self.inner, model=network, loss=at_rest(self.loss))
+        *_, (_, end) = inner.steps(params, x, y, noise, self.sparsity)
+        return Predictor(network, {**parameters_of(network), **end}, support_x)  # frozen ones, too

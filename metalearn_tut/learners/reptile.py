@@ -1,0 +1,77 @@
+"""Reptile: towards where each task ends, without a derivative through the inner loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metalearn_tut import bilevel
+from metalearn_tut.bilevel import Params
+from metalearn_tut.bilevel.checks import prepare, ways_of
+from metalearn_tut.bilevel.forward import norm_of
+from metalearn_tut.bilevel.inner import Rate, masked, private
+from metalearn_tut.learners.learner import TaskLosses
+from metalearn_tut.learners.maml import MAML
+from metalearn_tut.models.bound import for_tasks
+from metalearn_tut.scoring import scalar_loss
+from metalearn_tut.tasks.task import Task, TaskBatch
+
+
+class Reptile(MAML):
+    """Reptile (Nichol et al. 2018): move the start towards where each task ends.
+
+    The update direction of task i is ``theta - theta_i'``, with ``theta_i'`` the result of
+    plain descent on all of the task's labelled examples, support and query; no derivative
+    passes through the inner loop. The reported losses are those of the query set after
+    adapting to the support set, as for MAML, and their gradients are the directions: train
+    with the mean of the losses.
+
+    Parameters
+    ----------
+    model, inner_lr, inner_steps
+        As for :class:`MAML`.
+    **settings
+        ``zero_head``, ``head``, ``groups``, ``loss``, ``inner_loss``, ``metric``, ``masks``,
+        ``pull``, as there.
+    """
+
+    def __init__(
+        self, model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **settings: Any
+    ) -> None:
+        allowed = {"zero_head", "head", "groups", "loss", "inner_loss", "metric", "masks", "pull"}
+        if unknown := sorted(set(settings) - allowed):
+            raise TypeError(f"Reptile has no argument {unknown[0]!r}")
+        super().__init__(model, inner_lr, inner_steps, **settings)
+
+    @torch.no_grad()
+    def _task(
+        self, network: nn.Module, task: Task, theta: Params, lr: Rate
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Query loss and outputs, and how far each meta-parameter is from where the task ends."""
+        forward, norm = bilevel.functional(network), norm_of(network)
+        inner_loss, theta = scalar_loss(self.inner_loss, "inner_loss"), private(theta)
+        inner = {"steps": self.inner_steps, "lr": lr, **self.inner_settings(self.inner_steps)}
+        x = torch.cat([task.support_x, task.query_x])
+        y = torch.cat([task.support_y, task.query_y])
+        end = bilevel.inner_loop(lambda p: inner_loss(forward(p, x), y), theta, **inner)
+        losses = {"loss": scalar_loss(self.loss), "inner_loss": inner_loss}
+        loss, outputs = bilevel.query_loss(forward, theta, task, norm=norm, **losses, **inner)
+        begin = masked(theta, inner.get("masks"))
+        return loss, outputs, [begin[n] - end[n] for n in self.meta_parameters()]
+
+    def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
+        """Query losses that carry ``theta - theta_i'`` as their gradients."""
+        metas = self._trained()
+        theta, lr = self.start(metas)
+        losses = self.inner_loss, self.loss
+        if batch.support_y.shape[2:] != batch.query_y.shape[2:]:
+            raise ValueError(
+                "Reptile learns from support and query set as one: their targets must have one "
+                f"shape, got {list(batch.support_y.shape[1:])} and {list(batch.query_y.shape[1:])}"
+            )
+        batch = prepare(batch, theta, ways_of(self.model, theta), losses)
+        network = for_tasks(self.model)
+        rows = (self._task(network, task, theta, lr) for task in batch)
+        return self._judged(bilevel.TaskGradients.of_tasks(metas, rows), metas, batch)

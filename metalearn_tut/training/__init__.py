@@ -1,0 +1,8 @@
+"""Floor 6: meta-training: the outer loop, its step sizes, its record, and its files."""
+
+from metalearn_tut.training.checkpoint import Memory, RunFolder
+from metalearn_tut.training.history import History
+from metalearn_tut.training.loop import NonFiniteLoss, meta_train
+from metalearn_tut.training.outer_rates import cosine
+
+__all__ = ["History", "Memory", "NonFiniteLoss", "RunFolder", "cosine", "meta_train"]

@@ -1,0 +1,116 @@
+"""The pages of the book fit together, and so do the files around them."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import check_book
+import contract
+import nbformat
+import pytest
+import yaml
+from contract_code import figure_names, imported, undeclared
+from contract_text import citations, links, spelling
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+BOOK = ROOT / "book"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {Requirement(line).name for line in requirements}
+
+
+CORE = names(PROJECT["dependencies"])
+EVERY = CORE.union(*(names(lines) for lines in EXTRAS.values()))
+
+
+def test_figure_names_are_used_once():
+    found = [n for path in BOOK.glob("*.ipynb") for n in figure_names(nbformat.read(path, 4))]
+    assert len(found) == len(set(found))
+
+
+def test_the_table_of_contents_names_every_page_and_no_other():
+    toc = list(check_book.toc_names(yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))))
+    found = [path.relative_to(BOOK).with_suffix("").as_posix() for path in contract.pages()]
+    assert sorted(toc) == sorted(found)
+
+
+def test_every_public_module_has_a_page():
+    package = ROOT / "metalearn_tut"
+    modules = {path.stem for path in package.glob("*.py")}
+    modules |= {path.parent.name for path in package.glob("*/__init__.py")}
+    public = {name for name in modules if not name.startswith("_")}
+    documented = set()
+    for page in (BOOK / "api").glob("*.md"):
+        documented |= set(re.findall(r"automodule:: metalearn_tut\.(\w+)$", page.read_text(), re.M))
+    assert documented == public
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_the_front_pages_lead_somewhere(name):
+    for target in links((ROOT / name).read_text("utf-8")):
+        assert (ROOT / target).exists(), f"{name}: {target}"
+
+
+def test_links_of_the_book_lead_somewhere():
+    for path in contract.pages():
+        for target in links(contract.page_text(path)):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_links_are_found_in_markdown():
+    text = "[a](b.md#c) [d](https://e.f) [g](#h) `[i](j.md)` [k](<l.md>)"
+    assert links(text) == ["b.md", "l.md"]
+    blocks = "```{note}\n[a](b.md)\n```\n\n[c](d.md)\n\n```{note}\n```\n\n```\n[e](f.md)\n```"
+    assert links(blocks) == ["b.md", "d.md"]
+
+
+@pytest.mark.parametrize("path", sorted(BOOK.rglob("*.md")), ids=lambda path: path.stem)
+def test_spelling_of_the_pages_is_american(path):
+    found = set(spelling(path.read_text("utf-8")))
+    assert found == set()
+
+
+def test_spelling_is_read_in_glossaries_too():
+    text = "# A\n\n```{glossary}\nterm\n  Some `code` of colour.\n```\n\n```python\ngrey = 1\n```"
+    assert list(spelling(text)) == ["'colour' is British spelling"]
+
+
+def test_labels_of_exercises_are_used_once():
+    """Of two exercises with one label the book would show one, without a warning."""
+    found = [
+        x
+        for p in contract.pages()
+        for x in re.findall(r"^:label: (\S+)$", contract.page_text(p), re.M)
+    ]
+    assert len(found) > 8 and len(found) == len(set(found))
+
+
+def test_every_source_is_cited_and_every_citation_has_a_source():
+    cited = set().union(*(citations(contract.page_text(p)) for p in contract.pages()))
+    bib = (BOOK / "references.bib").read_text("utf-8")
+    assert cited == set(re.findall(r"^@\w+\{(\S+),$", bib, re.MULTILINE))
+
+
+@pytest.mark.parametrize("folder", ["metalearn_tut", "tests", "tools", "benchmarks"])
+def test_imports_are_declared_dependencies(folder):
+    inside = folder == "metalearn_tut"
+    optional = names([*EXTRAS["federated"], *EXTRAS["deploy"]])  # their modules ask for them
+    declared = {name.lower() for name in (CORE | optional if inside else EVERY)}
+    own = {
+        path.stem
+        for place in ("tools", "tools/paper_scale", "book/_ext", "benchmarks", folder)
+        for path in (ROOT / place).rglob("*.py")
+    }
+    for path in (ROOT / folder).rglob("*.py"):
+        found = imported(ast.parse(path.read_text("utf-8")))
+        assert undeclared(found - (set() if inside else own), declared) == set(), path

@@ -1,0 +1,238 @@
+"""The checkers of chapter 2's exercises take every right answer and no wrong one."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call, grad
+
+from metalearn_tut import bilevel
+from metalearn_tut.nb.chapters import chapter02
+
+
+def not_attempted(*args):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "check",
+    [chapter02.check_curved_gradient, chapter02.check_rate_gradient, chapter02.check_adapt_some],
+)
+def test_an_exercise_not_attempted_is_no_failure(check, capsys):
+    check(not_attempted)
+    assert capsys.readouterr().out.endswith("not attempted yet\n")
+
+
+# Exercise 2.1: curvature
+
+
+def closed_form(w, a, b, alpha, h, k):
+    kept = (1 - alpha * h) ** k
+    return (a + (w - a) * kept - b) * kept
+
+
+def by_chain_rule(w, a, b, alpha, h, k):
+    factor = 1.0
+    for _ in range(k):
+        w, factor = w - alpha * h * (w - a), factor * (1 - alpha * h)
+    return np.float64(factor * (w - b))
+
+
+def by_complex_step(w, a, b, alpha, h, k):
+    w = w + 1e-30j
+    for _ in range(k):
+        w = w - alpha * h * (w - a)
+    return ((w - b) ** 2 / 2).imag / 1e-30
+
+
+@pytest.mark.parametrize("answer", [closed_form, by_chain_rule, by_complex_step])
+def test_right_curved_gradients_are_taken(answer, capsys):
+    chapter02.check_curved_gradient(answer)
+    assert capsys.readouterr().out == "Exercise 2.1: correct\n"
+
+
+WRONG_CURVED = {
+    "first order": lambda w, a, b, alpha, h, k: a + (w - a) * (1 - alpha * h) ** k - b,
+    "curvature forgotten": lambda w, a, b, alpha, h, k: closed_form(w, a, b, alpha, 1.0, k),
+    "one factor too many": lambda w, a, b, alpha, h, k: (
+        closed_form(w, a, b, alpha, h, k) * (1 - alpha * h)
+    ),
+    "sign of the start": lambda w, a, b, alpha, h, k: closed_form(a, w, b, alpha, h, k),
+    "not a number": lambda *args, **kwargs: float("nan"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CURVED)
+def test_wrong_curved_gradients_are_not(name):
+    with pytest.raises(AssertionError, match="gradient for w = "):
+        chapter02.check_curved_gradient(WRONG_CURVED[name])
+
+
+# Exercise 2.2: the gradient of the rate
+
+
+def loss_after(model, params, task, rate):
+    def support(p):
+        return F.mse_loss(functional_call(model, p, (task.support_x,)), task.support_y)
+
+    slopes = grad(support)(params)
+    moved = {n: p - rate * slopes[n] for n, p in params.items()}
+    return F.mse_loss(functional_call(model, moved, (task.query_x,)), task.query_y)
+
+
+def frozen(model):
+    return {n: p.detach() for n, p in model.named_parameters()}
+
+
+def by_autodiff(model, task, inner_lr):
+    rate = torch.tensor(inner_lr, dtype=torch.float64, requires_grad=True)
+    return torch.autograd.grad(loss_after(model, frozen(model), task, rate), rate)[0]
+
+
+def by_product(model, task, inner_lr):
+    """Minus the product of the query gradient, after, and the support gradient, before."""
+    params = list(model.parameters())
+    loss = F.mse_loss(model(task.support_x), task.support_y)
+    before = dict(zip(frozen(model), torch.autograd.grad(loss, params), strict=True))
+    moved = {n: p - inner_lr * before[n] for n, p in frozen(model).items()}
+    after = grad(lambda p: F.mse_loss(functional_call(model, p, (task.query_x,)), task.query_y))(
+        moved
+    )
+    return -sum((after[n] * before[n]).sum() for n in before).item()
+
+
+@pytest.mark.parametrize("answer", [by_autodiff, by_product])
+def test_right_rate_gradients_are_taken(answer, capsys):
+    chapter02.check_rate_gradient(answer)
+    assert capsys.readouterr().out == "Exercise 2.2: correct\n"
+
+
+def of_the_support_loss(model, task, inner_lr):
+    swapped = type(task)(task.support_x, task.support_y, task.support_x, task.support_y)
+    return by_product(model, swapped, inner_lr)
+
+
+def at_the_start(model, task, inner_lr):
+    return by_product(model, task, 0.0)
+
+
+def that_moves_the_model(model, task, inner_lr):
+    right = by_product(model, task, inner_lr)
+    with torch.no_grad():
+        model[0].weight.add_(1e-3)
+    return right
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda *args: -by_product(*args), "derivative at inner_lr"),
+        (of_the_support_loss, "derivative at inner_lr"),
+        (at_the_start, "derivative at inner_lr"),
+        (that_moves_the_model, "0.weight was changed"),
+        (lambda *args: torch.tensor([by_product(*args)]), "expected shape"),
+    ],
+)
+def test_wrong_rate_gradients_are_not(answer, why):
+    with pytest.raises(AssertionError, match=why):
+        chapter02.check_rate_gradient(answer)
+
+
+# Exercise 2.3: adapt a part
+
+
+def stepped(model, names, x, y, inner_lr, inner_steps, params=None, create_graph=True, turn=1):
+    params = dict(model.named_parameters()) if params is None else params
+    for _ in range(inner_steps):
+        loss = F.mse_loss(functional_call(model, params, (x,)), y)
+        slopes = torch.autograd.grad(loss, [params[n] for n in names], create_graph=create_graph)
+        for n, slope in zip(names, slopes, strict=True):
+            params = {**params, n: params[n] - turn * inner_lr * slope}
+    return params
+
+
+def with_all_slopes(model, names, x, y, inner_lr, inner_steps):
+    """Another way: all gradients, those of the other parameters multiplied by 0."""
+    params = dict(model.named_parameters())
+    for _ in range(inner_steps):
+        slopes = grad(lambda p: F.mse_loss(functional_call(model, p, (x,)), y))(params)
+        params = {n: p - inner_lr * (n in names) * slopes[n] for n, p in params.items()}
+    return params
+
+
+def with_module(model, names, x, y, inner_lr, inner_steps):
+    settings = {"inner_lr": inner_lr, "inner_steps": inner_steps, "loss": F.mse_loss}
+    return bilevel.adapt(model, x, y, groups=[names], **settings)
+
+
+@pytest.mark.parametrize("answer", [stepped, with_all_slopes, with_module])
+def test_right_ways_to_adapt_a_part_are_taken(answer, capsys):
+    chapter02.check_adapt_some(answer)
+    assert capsys.readouterr().out == "Exercise 2.3: correct\n"
+
+
+def everything(model, names, *rest):
+    return stepped(model, [n for n, _ in model.named_parameters()], *rest)
+
+
+def detached(*args):
+    return stepped(*args, create_graph=False)
+
+
+def uphill(*args):
+    return stepped(*args, turn=-1)
+
+
+def from_a_copy(model, *rest):
+    copied = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
+    return stepped(model, *rest, params=copied)
+
+
+def only_the_named(model, names, *rest):
+    return {n: p for n, p in stepped(model, names, *rest).items() if n in names}
+
+
+def one_step_too_many(model, names, x, y, inner_lr, inner_steps):
+    return stepped(model, names, x, y, inner_lr, inner_steps + 1)
+
+
+def in_place(model, names, x, y, inner_lr, inner_steps):
+    end = stepped(model, names, x, y, inner_lr, inner_steps)
+    with torch.no_grad():
+        for n, p in model.named_parameters():
+            p.copy_(end[n])
+    return dict(model.named_parameters())
+
+
+def without_graph(*args):
+    return {n: p.detach() for n, p in stepped(*args).items()}
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (everything, "off by"),
+        (detached, "meta-gradient"),
+        (uphill, "off by"),
+        (from_a_copy, "meta-gradient"),
+        (only_the_named, "expected the parameters"),
+        (one_step_too_many, "off by"),
+        (in_place, "was changed"),
+        (without_graph, "must be differentiable"),
+    ],
+)
+def test_wrong_ways_to_adapt_a_part_are_not(answer, why):
+    with pytest.raises(AssertionError, match=why):
+        chapter02.check_adapt_some(answer)
+
+
+# The drawings
+
+
+def test_drawings_are_images_of_a_hand_and_nothing_else():
+    images = {(n, hand): chapter02.draw(n, hand) for n in chapter02.DRAWINGS for hand in (0, 1)}
+    for image in images.values():
+        assert image.shape == (28, 28) and image.dtype == np.uint8
+        assert image[0].max() == 0 and image.max() == 255  # light ink on dark paper
+    assert len({image.tobytes() for image in images.values()}) == len(images)
+    np.testing.assert_array_equal(images["key", 1], chapter02.draw("key", 1))

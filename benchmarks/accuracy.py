@@ -34,7 +34,7 @@ from metalearn_tut.training.history import History
 
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "accuracy.json"
 SETTINGS = {"goal": 0.9, "validate_every": 50, "validation_tasks": 100, "most_steps": 1000}
-RECIPE = {"inner_lr": 0.4, "inner_steps": 2, "rates": "step", "zero_head": True}
+RECIPE = {"inner_lr": 0.4, "inner_steps": 2, "rate_mode": "per_layer_and_step", "zero_head": True}
 RECIPE_QUERIES, RECIPE_OUTER_LR = 5, 3e-3
 OURS = ("package", "package, recipe")
 

@@ -9,6 +9,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# A process that a test starts finds the cases where the test does.
+CASES = str(Path(__file__).with_name("cases"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [CASES, os.environ.get("PYTHONPATH")]))
 # Neither an example nor a strategy has a time limit: what is slow here may be quick elsewhere.
 settings.register_profile(
     "no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True

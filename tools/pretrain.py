@@ -31,14 +31,14 @@ from metalearn_tut.tasks.omniglot.source import VALIDATION_ALPHABETS
 
 ROOT = Path(__file__).parent.parent
 COMMON = (
-    "--ways 5 --queries 5 --norm support --inner-steps 2 --rates step --zero-head "
-    "--tasks-per-step 4 --outer-lr 2e-3 --seed 0 --processes 2"
+    "--ways 5 --queries 5 --norm support --inner-steps 2 --rate-mode per_layer_and_step "
+    "--zero-head --tasks-per-step 4 --outer-lr 2e-3 --seed 0 --processes 2"
 )
 # What to train the glyph learners with, where it is not as in COMMON.
 GLYPHS = {
     "glyphs_5way_1shot": "--data glyphs --shots 1 --steps 6500 --validate-every 1625",
     "glyphs_5way_1shot_small": (
-        "--data glyphs --shots 1 --width 8 --rates fixed --engine vectorised --steps 1000 "
+        "--data glyphs --shots 1 --width 8 --rate-mode fixed --engine vectorised --steps 1000 "
         "--outer-lr 4e-3 --validate-every 500 --validation-tasks 60 --processes 1"
     ),
     "glyphs_5way_5shot": "--data glyphs --shots 5 --steps 1500 --validate-every 750",
@@ -52,7 +52,7 @@ OMNIGLOT = {
     },
     "algorithm": {
         **{"name": "maml", "inner_lr": 0.4, "inner_steps": 2, "engine": "functional"},
-        **{"zero_head": True, "step_losses": 0.0, "rates": "step"},
+        **{"zero_head": True, "multi_step_loss": 0.0, "rate_mode": "per_layer_and_step"},
     },
 }
 LEARNERS = (*GLYPHS, "omniglot_5way_1shot")

@@ -24,12 +24,12 @@ def check_inner(
     lr: Rate,
     masks: Mapping[str, Tensor] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
-    pull: float = 0.0,
+    prox_weight: float = 0.0,
 ) -> None:
     """Refuse settings of an inner loop that cannot work."""
     whole_number("inner_steps", steps)
-    if not 0 <= pull < inf:
-        raise ValueError(f"pull must be finite and >= 0, got {pull}")
+    if not 0 <= prox_weight < inf:
+        raise ValueError(f"prox_weight must be finite and >= 0, got {prox_weight}")
     stepped = list(params) if groups is None else [name for group in groups for name in group]
     check_known("groups", stepped, params)
     check_masks(masks or {}, params)

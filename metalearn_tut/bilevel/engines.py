@@ -82,12 +82,12 @@ def meta_gradient(
         Number of inner steps, >= 0; 0 gives the ordinary gradient of the query loss.
     engine : {"functional", "higher", "vectorised", "implicit"}
         How to compute it. The first three agree to rounding; ``"implicit"`` needs
-        ``pull`` > 0 and a converged inner loop.
+        ``prox_weight`` > 0 and a converged inner loop.
     first_order : bool, default False
         Drop the second-order term (FOMAML).
     **settings
         ``loss``, ``inner_loss``, ``step_weights`` of :func:`query_loss`; ``masks``,
-        ``groups``, ``pull``, ``recompute`` of :func:`inner_path`; ``solver``,
+        ``groups``, ``prox_weight``, ``recompute`` of :func:`inner_path`; ``solver``,
         ``solver_steps`` of :func:`implicit_gradients`.
 
     Returns
@@ -168,7 +168,7 @@ def task_gradients(
         raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
     params, lr = start(metas)
     inner = (settings.get(name) for name in ("masks", "groups"))
-    check_inner(params, steps, lr, *inner, settings.get("pull", 0.0))
+    check_inner(params, steps, lr, *inner, settings.get("prox_weight", 0.0))
     assert_second_order_safe(model, engine, first_order=bool(settings.get("first_order")))
     batch = prepare(batch, params, ways_of(model, params), (inner_loss or loss, loss))
     inner_loss = scalar_loss(inner_loss or loss, "inner_loss" if inner_loss else "loss")
@@ -269,7 +269,7 @@ def adapt(
     loss : callable, default cross entropy
         (outputs, targets) -> scalar.
     **inner
-        ``masks``, ``groups``, ``first_order``, ``pull``, ``recompute``.
+        ``masks``, ``groups``, ``first_order``, ``prox_weight``, ``recompute``.
 
     Returns
     -------
@@ -280,7 +280,7 @@ def adapt(
     start = parameters_of(model) if params is None else params
     names = ("masks", "groups")
     inner["groups"] = stepped_groups(model, inner.get("groups"))
-    check_inner(start, inner_steps, inner_lr, *map(inner.get, names), inner.get("pull", 0.0))
+    check_inner(start, inner_steps, inner_lr, *map(inner.get, names), inner.get("prox_weight", 0.0))
     check_rows(support_x, support_y, "support")
     check_targets(support_y, "support_y", ways_of(model, start), loss)
     x, y = prepared(support_x, support_y, start, "support_x")

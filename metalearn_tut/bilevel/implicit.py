@@ -29,7 +29,7 @@ def implicit_gradients(
     start: Callable[[Params], tuple[Params, Rate]],
     *,
     steps: int,
-    pull: float = 0.0,
+    prox_weight: float = 0.0,
     masks: Mapping[str, Tensor] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
     loss: TaskLoss = F.cross_entropy,
@@ -42,14 +42,15 @@ def implicit_gradients(
     """Meta-gradients at the solution of the pulled inner problem (iMAML, HeTRoM's AID-CG).
 
     The inner loop steps some parameters, phi, from their start theta, and leaves the others, b,
-    as they are. With ``phi* = argmin L_s(phi, b) + pull/2 |phi - theta|^2`` and one linear solve
+    as they are. With ``phi* = argmin L_s(phi, b) + lambda/2 |phi - theta|^2``, lambda being
+    ``prox_weight``, and one linear solve
 
-    ``u = (H + pull I)^-1 d l/d phi``,  H the Hessian of L_s in phi at phi*,
+    ``u = (H + lambda I)^-1 d l/d phi``,  H the Hessian of L_s in phi at phi*,
 
-    the implicit function theorem gives the gradient of the query loss l(phi*, b): ``pull u`` for
+    the implicit function theorem gives the gradient of the query loss l(phi*, b): ``lambda u`` for
     theta, ``d l/d b - d/d b [u . d L_s/d phi]`` for b. If all parameters are stepped it is
     iMAML's (Rajeswaran et al. 2019, lemma 1). If the head alone is, and starts at zero, the pull
-    is a ridge ``pull/2 |phi|^2`` and the gradient HeTRoM's (our specification's default).
+    is a ridge ``lambda/2 |phi|^2`` and the gradient HeTRoM's (our specification's default).
 
     It is right only where the inner loop has converged. Learned rates get no gradient.
 
@@ -57,7 +58,7 @@ def implicit_gradients(
     ----------
     model, batch, metas, start, steps, loss, inner_loss, deferred
         As for :func:`task_gradients`.
-    pull : float
+    prox_weight : float
         Strength of the L2 pull to the start (iMAML's lambda), > 0.
     masks : mapping of name to 0/1 Tensor, optional
         Pruned weights are zero, in phi and in b, and take no part in the solve.
@@ -72,16 +73,16 @@ def implicit_gradients(
     Raises
     ------
     ValueError
-        If ``pull`` is 0, ``groups`` step nothing, ``solver`` is unknown, or an option is given
-        that only unrolled engines have.
+        If ``prox_weight`` is 0, ``groups`` step nothing, ``solver`` is unknown, or an option is
+        given that only unrolled engines have.
     """
     params, lr = start(metas)
     stepped = list(params) if groups is None else list(dict.fromkeys(chain(*groups)))
-    _check(pull, stepped, solver, lr, others)
+    _check(prox_weight, stepped, solver, lr, others)
     solver_steps = whole_number("solver_steps", solver_steps)
     forward, norm = functional(model), norm_of(model)
     inner_loss = loss if inner_loss is None else inner_loss
-    inner = {"steps": steps, "lr": lr, "pull": pull, "masks": masks, "groups": groups}
+    inner = {"steps": steps, "lr": lr, "prox_weight": prox_weight, "masks": masks, "groups": groups}
 
     def row(task: Task) -> Row:
         def support_loss(p: Params) -> Tensor:
@@ -100,7 +101,9 @@ def implicit_gradients(
             derivative = slope_along(support_loss, end, stepped)
 
             def matrix(u: Vector) -> Vector:
-                return add(masked(derivative(u, stepped), masks), u, pull)  # H + pull·I
+                return add(
+                    masked(derivative(u, stepped), masks), u, prox_weight
+                )  # H + prox_weight·I
 
             v = {n: direct[n] for n in stepped}
             if solver == "cg":
@@ -109,7 +112,7 @@ def implicit_gradients(
                 u = neumann(matrix, v, steps=solver_steps, rate=lr)
             rest = [n for n in end if n in metas and n not in u]
             mixed = masked(derivative(u, rest), masks)
-            found = {n: pull * u[n] for n in u} | {n: direct[n] - mixed[n] for n in rest}
+            found = {n: prox_weight * u[n] for n in u} | {n: direct[n] - mixed[n] for n in rest}
             return [found[n] if n in found else torch.zeros_like(m) for n, m in metas.items()]
 
         return value.detach(), outputs.detach(), gradients
@@ -118,13 +121,15 @@ def implicit_gradients(
 
 
 def _check(
-    pull: float, stepped: Sequence[str], solver: str, lr: Rate, others: dict[str, Any]
+    prox_weight: float, stepped: Sequence[str], solver: str, lr: Rate, others: dict[str, Any]
 ) -> None:
     """Refuse what has no implicit gradient; an option that is off is no harm."""
     if refused := sorted(name for name, value in others.items() if value is not None and value):
         raise ValueError(f"engine='implicit' does not take {refused[0]}; use engine='functional'")
-    if pull <= 0:
-        raise ValueError(f"engine='implicit' needs pull > 0 (iMAML's lambda), got {pull}")
+    if prox_weight <= 0:
+        raise ValueError(
+            f"engine='implicit' needs prox_weight > 0 (iMAML's lambda), got {prox_weight}"
+        )
     if not stepped:
         raise ValueError(
             "engine='implicit' needs groups with at least one parameter, as it solves for what "

@@ -47,14 +47,14 @@ def inner_path(
     masks: Mapping[str, Tensor] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
     first_order: bool = False,
-    pull: float = 0.0,
+    prox_weight: float = 0.0,
     recompute: bool = False,
 ) -> Iterator[Params]:
     """Descend ``loss`` from ``params`` and yield the parameters after every step.
 
     One step of each group in turn, every gradient taken at the newest values:
 
-    ``p <- p - lr · mask · (dL/dp + pull · (p - p_start))``
+    ``p <- p - lr · mask · (dL/dp + prox_weight · (p - p_start))``
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def inner_path(
         What is in no group is not adapted.
     first_order : bool, default False
         Treat inner gradients as constants when differentiating the result (FOMAML).
-    pull : float, default 0
+    prox_weight : float, default 0
         Strength of the L2 pull to the start, as in iMAML.
     recompute : bool, default False
         Keep no activations of inner steps and compute them again in the backward pass:
@@ -110,7 +110,7 @@ def inner_path(
             )
         stepped = {}
         for name, grad in zip(group, grads, strict=True):
-            direction = grad + pull * (here[name] - start[name]) if pull else grad
+            direction = grad + prox_weight * (here[name] - start[name]) if prox_weight else grad
             direction = direction.detach() if first_order else direction
             direction = direction * masks[name].to(direction) if name in masks else direction
             stepped[name] = here[name] - rate_at(lr, k, name) * direction

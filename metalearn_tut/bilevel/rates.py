@@ -7,22 +7,26 @@ from torch import Tensor
 
 from metalearn_tut.bilevel.inner import Params, Rate
 
-RATES = ("fixed", "one", "layer", "step", "weight")
+RATE_MODES = ("fixed", "shared", "per_layer", "per_layer_and_step", "per_weight")
 
 
-def initial_rates(kind: str, params: Params, lr: float, steps: int) -> Params:
-    """The learned rates of one of :data:`RATES` at their start, all equal to ``lr``.
+def initial_rates(mode: str, params: Params, lr: float, steps: int) -> Params:
+    """The learned rates of one of :data:`RATE_MODES` at their start, all equal to ``lr``.
 
-    ``"one"`` is a scalar called ``rates``; the others have an entry ``rates.<name>`` for each
-    parameter: a scalar (``"layer"``), ``[steps]`` (``"step"``), or the parameter's shape
-    (``"weight"``).
+    ``"shared"`` is a scalar called ``rates``; the others have an entry ``rates.<name>`` for each
+    parameter: a scalar (``"per_layer"``), ``[steps]`` (``"per_layer_and_step"``), or the
+    parameter's shape (``"per_weight"``).
     """
-    if kind == "fixed":
+    if mode == "fixed":
         return {}
-    if kind == "one":
+    if mode == "shared":
         shapes: dict[str, tuple[int, ...]] = {"rates": ()}
     else:
-        per = {"layer": lambda p: (), "step": lambda p: (steps,), "weight": lambda p: p.shape}[kind]
+        per = {
+            "per_layer": lambda p: (),
+            "per_layer_and_step": lambda p: (steps,),
+            "per_weight": lambda p: p.shape,
+        }[mode]
         shapes = {f"rates.{n}": tuple(per(p)) for n, p in params.items()}
     like = next(iter(params.values()), torch.empty(()))
     return {
@@ -31,8 +35,8 @@ def initial_rates(kind: str, params: Params, lr: float, steps: int) -> Params:
     }
 
 
-def learned_rates(
-    kind: str, metas: Params, params: Params, *, lead: int, trained: int, steps: int
+def rates_of(
+    mode: str, metas: Params, params: Params, *, lead: int, trained: int, steps: int
 ) -> Rate:
     """The learned rates among ``metas`` in the form that :func:`inner_path` takes.
 
@@ -47,11 +51,11 @@ def learned_rates(
     def wide(rate: Tensor, p: Tensor) -> Tensor:
         return rate.reshape(rate.shape + (1,) * (p.ndim - lead))
 
-    if kind == "weight":
+    if mode == "per_weight":
         return {n: metas[f"rates.{n}"] for n in params}
-    if kind == "one":
+    if mode == "shared":
         return {n: wide(metas["rates"], p) for n, p in params.items()}
-    if kind == "layer":
+    if mode == "per_layer":
         return {n: wide(metas[f"rates.{n}"], p) for n, p in params.items()}
     return [
         {n: wide(metas[f"rates.{n}"][..., min(k, trained - 1)], p) for n, p in params.items()}

@@ -38,7 +38,7 @@ def higher_path(
     masks: Mapping[str, Tensor] | None = None,
     groups: Sequence[Sequence[str]] | None = None,
     first_order: bool = False,
-    pull: float = 0.0,
+    prox_weight: float = 0.0,
     recompute: bool = False,
 ) -> Iterator[Params]:
     """:func:`inner_path` with each update made by a ``higher`` differentiable optimizer."""
@@ -62,8 +62,10 @@ def higher_path(
         for group in [list(params)] if groups is None else filter(len, groups):
             current = {n: alias(p) for n, p in current.items()}
             value = loss(current)
-            if pull:
-                value = value + pull / 2 * sum(((current[n] - start[n]) ** 2).sum() for n in group)
+            if prox_weight:
+                value = value + prox_weight / 2 * sum(
+                    ((current[n] - start[n]) ** 2).sum() for n in group
+                )
             updated = diffopt.step(
                 value,
                 params=list(current.values()),

@@ -111,8 +111,8 @@ def vote_by_tasks(
             f"n_prune must be an integer in 0..{len(model.candidates)} (blocks that may be "
             f"pruned), got {n_prune!r}"
         )
-    if learner.kind != "fixed":  # its rates would be those of blocks that are gone
-        raise ValueError(f"blocks can be pruned with rates='fixed', got {learner.kind!r}")
+    if learner.rate_mode != "fixed":  # its rates would be those of blocks that are gone
+        raise ValueError(f"blocks can be pruned with rate_mode='fixed', got {learner.rate_mode!r}")
     rounds = []
     for _ in range(count):
         marks = task_marks(learner, sampler, n_tasks)[..., list(model.candidates)].double()

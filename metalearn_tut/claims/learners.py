@@ -76,8 +76,8 @@ def train(learner: Learner, config: Config, folder: Path) -> None:
 def like(learner: MAML, network: nn.Module, algorithm: Config) -> MAML:
     """A learner of another network, with the settings ``algorithm`` and the learned rates."""
     other = MAML(network, **{n: value for n, value in algorithm.items() if n != "name"})
-    for name, rate in learner.rates.items():
-        other.rates[name].data.copy_(rate)
+    for name, rate in learner.learned_rates.items():
+        other.learned_rates[name].data.copy_(rate)
     return other
 
 

@@ -50,16 +50,16 @@ _SPLITS = ("train", "validation", "test")
 _OF_INNER_LOOP = {
     "inner_lr": None,
     "inner_steps": None,
-    "rates": None,
+    "rate_mode": None,
     "zero_head": False,
-    "step_losses": 0.0,
+    "multi_step_loss": 0.0,
     "engine": "functional",
 }
 _WITHOUT_USE = {
     "protonet": tuple(_OF_INNER_LOOP),
-    "reptile": ("rates", "step_losses", "engine"),
-    "metasgd": ("rates",),
-    "tsmd": ("step_losses", "engine"),
+    "reptile": ("rate_mode", "multi_step_loss", "engine"),
+    "metasgd": ("rate_mode",),
+    "tsmd": ("multi_step_loss", "engine"),
 }
 _OF_FOLDER = ("size", "min_images")
 _OF_GATES = ("gate_lr", "sparsity", "target", "warmup", "gate_outer_lr")

@@ -40,7 +40,7 @@ EvaluationData = choice(
 Split = choice("Split", "train", "validation", "test")
 Algorithm = choice("Algorithm", "maml", "fomaml", "anil", "reptile", "metasgd", "protonet", "tsmd")
 EvaluationNorm = choice("EvaluationNorm", "batch", "support")
-Rates = choice("Rates", "fixed", "one", "layer", "step", "weight")
+RateMode = choice("RateMode", "fixed", "shared", "per_layer", "per_layer_and_step", "per_weight")
 Engine = choice("Engine", "functional", "vectorised", "higher")
 Background = choice("Background", "full", "small1", "small2")
 Schedule = choice("Schedule", "cosine", "constant")
@@ -137,11 +137,11 @@ def train(
     inner_steps: Annotated[
         int | None, option("Inner steps.  [default: 1]", min=0, show_default=False)
     ] = None,
-    rates: Annotated[
-        Rates | None, option("Inner rates to learn.  [default: fixed]", show_default=False)
+    rate_mode: Annotated[
+        RateMode | None, option("Inner rates to learn.  [default: fixed]", show_default=False)
     ] = None,
     zero_head: Annotated[bool, flag("--zero-head", "Start each task from a head at zero.")] = False,
-    step_losses: Annotated[
+    multi_step_loss: Annotated[
         float, option("Share of training with losses after every inner step.", min=0, max=1)
     ] = 0.0,
     engine: Annotated[Engine, option("How meta-gradients are computed.")] = Engine.functional,

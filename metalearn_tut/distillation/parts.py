@@ -100,8 +100,8 @@ def _check_settings(name: str, learner: MAML) -> None:
     found = {
         "engine": (learner.engine, "functional"),
         "deferred": (learner.deferred, False),
-        "step_losses": (learner.step_losses, 0),
-        "pull": (learner.options.get("pull", 0), 0),
+        "multi_step_loss": (learner.multi_step_loss, 0),
+        "prox_weight": (learner.options.get("prox_weight", 0), 0),
     }
     for setting, (value, allowed) in found.items():
         if value != allowed:

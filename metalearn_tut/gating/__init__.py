@@ -1,8 +1,8 @@
 """Floor 5: each image opens the channels that it needs, and a task learns which (MetaGater).
 
 Lin et al., *MetaGater: Fast Learning of Conditional Channel Gated Networks via Federated
-Meta-Learning*, 2020 (arXiv:2011.12511). We know the paper's abstract and a summary of its equations, not its full
-text; what is our reconstruction is called so.
+Meta-Learning*, 2020 (arXiv:2011.12511). We know the paper's abstract and a summary of its
+equations, not its full text; what is our reconstruction is called so.
 """
 
 from metalearn_tut.gating.counts import active_macs

@@ -37,6 +37,7 @@ def active_macs(
     --------
     >>> from metalearn_tut.gating import ChannelGatedConv4
     >>> from metalearn_tut.models import Conv4
+    >>> from metalearn_tut.evaluation.cost import macs
     >>> network, x = ChannelGatedConv4(Conv4(1, ways=5, width=8)), torch.rand(3, 1, 28, 28)
     >>> active = active_macs(network, network.masks(x, how="closed"), x.shape[1:])
     >>> active.tolist(), macs(network, x.shape[1:])

@@ -17,7 +17,7 @@ from metalearn_tut.bilevel.checks import check_inner, check_rows, check_targets
 from metalearn_tut.bilevel.forward import stepped_groups
 from metalearn_tut.bilevel.inner import Rate
 from metalearn_tut.bilevel.objective import TaskLoss
-from metalearn_tut.bilevel.rates import RATES, initial_rates, learned_rates
+from metalearn_tut.bilevel.rates import RATE_MODES, initial_rates, rates_of
 from metalearn_tut.checks import check_choice, whole_number
 from metalearn_tut.files.content import architecture, described
 from metalearn_tut.learners.heads import check_zero_head, head_of, zeros_of
@@ -33,7 +33,7 @@ from metalearn_tut.scoring import (
 )
 from metalearn_tut.tasks.task import TaskBatch
 
-_SETTINGS = ("inner_loss", "masks", "pull", "recompute", "solver", "solver_steps")
+_SETTINGS = ("inner_loss", "masks", "prox_weight", "recompute", "solver", "solver_steps")
 
 
 class MAML:
@@ -58,7 +58,7 @@ class MAML:
         How meta-gradients are computed: see :func:`bilevel.meta_gradient`.
     first_order : bool, default False
         FOMAML: drop second derivatives.
-    rates : {"fixed", "one", "layer", "step", "weight"}
+    rate_mode : {"fixed", "shared", "per_layer", "per_layer_and_step", "per_weight"}
         Which inner rates are meta-learned: none; one for all; one per parameter tensor; one
         per parameter tensor and step (Antoniou et al. 2019); one per weight (Meta-SGD, Li
         et al. 2017).
@@ -70,7 +70,7 @@ class MAML:
         Name of the layer that is the head, for ``zero_head`` and :func:`anil`.
     groups : sequence of sequences of names, optional
         Parameters stepped in the inner loop, in order; the head alone gives ANIL.
-    step_losses : float, default 0
+    multi_step_loss : float, default 0
         Share of training over which the query losses after earlier steps fade out
         (multi-step loss, Antoniou et al. 2019); 0 uses the last step only.
     deferred : bool, default False
@@ -85,7 +85,7 @@ class MAML:
         evaluation; by default the accuracy of logits ``[B, N]`` for class indices ``[B]``, and
         in training no score for anything else.
     **settings
-        ``inner_loss``, ``masks``, ``pull``, ``recompute``, ``solver``, ``solver_steps``: see
+        ``inner_loss``, ``masks``, ``prox_weight``, ``recompute``, ``solver``, ``solver_steps``: see
         :func:`bilevel.meta_gradient`.
 
     Examples
@@ -119,17 +119,17 @@ class MAML:
         *,
         engine: str = "functional",
         first_order: bool = False,
-        rates: str = "fixed",
+        rate_mode: str = "fixed",
         zero_head: bool = False,
         head: str = "head",
         groups: Sequence[Sequence[str]] | None = None,
-        step_losses: float = 0.0,
+        multi_step_loss: float = 0.0,
         deferred: bool = False,
         loss: TaskLoss = F.cross_entropy,
         metric: Metric | None = None,
         **settings: Any,
     ) -> None:
-        _check_choices(engine, rates, inner_lr, inner_steps, step_losses, settings)
+        _check_choices(engine, rate_mode, inner_lr, inner_steps, multi_step_loss, settings)
         if deferred and engine == "vectorised":
             raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
         check_loss("loss", loss)
@@ -137,11 +137,16 @@ class MAML:
         check_function("metric", metric, optional=True)
         params = bilevel.parameters_of(model)
         check_inner(
-            params, inner_steps, inner_lr, settings.get("masks"), groups, settings.get("pull", 0.0)
+            params,
+            inner_steps,
+            inner_lr,
+            settings.get("masks"),
+            groups,
+            settings.get("prox_weight", 0.0),
         )
         self.model, self.loss, self.metric = model, loss, metric
         self.inner_lr, self.inner_steps = inner_lr, int(inner_steps)
-        self.engine, self.zero_head, self.step_losses = engine, zero_head, step_losses
+        self.engine, self.zero_head, self.multi_step_loss = engine, zero_head, multi_step_loss
         self.deferred, self.head = deferred, head
         self.masks: Params = dict(settings.pop("masks", None) or {})
         self.options = {"first_order": first_order, "groups": groups, **settings}
@@ -149,7 +154,8 @@ class MAML:
             check_zero_head(model, head)
         self._check_stepped(self.inner_steps)
         stepped = {n: params[n] for n in self.stepped()}
-        self.kind, self.rates = rates, initial_rates(rates, stepped, inner_lr, inner_steps)
+        self.rate_mode = rate_mode
+        self.learned_rates = initial_rates(rate_mode, stepped, inner_lr, inner_steps)
 
     def stepped(self) -> list[str]:
         """Names of the parameters that the inner loop moves: those of the groups, none frozen."""
@@ -166,12 +172,12 @@ class MAML:
             )
 
     def _check_rates(self) -> None:
-        if self.kind == "one":
+        if self.rate_mode == "one":
             return
-        if missing := [n for n in self.stepped() if f"rates.{n}" not in self.rates]:
+        if missing := [n for n in self.stepped() if f"rates.{n}" not in self.learned_rates]:
             raise ValueError(
-                f"rates={self.kind!r} has no rate for {', '.join(missing)}, which was frozen when "
-                f"the learner was made: make a new {type(self).__name__}, or freeze it again"
+                f"rate_mode={self.rate_mode!r} has no rate for {', '.join(missing)}, which was frozen "
+                f"when the learner was made: make a new {type(self).__name__}, or freeze it again"
             )
 
     def meta_parameters(self) -> Params:
@@ -183,10 +189,10 @@ class MAML:
         if self.zero_head:
             params = {n: p for n, p in params.items() if n not in self._head()}
         like = next(self.model.parameters())
-        for rate in self.rates.values():
+        for rate in self.learned_rates.values():
             if (rate.dtype, rate.device) != (like.dtype, like.device):
                 rate.data = rate.data.to(like)
-        return {**params, **self.rates}
+        return {**params, **self.learned_rates}
 
     def _head(self) -> list[str]:
         return head_of(self.model, self.head)
@@ -196,10 +202,18 @@ class MAML:
 
         Of two learners with the same settings and the same state one can go on for the other.
         """
-        names = ("inner_lr", "inner_steps", "engine", "zero_head", "head", "step_losses", "loss")
+        names = (
+            "inner_lr",
+            "inner_steps",
+            "engine",
+            "zero_head",
+            "head",
+            "multi_step_loss",
+            "loss",
+        )
         own = {name: getattr(self, name) for name in (*names, "deferred", "metric")}
         frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
-        kept = {"rates": self.kind, "frozen": frozen, **self.options}
+        kept = {"rate_mode": self.rate_mode, "frozen": frozen, **self.options}
         known = [self.model, *self.model.parameters()]  # which a loss may read
         rest = described({**own, **kept}, known=known)
         return {"method": type(self).__name__, "model": architecture(self.model), **rest}
@@ -251,12 +265,12 @@ class MAML:
 
         params = {n: at_start(n, p) for n, p in own.items()}
         steps = self.inner_steps if steps is None else steps
-        if self.kind == "fixed":
+        if self.rate_mode == "fixed":
             return params, self.inner_lr
         self._check_rates()
         sizes = {"lead": len(lead), "trained": self.inner_steps, "steps": steps}
         stepped = {n: params[n] for n in self.stepped()}
-        return params, learned_rates(self.kind, metas, stepped, **sizes)
+        return params, rates_of(self.rate_mode, metas, stepped, **sizes)
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """Query loss of each task after adaptation, with its meta-gradient attached.
@@ -266,7 +280,7 @@ class MAML:
         batch : TaskBatch
             T tasks.
         progress : float, default 1
-            Share of training done, for ``step_losses``.
+            Share of training done, for ``multi_step_loss``.
         """
         metas = self._trained()
         result = bilevel.task_gradients(
@@ -304,9 +318,9 @@ class MAML:
 
     def step_weights(self, progress: float) -> list[float] | None:
         """Weight of the query loss after each step: from all equal to the last one alone."""
-        if progress >= self.step_losses or self.inner_steps < 2:
+        if progress >= self.multi_step_loss or self.inner_steps < 2:
             return None
-        early = (1 - progress / self.step_losses) / self.inner_steps
+        early = (1 - progress / self.multi_step_loss) / self.inner_steps
         return [early] * (self.inner_steps - 1) + [1 - early * (self.inner_steps - 1)]
 
     def working(self, *, training: bool | None = None) -> MAML:
@@ -329,7 +343,7 @@ class MAML:
         The gradient behind it is multiplied by the head's weights, and so is that gradient's
         own derivative: exact zeros, which would take a third of the time to compute.
         """
-        inner = {n: self.options[n] for n in ("groups", "pull") if n in self.options}
+        inner = {n: self.options[n] for n in ("groups", "prox_weight") if n in self.options}
         self._check_stepped(steps)
         stepped = self.stepped()
         inner["groups"] = stepped_groups(self.model, inner["groups"])
@@ -402,27 +416,32 @@ def meta_sgd(
     model: nn.Module, inner_lr: float = 0.1, inner_steps: int = 1, **settings: Any
 ) -> MAML:
     """Meta-SGD (Li et al. 2017): one learned inner rate per weight."""
-    return MAML(model, inner_lr, inner_steps, rates="weight", **settings)
+    return MAML(model, inner_lr, inner_steps, rate_mode="per_weight", **settings)
 
 
 def _check_choices(
     engine: str,
-    rates: str,
+    rate_mode: str,
     inner_lr: Rate,
     inner_steps: int,
-    step_losses: float,
+    multi_step_loss: float,
     settings: dict[str, Any],
 ) -> None:
     """Refuse what no engine could run, when the learner is made and not when it trains."""
-    for name, value, allowed in (("engine", engine, bilevel.ENGINES), ("rates", rates, RATES)):
+    for name, value, allowed in (
+        ("engine", engine, bilevel.ENGINES),
+        ("rate_mode", rate_mode, RATE_MODES),
+    ):
         check_choice(name, value, allowed)
     if unknown := sorted(set(settings) - set(_SETTINGS)):
         raise TypeError(f"MAML has no argument {unknown[0]!r}")
-    if not 0 <= step_losses <= 1:
-        raise ValueError(f"step_losses must be in 0..1, got {step_losses}")
-    if rates != "fixed" and not isinstance(inner_lr, Real):
-        raise ValueError(f"rates={rates!r} start at one number, got inner_lr={inner_lr!r}")
-    if rates != "fixed" and engine == "implicit":
-        raise ValueError(f"engine='implicit' cannot learn rates, got rates={rates!r}")
-    if rates == "step" and inner_steps < 1:
-        raise ValueError(f"rates='step' needs inner_steps >= 1, got {inner_steps}")
+    if not 0 <= multi_step_loss <= 1:
+        raise ValueError(f"multi_step_loss must be in 0..1, got {multi_step_loss}")
+    if rate_mode != "fixed" and not isinstance(inner_lr, Real):
+        raise ValueError(f"rate_mode={rate_mode!r} start at one number, got inner_lr={inner_lr!r}")
+    if rate_mode != "fixed" and engine == "implicit":
+        raise ValueError(f"engine='implicit' cannot learn rates, got rate_mode={rate_mode!r}")
+    if rate_mode == "per_layer_and_step" and inner_steps < 1:
+        raise ValueError(
+            f"rate_mode='per_layer_and_step' needs inner_steps >= 1, got {inner_steps}"
+        )

@@ -34,13 +34,22 @@ class Reptile(MAML):
         As for :class:`MAML`.
     **settings
         ``zero_head``, ``head``, ``groups``, ``loss``, ``inner_loss``, ``metric``, ``masks``,
-        ``pull``, as there.
+        ``prox_weight``, as there.
     """
 
     def __init__(
         self, model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **settings: Any
     ) -> None:
-        allowed = {"zero_head", "head", "groups", "loss", "inner_loss", "metric", "masks", "pull"}
+        allowed = {
+            "zero_head",
+            "head",
+            "groups",
+            "loss",
+            "inner_loss",
+            "metric",
+            "masks",
+            "prox_weight",
+        }
         if unknown := sorted(set(settings) - allowed):
             raise TypeError(f"Reptile has no argument {unknown[0]!r}")
         super().__init__(model, inner_lr, inner_steps, **settings)

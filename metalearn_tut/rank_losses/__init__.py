@@ -7,7 +7,7 @@ is our reconstruction is called so.
 
 The bilevel problem that goes with them by default, a head from zero with a ridge ``mu`` whose
 hypergradient is solved for by conjugate gradients, is
-``anil(model, lr, steps, engine="implicit", zero_head=True, pull=mu, deferred=True)``; with
+``anil(model, lr, steps, engine="implicit", zero_head=True, prox_weight=mu, deferred=True)``; with
 ``deferred=True`` a task that is left out costs no solve.
 """
 

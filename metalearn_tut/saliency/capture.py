@@ -103,7 +103,7 @@ def _why(module: nn.Module | None) -> str:
 
 def free_parameters(learner: MAML) -> Params:
     """The model's parameters that are meta-learned: neither frozen nor a head at zero."""
-    return {n: p for n, p in learner.meta_parameters().items() if n not in learner.rates}
+    return {n: p for n, p in learner.meta_parameters().items() if n not in learner.learned_rates}
 
 
 def parameter_name(layer: str, leaf: str) -> str:

@@ -83,20 +83,20 @@ SETTINGS = {
     "masks": {"masks": MASKS},
     "groups": {"groups": [NAMES[2:], NAMES[:2]]},
     "one group": {"groups": [NAMES[2:]]},
-    "pull": {"pull": 0.7},
+    "prox_weight": {"prox_weight": 0.7},
     "step_weights": {"step_weights": [0.2, 0.5, 0.3]},
     "inner_loss": {"inner_loss": lambda x, y: F.cross_entropy(x, y, label_smoothing=0.2)},
     "loss": {"loss": lambda x, y: F.mse_loss(x, F.one_hot(y, WAYS).to(x))},
     "all": {
         "masks": MASKS,
         "groups": [NAMES[2:], NAMES[:2]],
-        "pull": 0.7,
+        "prox_weight": 0.7,
         "step_weights": [0.2, 0.5, 0.3],
     },
     "all, first order": {
         "masks": MASKS,
         "groups": [NAMES[2:], NAMES[:2]],
-        "pull": 0.7,
+        "prox_weight": 0.7,
         "first_order": True,
     },
 }
@@ -342,8 +342,8 @@ def test_the_model_is_left_as_it_was(make, engine):
     model = make()
     batch = vectors() if isinstance(model, nn.Sequential) else images()
     before = copy.deepcopy(model.state_dict())
-    pull = {"pull": 1.0} if engine == "implicit" else {}
-    meta_gradient(model, batch, inner_lr=0.1, inner_steps=2, engine=engine, **pull)
+    prox_weight = {"prox_weight": 1.0} if engine == "implicit" else {}
+    meta_gradient(model, batch, inner_lr=0.1, inner_steps=2, engine=engine, **prox_weight)
     adapt(model, batch[0].support_x, batch[0].support_y, inner_lr=0.1, inner_steps=2)
     after = model.state_dict()
     assert all(torch.equal(after[n], before[n]) for n in before)
@@ -501,7 +501,7 @@ BAD = {
     "engine": ({"engine": "jax"}, r"engine must be one of 'functional', .* got 'jax'"),
     "steps": ({"inner_steps": -1}, r"inner_steps must be an integer >= 0, got -1"),
     "half a step": ({"inner_steps": 1.5}, r"inner_steps must be an integer >= 0, got 1.5"),
-    "pull": ({"pull": -1.0}, r"pull must be finite and >= 0, got -1.0"),
+    "prox_weight": ({"prox_weight": -1.0}, r"prox_weight must be finite and >= 0, got -1.0"),
     "rate": ({"inner_lr": -0.1}, r"inner_lr must be finite and >= 0, got -0.1"),
     "rate nan": ({"inner_lr": float("nan")}, r"inner_lr must be finite and >= 0, got nan"),
     "rate text": ({"inner_lr": ["0.1"]}, r"inner_lr must be finite and >= 0, got '0.1'"),
@@ -565,7 +565,7 @@ BAD_TASKS = {
 def test_bad_tasks(name, engine):
     changed, message = BAD_TASKS[name]
     with pytest.raises(ValueError, match=message) as caught:
-        gradient(batch=with_tensors(**changed), engine=engine, pull=1.0)
+        gradient(batch=with_tensors(**changed), engine=engine, prox_weight=1.0)
     assert "\n" not in str(caught.value)
 
 
@@ -592,7 +592,7 @@ def test_bad_support_sets():
         for params in (None, dict(mlp().named_parameters())):
             with pytest.raises(ValueError, match=message):
                 adapt(mlp(), bad_x, bad_y, params=params, **settings)
-    for name, value in (("inner_steps", -1), ("pull", -1.0), ("masks", {"w": x})):
+    for name, value in (("inner_steps", -1), ("prox_weight", -1.0), ("masks", {"w": x})):
         with pytest.raises(ValueError, match=name):
             adapt(mlp(), x, y, **{**settings, name: value})
 

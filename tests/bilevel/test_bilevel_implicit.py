@@ -168,7 +168,7 @@ def exact(model, task):
     return {"0.weight": found[:5].T, "0.bias": found[5]}
 
 
-SETTINGS = {"inner_lr": 0.5, "loss": F.mse_loss, "pull": PULL}
+SETTINGS = {"inner_lr": 0.5, "loss": F.mse_loss, "prox_weight": PULL}
 
 
 @pytest.mark.parametrize(("solver", "solver_steps"), [("cg", 12), ("neumann", 150)])
@@ -188,7 +188,7 @@ def test_it_is_the_exact_solve(solver, solver_steps):
 
 
 def test_unrolled_gradients_approach_it_geometrically():
-    """By the largest factor 1 - lr (h + pull) a step; on the way the end moves as well."""
+    """By the largest factor 1 - lr (h + prox_weight) a step; on the way the end moves as well."""
     model, task = linear(), regression(tasks=1)[0]
     goal = exact(model, task)
 
@@ -214,7 +214,7 @@ def fixed_point(model, task):
         return F.cross_entropy(outputs, task.support_y)
 
     with torch.no_grad():
-        phi = inner_loop(loss, theta, steps=300, lr=0.4, pull=PULL)
+        phi = inner_loop(loss, theta, steps=300, lr=0.4, prox_weight=PULL)
     return theta, phi, loss
 
 
@@ -242,7 +242,7 @@ def test_neumann_at_the_inner_rate_is_truncated_back_propagation_at_the_solution
             engine="implicit",
             solver="neumann",
             solver_steps=terms,
-            pull=PULL,
+            prox_weight=PULL,
         )
         assert_same(found, dict(zip(theta, grads, strict=True)), rtol=1e-8)
 
@@ -256,7 +256,7 @@ def test_a_network_that_is_not_quadratic_by_finite_differences_of_its_solution()
             return F.cross_entropy(outputs, task.support_y)
 
         with torch.no_grad():
-            phi = inner_loop(loss, theta, steps=300, lr=0.4, pull=PULL)
+            phi = inner_loop(loss, theta, steps=300, lr=0.4, prox_weight=PULL)
             outputs = torch.func.functional_call(model, phi, (task.query_x,))
             return F.cross_entropy(outputs, task.query_y)
 
@@ -267,7 +267,7 @@ def test_a_network_that_is_not_quadratic_by_finite_differences_of_its_solution()
         inner_lr=0.4,
         inner_steps=300,
         engine="implicit",
-        pull=PULL,
+        prox_weight=PULL,
         solver_steps=80,
     )
     assert along(found, direction) == pytest.approx(expected, rel=1e-6)
@@ -276,7 +276,7 @@ def test_a_network_that_is_not_quadratic_by_finite_differences_of_its_solution()
 def test_support_statistics_normalize_the_query_set():
     """The query loss is that of the unrolled engines, in the model's own mode."""
     model, batch = conv4("support"), images()
-    settings = {"steps": 3, "pull": 1.0}
+    settings = {"steps": 3, "prox_weight": 1.0}
     results = [
         task_gradients(
             model, batch, parameters_of(model), lambda p: (p, 0.1), engine=engine, **settings
@@ -291,7 +291,10 @@ def test_support_statistics_normalize_the_query_set():
 
 
 BAD = {
-    "no pull": ({"pull": 0.0}, r"engine='implicit' needs pull > 0 \(iMAML's lambda\), got 0.0"),
+    "no pull": (
+        {"prox_weight": 0.0},
+        r"engine='implicit' needs prox_weight > 0 \(iMAML's lambda\), got 0.0",
+    ),
     "solver": ({"solver": "lu"}, r"solver must be one of 'cg', 'neumann', got 'lu'"),
     "rates": (
         {"solver": "neumann", "inner_lr": [0.1]},
@@ -311,7 +314,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_what_it_cannot_do_is_refused(name):
     settings, message = BAD[name]
-    settings = {"inner_lr": 0.1, "pull": PULL, **settings}
+    settings = {"inner_lr": 0.1, "prox_weight": PULL, **settings}
     with pytest.raises(ValueError, match=message) as caught:
         meta_gradient(mlp(), vectors(), inner_steps=1, engine="implicit", **settings)
     assert "\n" not in str(caught.value)
@@ -326,7 +329,7 @@ def test_the_function_behind_the_engine():
         return {n: p for n, p in metas.items() if n != "other"}, 0.5
 
     found = implicit_gradients(
-        model, batch, metas, start, steps=150, pull=PULL, loss=F.mse_loss, solver_steps=12
+        model, batch, metas, start, steps=150, prox_weight=PULL, loss=F.mse_loss, solver_steps=12
     )
     assert found.losses.shape == (2,)
     assert found.outputs.shape == (2, 9, 2)

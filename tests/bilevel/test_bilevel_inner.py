@@ -52,27 +52,27 @@ def test_no_step_returns_the_start_itself():
 
 
 def test_the_pull_leads_to_the_minimum_of_the_pulled_problem():
-    pull, steps = 0.5, 4
-    goal, factor = (A + pull * W) / (1 + pull), 1 - LR * (1 + pull)
+    prox_weight, steps = 0.5, 4
+    goal, factor = (A + prox_weight * W) / (1 + prox_weight), 1 - LR * (1 + prox_weight)
     w = scalar(W)
-    end = inner_loop(support, {"w": w}, steps=steps, lr=LR, pull=pull)["w"]
+    end = inner_loop(support, {"w": w}, steps=steps, lr=LR, prox_weight=prox_weight)["w"]
     assert end.item() == pytest.approx(goal + (W - goal) * factor**steps, rel=1e-14)
-    # the start moves the goal too: d goal / d w = pull / (1 + pull)
-    share = pull / (1 + pull)
+    # the start moves the goal too: d goal / d w = prox_weight / (1 + prox_weight)
+    share = prox_weight / (1 + prox_weight)
     slope = share + (1 - share) * factor**steps
     assert torch.autograd.grad(end, w)[0].item() == pytest.approx(slope, rel=1e-14)
 
 
-@pytest.mark.parametrize("pull", [0.0, 0.5])
+@pytest.mark.parametrize("prox_weight", [0.0, 0.5])
 @pytest.mark.parametrize("first_order", [False, True])
-def test_a_learned_rate_gets_its_gradient(first_order, pull):
-    lr, steps, settings = scalar(LR), 3, {"first_order": first_order, "pull": pull}
+def test_a_learned_rate_gets_its_gradient(first_order, prox_weight):
+    lr, steps, settings = scalar(LR), 3, {"first_order": first_order, "prox_weight": prox_weight}
     end = inner_loop(support, {"w": scalar(W)}, steps=steps, lr=lr, **settings)["w"]
-    goal, factor = (A + pull * W) / (1 + pull), 1 - LR * (1 + pull)
+    goal, factor = (A + prox_weight * W) / (1 + prox_weight), 1 - LR * (1 + prox_weight)
     if first_order:  # directions are constants: minus their sum
-        expected = -sum((1 + pull) * (W - goal) * factor**k for k in range(steps))
+        expected = -sum((1 + prox_weight) * (W - goal) * factor**k for k in range(steps))
     else:
-        expected = -(1 + pull) * (W - goal) * steps * factor ** (steps - 1)
+        expected = -(1 + prox_weight) * (W - goal) * steps * factor ** (steps - 1)
     assert torch.autograd.grad(end, lr)[0].item() == pytest.approx(expected, rel=1e-13)
 
 
@@ -246,7 +246,7 @@ def test_all_settings_together(first_order):
     names = list(theta)
     masks = {names[0]: (torch.arange(40).view(8, 5) % 2).double()}
     lr = [{n: 0.1 * (i + 1) + 0.05 * k for i, n in enumerate(names)} for k in range(3)]
-    settings = {"masks": masks, "groups": [names[2:], names[:2]], "pull": 0.3}
+    settings = {"masks": masks, "groups": [names[2:], names[:2]], "prox_weight": 0.3}
     settings["first_order"] = first_order
     grads = []
     value, _ = bilevel.query_loss(

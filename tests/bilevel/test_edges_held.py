@@ -88,7 +88,7 @@ def test_every_engine_gives_the_gradient_or_refuses_in_one_sentence(name):
         lambda m: MAML(m, 0.1, 2),
         lambda m: MAML(m, 0.1, 0),
         lambda m: MAML(m, 0.1, 2, engine="higher"),
-        lambda m: MAML(m, 0.1, 2, engine="implicit", pull=1.0),
+        lambda m: MAML(m, 0.1, 2, engine="implicit", prox_weight=1.0),
         lambda m: MAML(m, 0.1, 2, recompute=True),
         lambda m: anil(m, 0.1, 2),
         lambda m: Reptile(m, 0.1, 2),
@@ -115,7 +115,9 @@ def test_inputs_are_never_written_to(engine):
     model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3))
     task = Task(*(t - 0.5 if t.is_floating_point() else t for t in task_of("mlp")))
     kept = copy.deepcopy(task)
-    learner = MAML(model, 0.1, 2, engine=engine, **({"pull": 1.0} if engine == "implicit" else {}))
+    learner = MAML(
+        model, 0.1, 2, engine=engine, **({"prox_weight": 1.0} if engine == "implicit" else {})
+    )
     learner.task_losses(TaskBatch.stack([task]))
     predict = learner.adapt(task.support_x, task.support_y)
     assert torch.equal(predict(task.query_x), predict(task.query_x))

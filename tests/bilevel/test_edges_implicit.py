@@ -98,7 +98,7 @@ def closed_form(model, batch, learned=True, masks=None):
     return dict(zip(wanted, torch.autograd.grad(value, [*wanted.values()]), strict=True))
 
 
-RIDGE = {"inner_lr": 0.9, "inner_steps": 300, "pull": PULL, "loss": F.mse_loss}
+RIDGE = {"inner_lr": 0.9, "inner_steps": 300, "prox_weight": PULL, "loss": F.mse_loss}
 HEAD = ["head.weight", "head.bias"]
 
 
@@ -132,7 +132,12 @@ def test_all_parameters_with_and_without_masks_as_many_unrolled_steps(masked):
     model, batch = float64(Headed(outputs=3)), classification()
     masks = {"body.weight": torch.ones(3, 4), "head.weight": torch.ones(3, 3)}
     masks["body.weight"][0, 0] = masks["head.weight"][1, 2] = 0
-    settings = {"inner_lr": 0.25, "inner_steps": 200, "pull": 2.0, "masks": masks if masked else {}}
+    settings = {
+        "inner_lr": 0.25,
+        "inner_steps": 200,
+        "prox_weight": 2.0,
+        "masks": masks if masked else {},
+    }
     unrolled = backward(MAML(model, **settings), batch)
     implicit = backward(MAML(model, engine="implicit", solver_steps=60, **settings), batch)
     assert_close(implicit, unrolled, rtol=1e-8)
@@ -152,7 +157,7 @@ GROUPS = {
 @pytest.mark.parametrize("name", GROUPS)
 def test_any_groups_are_as_many_unrolled_steps(name):
     model, batch = float64(Headed(outputs=3)), classification()
-    settings = {"inner_lr": 0.25, "inner_steps": 200, "pull": 2.0, "groups": GROUPS[name]}
+    settings = {"inner_lr": 0.25, "inner_steps": 200, "prox_weight": 2.0, "groups": GROUPS[name]}
     unrolled = backward(MAML(model, **settings), batch)
     implicit = backward(MAML(model, engine="implicit", solver_steps=60, **settings), batch)
     assert_close(implicit, unrolled, rtol=1e-8)
@@ -164,7 +169,7 @@ def test_frozen_parameters_are_neither_stepped_nor_given_a_gradient(frozen):
     model, batch = float64(Headed(outputs=3)), classification()
     for name, p in model.named_parameters():
         p.requires_grad_(not name.startswith(frozen))
-    settings = {"inner_lr": 0.25, "inner_steps": 200, "pull": 2.0}
+    settings = {"inner_lr": 0.25, "inner_steps": 200, "prox_weight": 2.0}
     for make in (MAML, anil):
         implicit = backward(make(model, engine="implicit", solver_steps=60, **settings), batch)
         assert not any(name.startswith(frozen) for name in implicit)
@@ -176,7 +181,7 @@ def test_finite_differences_of_a_network_normalized_by_its_support_set():
     model = float64(models.Conv4(1, 3, width=2, norm="support", image_size=16))
     batch = classification(1, (1, 16, 16))
     learner = anil(
-        model, 0.5, 60, engine="implicit", pull=1.0, inner_loss=smoothed, solver_steps=30
+        model, 0.5, 60, engine="implicit", prox_weight=1.0, inner_loss=smoothed, solver_steps=30
     )
     found, direction = backward(learner, batch), {}
     for seed, (name, p) in enumerate(model.named_parameters()):
@@ -199,13 +204,18 @@ def smoothed(outputs, targets):
 
 
 def test_an_inner_loss_that_is_linear_in_what_is_stepped():
-    """Its Hessian is zero: phi* = theta - g(b)/pull, and u = v/pull."""
+    """Its Hessian is zero: phi* = theta - g(b)/prox_weight, and u = v/prox_weight."""
 
     def negative_mean(outputs, targets):
         return -outputs.mean()
 
     model, batch = float64(Headed()), regression(1)
-    settings = {"inner_loss": negative_mean, "groups": [HEAD], "pull": 2.0, "loss": F.mse_loss}
+    settings = {
+        "inner_loss": negative_mean,
+        "groups": [HEAD],
+        "prox_weight": 2.0,
+        "loss": F.mse_loss,
+    }
     found = backward(MAML(model, 0.4, 60, engine="implicit", **settings), batch)
     params = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
     task = batch[0]
@@ -221,11 +231,11 @@ def test_an_inner_loss_that_is_linear_in_what_is_stepped():
 
 
 def test_an_inner_loss_without_any_second_derivative():
-    """A linear model and a linear loss: phi* = theta - mean(x)/pull, so d phi*/d theta = I."""
+    """A linear model and a linear loss: phi* = theta - mean(x)/lambda, so d phi*/d theta = I."""
     model = float64(nn.Linear(4, 1))
     batch = TaskBatch(numbers(1, 8, 4), numbers(1, 8, 1), numbers(1, 6, 4), numbers(1, 6, 1))
     settings = {"inner_loss": lambda outputs, y: outputs.mean(), "loss": F.mse_loss}
-    found = backward(MAML(model, 0.4, 150, engine="implicit", pull=0.5, **settings), batch)
+    found = backward(MAML(model, 0.4, 150, engine="implicit", prox_weight=0.5, **settings), batch)
     (task,) = batch
     with torch.no_grad():
         weight = model.weight - task.support_x.mean(0) / 0.5
@@ -237,7 +247,12 @@ def test_an_inner_loss_without_any_second_derivative():
 @pytest.mark.parametrize("solver", ["cg", "neumann"])
 def test_deferred_and_by_function_they_are_the_same(solver):
     model, batch = float64(Headed(outputs=3)), classification(4)
-    settings = {"engine": "implicit", "pull": 1.0, "solver": solver, "solver_steps": np.int64(9)}
+    settings = {
+        "engine": "implicit",
+        "prox_weight": 1.0,
+        "solver": solver,
+        "solver_steps": np.int64(9),
+    }
     eager, later = (anil(model, 0.3, 30, deferred=d, **settings) for d in (False, True))
     ranks = RankedRange(1, 3)
     assert_close(backward(later, batch, ranks), backward(eager, batch, ranks), rtol=1e-13)
@@ -253,7 +268,7 @@ def test_the_default_problem_of_hetrom_trains():
     sampler = source.sampler(ways=3, shots=3, queries=5)
     torch.manual_seed(0)
     learner = anil(
-        Headed(6, 4, 3), 0.5, 20, engine="implicit", pull=0.1, zero_head=True, deferred=True
+        Headed(6, 4, 3), 0.5, 20, engine="implicit", prox_weight=0.1, zero_head=True, deferred=True
     )
     history = meta_train(
         learner, sampler, steps=50, outer_lr=0.05, tasks_per_step=6,
@@ -266,7 +281,7 @@ def test_the_default_problem_of_hetrom_trains():
 REFUSED = {
     "nothing is stepped": ({"groups": []}, "needs groups with at least one parameter"),
     "groups of nothing": ({"groups": [[]]}, "needs groups with at least one parameter"),
-    "no pull": ({"pull": 0.0}, r"needs pull > 0 \(iMAML's lambda\), got 0.0"),
+    "no pull": ({"prox_weight": 0.0}, r"needs prox_weight > 0 \(iMAML's lambda\), got 0.0"),
     "first order": ({"first_order": True}, "does not take first_order; use engine='functional'"),
     "several losses": ({"step_weights": [1.0]}, "does not take step_weights"),
     "no count": ({"solver_steps": True}, "solver_steps must be an integer >= 0, got True"),
@@ -278,7 +293,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_implicit_gradient_is_refused_in_one_sentence(name):
     changed, said = REFUSED[name]
-    settings = {"groups": [HEAD], "pull": 1.0, "inner_lr": 0.1, "inner_steps": 1, **changed}
+    settings = {"groups": [HEAD], "prox_weight": 1.0, "inner_lr": 0.1, "inner_steps": 1, **changed}
     with pytest.raises(ValueError, match=said) as caught:
         bilevel.meta_gradient(
             float64(Headed(outputs=3)), classification(), engine="implicit", **settings

@@ -49,7 +49,7 @@ def distiller(loss):
 LEARNERS = {
     "functional": lambda loss: MAML(network(), 0.1, 2, loss=loss),
     "higher": lambda loss: MAML(network(), 0.1, 2, engine="higher", loss=loss),
-    "implicit": lambda loss: MAML(network(), 0.1, 2, engine="implicit", pull=1.0, loss=loss),
+    "implicit": lambda loss: MAML(network(), 0.1, 2, engine="implicit", prox_weight=1.0, loss=loss),
     "deferred": lambda loss: MAML(network(), 0.1, 2, deferred=True, loss=loss),
     "Reptile": lambda loss: Reptile(network(), 0.1, 2, loss=loss),
     "MetaDistiller": distiller,

@@ -99,5 +99,7 @@ def test_learners_that_cannot_be_pruned():
     plain = MAML(ResNet12(3, widths=(8, 8, 16, 16)), inner_lr=0.1)
     with pytest.raises(TypeError, match="tasks vote on a GatedResNet12, got ResNet12"):
         vote_by_tasks(plain, sampler(), n_prune=1)
-    with pytest.raises(ValueError, match="blocks can be pruned with rates='fixed', got 'layer'"):
-        vote_by_tasks(make(rates="layer"), sampler(), n_prune=1)
+    with pytest.raises(
+        ValueError, match="blocks can be pruned with rate_mode='fixed', got 'per_layer'"
+    ):
+        vote_by_tasks(make(rate_mode="per_layer"), sampler(), n_prune=1)

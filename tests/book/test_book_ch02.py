@@ -98,7 +98,7 @@ def test_the_functions_are_the_module(chapter, steps):
 
 def test_the_implicit_gradient_is_the_module(chapter):
     model, batch = network((3, 6), (6, 4)), regression(3)
-    inner = {"inner_lr": 0.1, "inner_steps": 200, "pull": 4.0}
+    inner = {"inner_lr": 0.1, "inner_steps": 200, "prox_weight": 4.0}
     right = bilevel.meta_gradient(model, batch, loss=F.mse_loss, engine="implicit", **inner)
     mine = chapter.implicit_gradient(model, batch, **inner)
     close(mine, right, rtol=1e-8, atol=1e-10)
@@ -331,8 +331,8 @@ def test_every_comparison_passes_and_is_known(capsys):
         ("finite differences", ("(high - low) / (2 * eps)", "(high - low) / eps")),
         ("the module's engine 'higher'", ("meta_gradient(small, batch, engine=engine, **three)",
             "meta_gradient(small, batch, engine=engine, first_order=True, **three)")),
-        ("engine 'implicit'", ("(end, *support) / pull", "(end, *support) * pull")),
-        ("engine 'implicit'", ("+ pull * (end - theta)", "+ 0 * (end - theta)")),
+        ("engine 'implicit'", ("(end, *support) / prox_weight", "(end, *support) * prox_weight")),
+        ("engine 'implicit'", ("+ prox_weight * (end - theta)", "+ 0 * (end - theta)")),
         ("engine 'vectorised'", ("engine=engine, **pulled)",  # an unrolled loop that is too short
             "engine=engine, **pulled | {'inner_steps': 100 if engine == 'implicit' else 3})")),
         ("after 5 outer steps", ("sampler.batch(step, tasks_per_step)",

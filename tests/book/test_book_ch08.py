@@ -32,9 +32,14 @@ def conv4(width):
 @pytest.fixture(scope="module")
 def dense():
     """Narrow and untrained."""
-    settings = {"inner_lr": 0.1, "inner_steps": 2, "rates": "step", "zero_head": True}
+    settings = {
+        "inner_lr": 0.1,
+        "inner_steps": 2,
+        "rate_mode": "per_layer_and_step",
+        "zero_head": True,
+    }
     learner = MAML(conv4(6), **settings)
-    for i, rate in enumerate(learner.rates.values()):
+    for i, rate in enumerate(learner.learned_rates.values()):
         rate.data += 0.01 * i
     return learner
 
@@ -145,8 +150,8 @@ def test_a_narrowed_learner_has_half_of_the_filters_and_all_rates(live, dense):
     narrow = live["filters"]
     assert narrow.model.width == (3, 3, 3, 3) and narrow.zero_head
     assert narrow.inner_steps == dense.inner_steps
-    for name, rate in dense.rates.items():
-        assert torch.equal(narrow.rates[name], rate)
+    for name, rate in dense.learned_rates.items():
+        assert torch.equal(narrow.learned_rates[name], rate)
     kept = {tuple(w.flatten().tolist()) for w in narrow.model.blocks[0].conv.weight}
     assert kept < {tuple(w.flatten().tolist()) for w in dense.model.blocks[0].conv.weight}
 

@@ -85,7 +85,7 @@ def bilevel_loss(
     first_order=False,
     masks=None,
     groups=None,
-    pull=0.0,
+    prox_weight=0.0,
     step_weights=None,
     loss=F.cross_entropy,
     inner_loss=None,
@@ -111,7 +111,7 @@ def bilevel_loss(
             phi = {n: p.clone() for n, p in phi.items()}  # no other one depends on these
             objective = inner_loss(call(phi, task.support_x), task.support_y)
             for n in group:
-                objective = objective + pull / 2 * ((phi[n] - start[n]) ** 2).sum()
+                objective = objective + prox_weight / 2 * ((phi[n] - start[n]) ** 2).sum()
             grads = torch.autograd.grad(
                 objective, [phi[n] for n in group], create_graph=True, allow_unused=True
             )

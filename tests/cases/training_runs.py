@@ -38,7 +38,7 @@ def sampler(seed=0, queries=3):
 def learner(seed=0):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
-    return MAML(model, inner_lr=0.2, inner_steps=2, rates="step")
+    return MAML(model, inner_lr=0.2, inner_steps=2, rate_mode="per_layer_and_step")
 
 
 class Noisy:

@@ -344,7 +344,7 @@ def test_a_mistake_is_answered_in_one_line(capsys, arguments, said):
 
 
 def test_the_choices_are_the_studies():
-    assert tuple(member.value for member in cli.Study) == claims.STUDIES
+    assert tuple(member.value for member in cli.Study) == tuple(claims.STUDIES)
 
 
 # Paired differences

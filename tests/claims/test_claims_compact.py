@@ -160,7 +160,9 @@ def test_rates_that_were_learned_stay_with_the_narrow_network(made, monkeypatch)
     at_first = lambda *given: train(*given) if given[3] == 0 else None  # noqa: E731
     monkeypatch.setattr(compact_jobs, "_train", at_first)
     narrow = compact_jobs.narrowed(SMALL["filters"], made[0] / "none")
-    assert dense.rates and all(torch.equal(narrow.rates[n], r) for n, r in dense.rates.items())
+    assert dense.learned_rates and all(
+        torch.equal(narrow.learned_rates[n], r) for n, r in dense.learned_rates.items()
+    )
 
 
 # Verdicts

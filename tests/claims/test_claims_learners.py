@@ -12,7 +12,12 @@ SMALL = {"split": "validation", "tasks": 3, "queries": 2, "seed": 2}
 FIRST = {
     "name": "first",
     "model": {"name": "Conv4", "in_channels": 1, "ways": 5, "width": 4, "norm": "support"},
-    "algorithm": {"name": "maml", "inner_lr": 0.1, "inner_steps": 2, "rates": "step"},
+    "algorithm": {
+        "name": "maml",
+        "inner_lr": 0.1,
+        "inner_steps": 2,
+        "rate_mode": "per_layer_and_step",
+    },
     "data": {"shots": 1, "queries": 3},
     "training": {"steps": 2, "tasks_per_step": 2, "outer_lr": 0.003},
     "test": {"a": SMALL, "b": {**SMALL, "split": "test", "queries": 4}},

@@ -22,7 +22,7 @@ from metalearn_tut.cli import launch as cli_launch
 from metalearn_tut.cli import program as cli
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate
-from metalearn_tut.learners.maml import RATES
+from metalearn_tut.learners.maml import RATE_MODES
 from metalearn_tut.models import NORMS
 from metalearn_tut.runs import building as runs
 from metalearn_tut.saliency.masks import ALLOCATIONS
@@ -59,7 +59,7 @@ def trained(tmp_path_factory):
 
 def test_help_teaches_and_does_not_wait_for_pytorch():
     code = (
-        "import sys; from metalearn_tut import cli\n"
+        "import sys; from metalearn_tut.cli import program as cli\n"
         "for name in ' data train federate evaluate prune export reproduce'.split(' '):\n"
         "    assert cli.run([*name.split(), '--help']) == 0\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
@@ -76,7 +76,7 @@ def test_the_choices_are_those_of_the_package():
 
     assert values(cli.Algorithm) == list(runs.ALGORITHMS)
     assert values(cli.TrainData) == list(runs.SOURCES)
-    assert tuple(values(cli.Rates)) == RATES
+    assert tuple(values(cli.RateMode)) == RATE_MODES
     assert tuple(values(cli.Norm)) == NORMS
     assert values(cli.Schedule) == list(SCHEDULES)
     assert tuple(values(cli.Score)) == saliency.SCORES
@@ -143,9 +143,9 @@ def test_a_run_keeps_what_its_learner_is_rebuilt_from(trained):
             "name": "maml",
             "inner_lr": 0.4,
             "inner_steps": 1,
-            "rates": "fixed",
+            "rate_mode": "fixed",
             "zero_head": False,
-            "step_losses": 0.0,
+            "multi_step_loss": 0.0,
             "engine": "functional",
         },
     }
@@ -198,15 +198,17 @@ def test_every_algorithm_is_trained_and_rebuilt(capsys, tmp_path, trained, algor
 
 
 def test_options_reach_the_learner(capsys, tmp_path):
-    options = "--inner-lr 0.2 --inner-steps 3 --rates layer --zero-head --step-losses 0.5"
+    options = (
+        "--inner-lr 0.2 --inner-steps 3 --rate-mode per_layer --zero-head --multi-step-loss 0.5"
+    )
     more = "--engine vectorised --norm support --ways 3 --shots 2 --within-group --steps 2"
     code, _, said = command(
         capsys, *TINY, *options.split(), *more.split(), "--no-validate", "--out", tmp_path
     )
     assert code == 0, said
     learner = runs.load_learner(tmp_path)
-    assert (learner.inner_lr, learner.inner_steps, learner.kind) == (0.2, 3, "layer")
-    assert (learner.zero_head, learner.step_losses, learner.engine) == (True, 0.5, "vectorised")
+    assert (learner.inner_lr, learner.inner_steps, learner.rate_mode) == (0.2, 3, "per_layer")
+    assert (learner.zero_head, learner.multi_step_loss, learner.engine) == (True, 0.5, "vectorised")
     assert (learner.model.norm, learner.model.ways, learner.model.width) == ("support", 3, 4)
     config = runs.load_config(tmp_path)
     assert config["tasks"]["shots"] == 2 and config["data"]["within_group"] is True
@@ -273,7 +275,7 @@ def test_a_teacher_is_trained_further_with_its_student(capsys, tmp_path, trained
     known = runs.load_config(trained)
     assert config["model"]["width"] == 3 and config["algorithm"] == {
         "name": "tsmd",
-        "student": {"inner_lr": 0.4, "inner_steps": 2, "rates": "fixed", "zero_head": False},
+        "student": {"inner_lr": 0.4, "inner_steps": 2, "rate_mode": "fixed", "zero_head": False},
         "teacher": {n: known[n] for n in ("model", "algorithm")}
         | {"run": str((teacher / "best.safetensors").resolve())},
         "kd_weight": 0.5,
@@ -524,7 +526,10 @@ def test_what_is_pruned_needs_a_run_that_can_be_trained_further(capsys, trained,
         ("train --out {new} --shots 15 --queries 15", "shots + queries = 30 images per class"),
         ("train --out {new} --algorithm sgd", "'sgd' is not one of 'maml', 'fomaml'"),
         ("train --out {new} --algorithm protonet --inner-lr 1", "--inner-lr: protonet has no use"),
-        ("train --out {new} --algorithm metasgd --rates one", "--rates: metasgd has no use"),
+        (
+            "train --out {new} --algorithm metasgd --rate-mode shared",
+            "--rate-mode: metasgd has no use",
+        ),
         ("train --out {new} --algorithm reptile --engine higher", "--engine: reptile has no use"),
         ("train --out {new} --background small1", "--background small1: only omniglot has it"),
         ("train --out {new} --outer-lr 0", "outer_lr must be positive, got 0.0"),

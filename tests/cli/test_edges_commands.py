@@ -287,7 +287,7 @@ WRONG = {
     "train {tiny} --out {new} --inner-lr nan": "inner_lr must be finite and >= 0, got nan",
     "train {tiny} --out {new} --outer-lr inf": "outer_lr must be positive, got inf",
     "train {tiny} --out {new} --clip nan": "clip must be positive, got nan",
-    "train {tiny} --out {new} --step-losses nan": "step_losses must be in 0..1, got nan",
+    "train {tiny} --out {new} --multi-step-loss nan": "multi_step_loss must be in 0..1, got nan",
     "train {tiny} --out {new} --seed -1": "'--seed': -1 is not in the range",
     "train {tiny} --out {new} --seed 9223372036854775808": "is not in the range 0<=x<=92233720",
     "train {tiny} --out {new} --threads 99999999999": "is not in the range 1<=x<=1024",

@@ -87,8 +87,8 @@ def test_T1_T2_weight_0_is_bitwise_two_plain_mamls(make, order):
 @pytest.mark.parametrize(
     ("make", "batch", "settings"),
     [
-        (mlp, vectors, {"rates": "step"}),
-        (mlp, vectors, {"rates": "weight", "recompute": True}),
+        (mlp, vectors, {"rate_mode": "per_layer_and_step"}),
+        (mlp, vectors, {"rate_mode": "per_weight", "recompute": True}),
         (
             mlp,
             vectors,
@@ -100,7 +100,7 @@ def test_T1_T2_weight_0_is_bitwise_two_plain_mamls(make, order):
 def test_T1_holds_for_learned_rates_masks_groups_and_zero_heads(make, batch, settings):
     student = MAML(make(), 0.2, 2, **settings)
     with torch.no_grad():
-        for k, rate in enumerate(student.rates.values()):
+        for k, rate in enumerate(student.learned_rates.values()):
             rate.mul_(torch.linspace(0.5, 1 + k, rate.numel()).view(rate.shape))
     teacher = MAML(make(), 0.3, 1)
     found = part("student", gradients(MetaDistiller(teacher, student, kd_weight=0), batch()))

@@ -71,7 +71,7 @@ def test_frozen_layers_are_neither_stepped_nor_trained(make):
     assert not any(n.startswith(("0.", "rates.0")) for n in learner.meta_parameters())
 
 
-@pytest.mark.parametrize("rates", ["layer", "step", "weight", "one"])
+@pytest.mark.parametrize("rate_mode", ["per_layer", "per_layer_and_step", "per_weight", "shared"])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_learned_rates_are_those_of_what_is_stepped(rates, engine):
     torch.manual_seed(0)
@@ -80,7 +80,7 @@ def test_learned_rates_are_those_of_what_is_stepped(rates, engine):
     batches = TaskBatch.stack([task(torch.float64)]), TaskBatch.stack([features])
     losses = []
     for m, batch in zip((model, rest), batches, strict=True):
-        learner = MAML(m, 0.3, 2, rates=rates, engine=engine)
+        learner = MAML(m, 0.3, 2, rate_mode=rate_mode, engine=engine)
         found = learner.task_losses(batch).losses.sum()
         found.backward()
         grads = [p.grad for p in learner.meta_parameters().values()]

@@ -197,12 +197,12 @@ OTHERS = {
     "inner_steps": lambda: MAML(mlp(), 0.2, 3),
     "first_order": lambda: MAML(mlp(), 0.2, 2, first_order=True),
     "engine": lambda: MAML(mlp(), 0.2, 2, engine="higher"),
-    "rates": lambda: MAML(mlp(), 0.2, 2, rates="one"),
+    "rates": lambda: MAML(mlp(), 0.2, 2, rate_mode="shared"),
     "groups": lambda: MAML(mlp(), 0.2, 2, groups=[["2.weight"]]),
     "loss": lambda: MAML(mlp(), 0.2, 2, loss=half_mse),
     "inner_loss": lambda: MAML(mlp(), 0.2, 2, inner_loss=half_mse),
-    "pull": lambda: MAML(mlp(), 0.2, 2, pull=0.1),
-    "step_losses": lambda: MAML(mlp(), 0.2, 2, step_losses=0.5),
+    "prox_weight": lambda: MAML(mlp(), 0.2, 2, prox_weight=0.1),
+    "multi_step_loss": lambda: MAML(mlp(), 0.2, 2, multi_step_loss=0.5),
     "method": lambda: Reptile(mlp(), 0.2, 2),
     "model": lambda: MAML(mlp(nn.Dropout(0.1)), 0.2, 2),
     "frozen": lambda: frozen_first(MAML(mlp(), 0.2, 2)),
@@ -309,12 +309,12 @@ def test_settings_are_json_and_do_not_depend_on_weights_or_use(name):
 # Learned rates are the model's
 
 
-@pytest.mark.parametrize("rates", ["one", "layer", "step", "weight"])
+@pytest.mark.parametrize("rate_mode", ["shared", "per_layer", "per_layer_and_step", "per_weight"])
 def test_learned_rates_follow_the_model(rates):
     torch.manual_seed(0)
-    learner = MAML(mlp(), 0.1, 2, rates=rates)
+    learner = MAML(mlp(), 0.1, 2, rate_mode=rate_mode)
     torch.manual_seed(0)
-    double = MAML(mlp().double(), 0.1, 2, rates=rates)
+    double = MAML(mlp().double(), 0.1, 2, rate_mode=rate_mode)
     learner.model.double()
     sx, sy, qx, qy = task_of("mlp")
     task = Task(sx.double(), sy, qx.double(), qy)
@@ -546,13 +546,13 @@ def test_a_head_of_two_names_is_one_head():
         assert not start["classifier.weight"].any()
 
 
-@pytest.mark.parametrize("rates", ["layer", "step", "weight"])
+@pytest.mark.parametrize("rate_mode", ["per_layer", "per_layer_and_step", "per_weight"])
 def test_what_was_frozen_when_rates_were_made_has_none(rates):
     model, task = mlp(), sampler()[0]
     model[0].requires_grad_(False)
-    learner = MAML(model, 0.1, 2, rates=rates)
+    learner = MAML(model, 0.1, 2, rate_mode=rate_mode)
     model.requires_grad_(True)
-    said = f"rates='{rates}' has no rate for 0.weight, 0.bias, which was frozen when"
+    said = f"rate_mode='{rate_mode}' has no rate for 0.weight, 0.bias, which was frozen when"
     with pytest.raises(ValueError, match=said):
         learner.adapt(task.support_x, task.support_y)
     with pytest.raises(ValueError, match=said):

@@ -182,7 +182,7 @@ def test_a_forward_of_your_own_takes_no_shortcut():
 
 SHAPES = {
     "fixed": {},
-    "one": {"rates": ()},
+    "shared": {"rates": ()},
     "layer": {f"rates.{n}": () for n in ("0.weight", "0.bias", "2.weight", "2.bias")},
     "step": {f"rates.{n}": (2,) for n in ("0.weight", "0.bias", "2.weight", "2.bias")},
     "weight": {f"rates.{n}": tuple(p.shape) for n, p in mlp().named_parameters()},
@@ -193,7 +193,7 @@ kinds = pytest.mark.parametrize("kind", [k for k in SHAPES if k != "fixed"])
 @pytest.mark.parametrize("kind", SHAPES)
 def test_learned_rates_are_meta_parameters_that_start_equal(kind):
     model = mlp()
-    metas = MAML(model, 0.4, 2, rates=kind).meta_parameters()
+    metas = MAML(model, 0.4, 2, rate_mode=kind).meta_parameters()
     rates = {n: r for n, r in metas.items() if n not in dict(model.named_parameters())}
     assert {n: tuple(r.shape) for n, r in rates.items()} == SHAPES[kind]
     for r in rates.values():
@@ -203,7 +203,7 @@ def test_learned_rates_are_meta_parameters_that_start_equal(kind):
 @kinds
 @unrolled
 def test_equal_rates_give_the_gradient_of_the_fixed_one(kind, engine):
-    found = backward(MAML(mlp(), 0.4, 2, rates=kind, engine=engine), vectors())
+    found = backward(MAML(mlp(), 0.4, 2, rate_mode=kind, engine=engine), vectors())
     fixed = backward(MAML(mlp(), 0.4, 2, engine=engine), vectors())
     assert_same({n: found[n] for n in fixed}, fixed, rtol=1e-11)
 
@@ -211,16 +211,16 @@ def test_equal_rates_give_the_gradient_of_the_fixed_one(kind, engine):
 @kinds
 @unrolled
 def test_the_rates_gradient_by_finite_differences(kind, engine):
-    learner, batch = MAML(mlp(), 0.4, 2, rates=kind, engine=engine), vectors()
+    learner, batch = MAML(mlp(), 0.4, 2, rate_mode=kind, engine=engine), vectors()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():  # away from equal rates
-        for r in learner.rates.values():
+        for r in learner.learned_rates.values():
             r.mul_(1 + 0.5 * torch.rand(r.shape, generator=generator, dtype=torch.float64))
     found = backward(learner, batch)
-    own = dict(learner.rates)
+    own = dict(learner.learned_rates)
 
     def loss(rates):
-        learner.rates = rates
+        learner.learned_rates = rates
         return learner.task_losses(batch).losses.mean().detach()
 
     expected, direction = difference(loss, own)
@@ -231,11 +231,11 @@ def test_the_rates_gradient_by_finite_differences(kind, engine):
 
 @kinds
 def test_a_step_downhill_changes_the_rates_and_lowers_the_loss(kind):
-    learner, batch = MAML(mlp(), 0.4, 2, rates=kind), vectors()
+    learner, batch = MAML(mlp(), 0.4, 2, rate_mode=kind), vectors()
     before = learner.task_losses(batch).losses.mean()
     before.backward()
     with torch.no_grad():
-        for r in learner.rates.values():
+        for r in learner.learned_rates.values():
             assert r.grad.abs().max() > 0
             r -= 0.05 * r.grad
     after = learner.task_losses(batch).losses.mean()
@@ -243,9 +243,9 @@ def test_a_step_downhill_changes_the_rates_and_lowers_the_loss(kind):
 
 
 def test_steps_beyond_the_trained_ones_use_the_last_rate():
-    learner, task = MAML(mlp(), 0.4, 2, rates="step"), vectors()[0]
+    learner, task = MAML(mlp(), 0.4, 2, rate_mode="per_layer_and_step"), vectors()[0]
     with torch.no_grad():
-        for r in learner.rates.values():
+        for r in learner.learned_rates.values():
             r.copy_(torch.tensor([0.1, 0.3], dtype=torch.float64))
     found = learner.adapt(task.support_x, task.support_y, steps=4).params
     fixed = [MAML(learner.model, lr, 1) for lr in (0.1, 0.3, 0.3, 0.3)]
@@ -263,7 +263,7 @@ def test_steps_beyond_the_trained_ones_use_the_last_rate():
 
 
 def test_step_weights_fade_from_all_equal_to_the_last_alone():
-    learner = MAML(mlp(), 0.4, 4, step_losses=0.5)
+    learner = MAML(mlp(), 0.4, 4, multi_step_loss=0.5)
     assert learner.step_weights(0.0) == pytest.approx([0.25] * 4)
     assert learner.step_weights(0.25) == pytest.approx([0.125] * 3 + [0.625])
     for progress in (0.0, 0.1, 0.3, 0.49):
@@ -273,12 +273,12 @@ def test_step_weights_fade_from_all_equal_to_the_last_alone():
     assert learner.step_weights(0.5) is None
     assert learner.step_weights(1.0) is None
     assert MAML(mlp(), 0.4, 4).step_weights(0.0) is None
-    assert MAML(mlp(), 0.4, 1, step_losses=0.5).step_weights(0.0) is None
+    assert MAML(mlp(), 0.4, 1, multi_step_loss=0.5).step_weights(0.0) is None
 
 
 @unrolled
 def test_early_steps_count_while_they_have_a_weight(engine):
-    learner = MAML(mlp(), 0.4, 2, step_losses=0.5, engine=engine)
+    learner = MAML(mlp(), 0.4, 2, multi_step_loss=0.5, engine=engine)
     for progress, weights in ((0.25, [0.25, 0.75]), (0.5, [0.0, 1.0])):
         expected = written_out(mlp(), vectors(), lr=lambda k, n: 0.4, steps=2, step_weights=weights)
         assert_same(backward(learner, vectors(), progress), expected)
@@ -309,7 +309,7 @@ def test_anil_adapts_the_head_and_trains_everything():
 
 def test_meta_sgd_has_one_rate_per_weight():
     learner = meta_sgd(mlp(), 0.3, 2)
-    assert (learner.kind, learner.inner_lr) == ("weight", 0.3)
+    assert (learner.rate_mode, learner.inner_lr) == ("per_weight", 0.3)
     expected = backward(MAML(mlp(), 0.3, 2), vectors())
     found = backward(learner, vectors())
     assert_same({n: found[n] for n in expected}, expected, rtol=1e-12)
@@ -361,7 +361,7 @@ def test_settings_reach_training_and_adapting():
     mask = (torch.arange(40).view(8, 5) % 2).double()
     settings = {
         "masks": {"0.weight": mask},
-        "pull": 0.5,
+        "prox_weight": 0.5,
         "groups": [["2.weight", "2.bias"], ["0.weight"]],
         "inner_loss": lambda x, y: F.cross_entropy(x, y, label_smoothing=0.3),
     }
@@ -379,7 +379,7 @@ def test_settings_reach_training_and_adapting():
 
 def test_implicit_gradients_of_a_learner():
     model, batch = mlp(), vectors()
-    settings = {"engine": "implicit", "pull": 2.0, "solver": "cg", "solver_steps": 5}
+    settings = {"engine": "implicit", "prox_weight": 2.0, "solver": "cg", "solver_steps": 5}
     found = backward(MAML(model, 0.2, 20, **settings), batch)
     assert_same(found, meta_gradient(model, batch, inner_lr=0.2, inner_steps=20, **settings), 0)
 
@@ -485,8 +485,8 @@ def test_thirty_steps_of_training_help(make):
 
 BAD = {
     "engine": ({"engine": "jax"}, r"engine must be one of 'functional', .* got 'jax'"),
-    "rates": ({"rates": "many"}, r"rates must be one of 'fixed', 'one', .* got 'many'"),
-    "step_losses": ({"step_losses": 1.5}, r"step_losses must be in 0..1, got 1.5"),
+    "rates": ({"rate_mode": "many"}, r"rates must be one of 'fixed', 'one', .* got 'many'"),
+    "multi_step_loss": ({"multi_step_loss": 1.5}, r"multi_step_loss must be in 0..1, got 1.5"),
     "steps": ({"inner_steps": -1}, r"steps must be an integer >= 0, got -1"),
     "rate": ({"inner_lr": float("inf")}, r"inner_lr must be finite and >= 0, got inf"),
     "zero_head": (
@@ -496,16 +496,16 @@ BAD = {
     "masks": ({"masks": {"w": torch.ones(1)}}, r"masks names no parameter of the model: w"),
     "groups": ({"groups": [["w"]]}, r"groups names no parameter of the model: w"),
     "step rates": (
-        {"rates": "step", "inner_steps": 0},
-        r"rates='step' needs inner_steps >= 1, got 0",
+        {"rate_mode": "per_layer_and_step", "inner_steps": 0},
+        r"rate_mode='per_layer_and_step' needs inner_steps >= 1, got 0",
     ),
     "rates from rates": (
-        {"rates": "one", "inner_lr": [0.1]},
-        r"rates='one' start at one number, got inner_lr=\[0.1\]",
+        {"rate_mode": "shared", "inner_lr": [0.1]},
+        r"rate_mode='shared' start at one number, got inner_lr=\[0.1\]",
     ),
     "implicit rates": (
-        {"rates": "one", "engine": "implicit", "pull": 1.0},
-        r"engine='implicit' cannot learn rates, got rates='one'",
+        {"rate_mode": "shared", "engine": "implicit", "prox_weight": 1.0},
+        r"engine='implicit' cannot learn rates, got rate_mode='shared'",
     ),
 }
 
@@ -521,7 +521,7 @@ def test_bad_settings(name):
 def test_unknown_settings_are_refused_when_the_learner_is_made():
     with pytest.raises(TypeError, match=r"MAML has no argument 'inner_learning_rate'"):
         MAML(mlp(), inner_learning_rate=0.1)
-    for name in ("engine", "rates", "first_order", "step_losses", "recompute"):
+    for name in ("engine", "rates", "first_order", "multi_step_loss", "recompute"):
         with pytest.raises(TypeError, match=f"Reptile has no argument '{name}'"):
             Reptile(mlp(), **{name: True})
     with pytest.raises(ValueError, match=r"Sequential has no layer 'head' .* name it with head="):
@@ -557,7 +557,7 @@ def test_bad_support_images_and_too_many_ways():
         learner.adapt(x / 0, y)
     with pytest.raises(ValueError, match="steps must be an integer >= 0, got -1"):
         learner.adapt(x, y, steps=-1)
-    per_weight = MAML(conv4(), 0.4, 1, zero_head=True, rates="weight")
+    per_weight = MAML(conv4(), 0.4, 1, zero_head=True, rate_mode="per_weight")
     with pytest.raises(ValueError, match=r"inner_lr\['head.*'\] must .* shape \[2.*got shape \[3"):
         per_weight.adapt(x[:2], y[:2])
     with pytest.raises(ValueError, match="inner_lr has 1 entries, fewer than inner_steps=2"):

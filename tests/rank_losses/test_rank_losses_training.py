@@ -243,12 +243,12 @@ def conv():
     return seeded(lambda: models.Conv4(1, WAYS, width=4, norm="batch", image_size=16))
 
 
-PULLED = {"pull": 1.0, "inner_lr": 0.3, "inner_steps": 20}
+PULLED = {"prox_weight": 1.0, "inner_lr": 0.3, "inner_steps": 20}
 LEARNERS = {
     "maml": (mlp, MAML, {}),
     "higher": (mlp, MAML, {"engine": "higher"}),
     "first order": (mlp, fomaml, {}),
-    "learned rates": (mlp, MAML, {"rates": "step"}),
+    "learned rates": (mlp, MAML, {"rate_mode": "per_layer_and_step"}),
     "recomputed": (mlp, MAML, {"recompute": True}),
     "head only": (conv, anil, {}),
     "implicit": (mlp, MAML, {"engine": "implicit", **PULLED}),
@@ -327,7 +327,7 @@ def test_the_unrolled_hypergradient_follows_finite_differences(engine, make):
 
 
 def test_the_implicit_hypergradient_follows_finite_differences():
-    model, settings = mlp(), {"pull": 2.0, "inner_lr": 0.3, "inner_steps": 40}
+    model, settings = mlp(), {"prox_weight": 2.0, "inner_lr": 0.3, "inner_steps": 40}
     implicit = MAML(model, engine="implicit", deferred=True, **settings)
     batch, aggregate = vectors(tasks=4), RankedRange(1, 3)
     check_differences(implicit, batch, aggregate, rtol=1e-6)
@@ -402,7 +402,7 @@ def curvatures(model):
 def unrolled(model, steps, **settings):
     """Descent on the head alone from zero, pulled to zero by mu: the ridge problem."""
     rate = 1 / curvatures(model).max().item()
-    settings = {"groups": [["head.weight"]], "zero_head": True, "pull": MU, **settings}
+    settings = {"groups": [["head.weight"]], "zero_head": True, "prox_weight": MU, **settings}
     return MAML(model, rate, steps, loss=half_square, **settings)
 
 

@@ -12,7 +12,7 @@ from metalearn_tut.training.loop import meta_train
 
 CONFIG = {
     "model": {"name": "Conv4", "in_channels": 1, "ways": 3, "width": 4, "image_size": 16},
-    "algorithm": {"name": "maml", "inner_lr": 0.3, "rates": "layer"},
+    "algorithm": {"name": "maml", "inner_lr": 0.3, "rate_mode": "per_layer"},
 }
 
 

@@ -66,7 +66,7 @@ LEARNERS = {
         partial(learner, first_order=True),
         r"learner\.first_order was False, now True",
     ),
-    "a pull": (partial(learner, pull=0.5), r"learner\.pull was None, now 0\.5"),
+    "a pull": (partial(learner, prox_weight=0.5), r"learner\.prox_weight was None, now 0\.5"),
     "another loss": (
         partial(learner, loss=smoothed),
         r"learner\.loss was '.*cross_entropy', now",
@@ -77,7 +77,10 @@ LEARNERS = {
     ),
     "groups": (partial(learner, groups=[["head.weight"]]), r"learner\.groups was None"),
     "something frozen": (partial(learner, frozen_norm), r"learner\.frozen was \[\], now \['blocks"),
-    "learned rates": (partial(learner, rates="layer"), r"learner\.rates was 'fixed', now 'layer'"),
+    "learned rates": (
+        partial(learner, rate_mode="per_layer"),
+        r"learner\.rate_mode was 'fixed', now 'per_layer'",
+    ),
 }
 
 

@@ -137,8 +137,9 @@ def test_weights_that_are_pruned_score_0_and_the_others_as_in_the_pruned_network
 
 @pytest.mark.parametrize(
     "make",
-    [anil, fomaml, Reptile, lambda m, *a: MAML(m, *a, rates="weight"),
-     lambda m, *a: MAML(m, *a, rates="step"), lambda m, *a: MAML(m, *a, deferred=True)],
+    [anil, fomaml, Reptile, lambda m, *a: MAML(m, *a, rate_mode="per_weight"),
+     lambda m, *a: MAML(m, *a, rate_mode="per_layer_and_step"),
+     lambda m, *a: MAML(m, *a, deferred=True)],
     ids=["anil", "fomaml", "reptile", "meta-sgd", "rates per step", "deferred"],
 )  # fmt: skip
 def test_relatives_are_scored_by_their_own_inner_loop(make):

@@ -195,10 +195,10 @@ RELATIVES = {
     "first order": lambda m: fomaml(m, 0.1, 2),
     "ANIL": lambda m: anil(m, 0.1, 2),
     "Meta-SGD": lambda m: meta_sgd(m, 0.1, 2),
-    "rates per step": lambda m: MAML(m, 0.1, 2, rates="step"),
-    "one rate": lambda m: MAML(m, 0.1, 2, rates="one"),
+    "rates per step": lambda m: MAML(m, 0.1, 2, rate_mode="per_layer_and_step"),
+    "one rate": lambda m: MAML(m, 0.1, 2, rate_mode="shared"),
     "zero head": lambda m: MAML(m, 0.1, 1, zero_head=True),
-    "pull": lambda m: MAML(m, 0.1, 2, pull=0.5, step_losses=0.5),
+    "prox_weight": lambda m: MAML(m, 0.1, 2, prox_weight=0.5, multi_step_loss=0.5),
     "Reptile": lambda m: Reptile(m, 0.1, 2),
 }
 

@@ -145,7 +145,7 @@ def test_compensation_keeps_the_outputs_of_a_layer_closer(update_hinv):
         (meta_sgd, {}),
         (Reptile, {}),
         (MAML, {"zero_head": True}),
-        (MAML, {"rates": "step", "first_order": True, "deferred": True}),
+        (MAML, {"rate_mode": "per_layer_and_step", "first_order": True, "deferred": True}),
         (MAML, {"engine": "vectorised"}),
     ],
 )

@@ -67,10 +67,10 @@ def test_the_file_is_as_small_as_kept_numbers_and_bits(tmp_path):
 
 
 def test_a_learner_comes_back_with_rates_and_all(tmp_path):
-    learner = MAML(network(), 0.1, 2, rates="layer")
+    learner = MAML(network(), 0.1, 2, rate_mode="per_layer")
     masks = pruned(learner.model)
     save_sparse(tmp_path / "learner", learner.meta_parameters(), masks)
-    again = MAML(network(seed=1), 0.3, 2, rates="layer")
+    again = MAML(network(seed=1), 0.3, 2, rate_mode="per_layer")
     load_sparse(tmp_path / "learner", again.meta_parameters())
     for name, p in learner.meta_parameters().items():
         assert torch.equal(again.meta_parameters()[name], p), name

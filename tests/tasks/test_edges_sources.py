@@ -126,6 +126,6 @@ def test_what_is_no_whole_number_is_no_rank(wrong):
 @pytest.mark.parametrize("rate", [np.float32(0.5), np.float64(0.5), np.int64(1)])
 def test_learned_rates_begin_at_a_number_of_any_library(rate):
     network = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    learner = MAML(network, rate, rates="one")
-    (first,) = learner.rates.values()
+    learner = MAML(network, rate, rate_mode="shared")
+    (first,) = learner.learned_rates.values()
     assert first.item() == float(rate) and first.dtype == torch.float32

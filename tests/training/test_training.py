@@ -321,7 +321,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_and_changes_nothing(tmp
     with pytest.raises(ValueError, match=r"another architecture: bias is \[4\] .* and \[3\] in"):
         checkpoint.load(tmp_path / "wide.safetensors", narrow)
     with pytest.raises(ValueError, match=r"architecture: rates is absent in the file and \[\] in"):
-        one = MAML(nn.Linear(6, 4), inner_lr=0.1, rates="one")
+        one = MAML(nn.Linear(6, 4), inner_lr=0.1, rate_mode="shared")
         checkpoint.load(tmp_path / "wide.safetensors", one)
     assert torch.equal(narrow.model.weight, before)
 

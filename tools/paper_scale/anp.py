@@ -40,7 +40,12 @@ def base(seed: int, shots: int, device: str, tiny: bool) -> dict[str, Any]:
     """How the dense learner of a seed is trained."""
     size = 16 if tiny else 84
     model = {"name": "Conv4", "in_channels": 3, "ways": 5, "width": 16 if tiny else 32}
-    algorithm = {"name": "maml", "inner_lr": 0.01, "inner_steps": 5, "rates": "step"}
+    algorithm = {
+        "name": "maml",
+        "inner_lr": 0.01,
+        "inner_steps": 5,
+        "rate_mode": "per_layer_and_step",
+    }
     return {
         "name": f"base-{seed}",
         "model": {**model, "norm": "support", "image_size": size},

@@ -38,7 +38,12 @@ def config(arm: str, seed: int, shots: int, device: str, tiny: bool) -> dict[str
     """All that decides one run."""
     size = 16 if tiny else 84
     model = {"name": "Conv4", "in_channels": 3, "ways": 5, "width": 4 if tiny else 32}
-    algorithm = {"name": "maml", "inner_lr": 0.01, "inner_steps": 5, "rates": "step"}
+    algorithm = {
+        "name": "maml",
+        "inner_lr": 0.01,
+        "inner_steps": 5,
+        "rate_mode": "per_layer_and_step",
+    }
     queries = 2 if tiny else QUERIES
     data = {"name": "mini_imagenet", "size": size}
     aggregate = ARMS[arm]

@@ -45,7 +45,12 @@ def learner(
         "name": f"{name.replace(' ', '-').replace('=', '')}-{seed}",
         "model": {**model, **common},
         "algorithm": {
-            **{"name": "maml", "inner_lr": 0.01, "inner_steps": 5, "rates": "step"},
+            **{
+                "name": "maml",
+                "inner_lr": 0.01,
+                "inner_steps": 5,
+                "rate_mode": "per_layer_and_step",
+            },
             "first_order": model["name"] == "ResNet12",
         },
         "data": {

@@ -25,7 +25,7 @@ MODELS: dict[str, Config] = {
     "conv32": {**_CONV4, "width": 32},
     "resnet": {**_CONV4, "name": "ResNet12", "widths": [8, 16, 32, 64]},
 }
-LEARNER = {"name": "maml", "inner_lr": 0.1, "inner_steps": 2, "rates": "step"}
+LEARNER = {"name": "maml", "inner_lr": 0.1, "inner_steps": 2, "rate_mode": "per_layer_and_step"}
 NETWORKS: dict[str, tuple[Config, Config]] = {
     "conv64": (MODELS["conv64"], LEARNER),
     "conv32": (MODELS["conv32"], LEARNER),

@@ -17,8 +17,13 @@ PRICES = (0.5, 1.0, 2.0)  # of all filters open
 _CONV4: Config = {"name": "Conv4", "in_channels": 1, "ways": 5, "norm": "support"}
 CONV: dict[int, Config] = {width: {**_CONV4, "width": width} for width in (8, 16, 32)}
 RESIDUAL: Config = {**_CONV4, "name": "ResNet12", "widths": [4, 8, 16, 32]}
-MAML: Config = {"name": "maml", "inner_lr": 0.1, "inner_steps": 2, "rates": "step"}
-FIXED: Config = {**MAML, "rates": "fixed"}  # blocks that go would take their rates along
+MAML: Config = {
+    "name": "maml",
+    "inner_lr": 0.1,
+    "inner_steps": 2,
+    "rate_mode": "per_layer_and_step",
+}
+FIXED: Config = {**MAML, "rate_mode": "fixed"}  # blocks that go would take their rates along
 GATES: Config = {
     "name": "metagater",
     "inner_lr": 0.1,

@@ -38,7 +38,7 @@ LEARNER = {
         "name": "maml",
         "inner_lr": 0.4,
         "inner_steps": 1,
-        "rates": "layer",
+        "rate_mode": "per_layer",
         "zero_head": True,
         "deferred": True,  # the same gradients, but none for tasks of weight 0
     },

@@ -23,7 +23,7 @@ CHOSEN = {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}
 RECONSTRUCTED = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 1.0}
 
 _CONV4 = {"name": "Conv4", "in_channels": 1, "ways": 5, "norm": "support"}
-_RATES = {"name": "maml", "rates": "step", "zero_head": True}
+_RATES = {"name": "maml", "rate_mode": "per_layer_and_step", "zero_head": True}
 STUDENT: Config = {
     "model": {**_CONV4, "width": 8},
     "algorithm": {**_RATES, "inner_lr": 0.1, "inner_steps": 5},

@@ -27,9 +27,10 @@ from rounds import Log, beside, fresh, in_turns
 from sides import PEERS, OrdinaryConv4, versions
 from torch import Tensor
 
-from metalearn_tut import MAML, meta_train, models, tasks, training
+from metalearn_tut import MAML, meta_train, models, tasks
 from metalearn_tut.scoring import accuracy
 from metalearn_tut.tasks import EpisodeSampler
+from metalearn_tut.training import loop
 from metalearn_tut.training.history import History
 
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "accuracy.json"
@@ -69,7 +70,7 @@ def train_package(recipe: bool, goal: float, most_steps: int, **validation: int)
     settings |= {"outer_lr": RECIPE_OUTER_LR if recipe else 1e-3, "schedule": "constant"}
     settings |= {"validation": sampler("validation"), "progress": False}
     source = sampler("train", RECIPE_QUERIES if recipe else QUERIES)
-    with mock.patch.object(training, "History", until(goal)):
+    with mock.patch.object(loop, "History", until(goal)):
         try:
             return meta_train(learner, source, **settings).validation
         except Reached as reached:

@@ -176,8 +176,9 @@ class MAML:
             return
         if missing := [n for n in self.stepped() if f"rates.{n}" not in self.learned_rates]:
             raise ValueError(
-                f"rate_mode={self.rate_mode!r} has no rate for {', '.join(missing)}, which was frozen "
-                f"when the learner was made: make a new {type(self).__name__}, or freeze it again"
+                f"rate_mode={self.rate_mode!r} has no rate for {', '.join(missing)}, which was "
+                f"frozen when the learner was made: make a new {type(self).__name__}, or freeze "
+                "it again"
             )
 
     def meta_parameters(self) -> Params:

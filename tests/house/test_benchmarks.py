@@ -225,7 +225,7 @@ def test_training_ends_with_the_goal_and_the_peer_follows_the_package():
         accuracy.train_peer("higher", 0.0, **few),
     ):
         assert len(reached) == 1
-    assert accuracy.training.History is accuracy.History
+    assert accuracy.loop.History is accuracy.History
 
 
 # From the scripts to the page

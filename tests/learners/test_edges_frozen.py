@@ -73,7 +73,7 @@ def test_frozen_layers_are_neither_stepped_nor_trained(make):
 
 @pytest.mark.parametrize("rate_mode", ["per_layer", "per_layer_and_step", "per_weight", "shared"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_learned_rates_are_those_of_what_is_stepped(rates, engine):
+def test_learned_rates_are_those_of_what_is_stepped(rate_mode, engine):
     torch.manual_seed(0)
     model = frozen(mlp().double(), "0")
     rest, features = constant_features(model)

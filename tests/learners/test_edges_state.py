@@ -310,7 +310,7 @@ def test_settings_are_json_and_do_not_depend_on_weights_or_use(name):
 
 
 @pytest.mark.parametrize("rate_mode", ["shared", "per_layer", "per_layer_and_step", "per_weight"])
-def test_learned_rates_follow_the_model(rates):
+def test_learned_rates_follow_the_model(rate_mode):
     torch.manual_seed(0)
     learner = MAML(mlp(), 0.1, 2, rate_mode=rate_mode)
     torch.manual_seed(0)
@@ -547,7 +547,7 @@ def test_a_head_of_two_names_is_one_head():
 
 
 @pytest.mark.parametrize("rate_mode", ["per_layer", "per_layer_and_step", "per_weight"])
-def test_what_was_frozen_when_rates_were_made_has_none(rates):
+def test_what_was_frozen_when_rates_were_made_has_none(rate_mode):
     model, task = mlp(), sampler()[0]
     model[0].requires_grad_(False)
     learner = MAML(model, 0.1, 2, rate_mode=rate_mode)

@@ -20,12 +20,14 @@ from metalearn_tut.bilevel.checks import (
     ways_of,
 )
 from metalearn_tut.bilevel.forward import (
+    check_stepped,
     completed,
     functional,
     norm_of,
     one_tensor,
     parameters_of,
     stepped_groups,
+    task_dimensions,
     trainable_of,
 )
 from metalearn_tut.bilevel.implicit import implicit_gradients
@@ -47,8 +49,6 @@ from metalearn_tut.tasks.task import Task, TaskBatch
 
 ENGINES = ("functional", "higher", "vectorised", "implicit")
 
-Objective = Callable[[Params, Any], tuple[Tensor, Tensor]]
-"""(meta-parameters, task or batch) -> (query loss or losses, query outputs)."""
 Start = Callable[[Params], tuple[Params, Rate]]
 """Meta-parameters -> (where the inner loop begins, its rates)."""
 
@@ -113,11 +113,17 @@ def meta_gradient(
     """
     if not isinstance(batch, TaskBatch):
         batch = TaskBatch.stack([batch] if isinstance(batch, Task) else batch)
+    own, metas = parameters_of(model), trainable_of(model)
+    check_stepped(model, metas)
+
+    def start(params: Params) -> tuple[Params, Rate]:
+        return completed(own, params, task_dimensions(own, params)), inner_lr
+
     result = task_gradients(
         model,
         batch,
-        trainable_of(model),
-        lambda params: (completed(model, params), inner_lr),
+        metas,
+        start,
         engine=engine,
         steps=inner_steps,
         first_order=first_order,

@@ -283,7 +283,7 @@ def test_a_teacher_is_trained_further_with_its_student(capsys, tmp_path, trained
     state = checkpoint.read(tmp_path / "student" / "last.safetensors")[1]
     assert state["run"]["training"]["outer_lr"] == {"teacher": 0.002, "student": 0.001}
     begin, before = runs.build_learner(config), parameters(trained)
-    assert begin.coupling.kd_weight == 0.5 and begin.student.inner_steps == 2
+    assert begin.guided_student.kd_weight == 0.5 and begin.student.inner_steps == 2
     for name, p in begin.teacher.meta_parameters().items():
         assert torch.equal(p, before[name])
     shutil.rmtree(teacher)  # all of it is in the student's checkpoint now
@@ -299,7 +299,7 @@ def test_a_fixed_teacher_stays_in_its_own_run(capsys, tmp_path, trained):
     options = ["--algorithm", "tsmd", "--width", 3, "--teacher", trained, "--fixed-teacher"]
     assert command(capsys, *TINY, *options, "--out", tmp_path, "--temperature", 2)[0] == 0
     learner = runs.load_learner(tmp_path)
-    assert learner.fixed_teacher and learner.coupling.kd.keywords == {"temperature": 2.0}
+    assert learner.fixed_teacher and learner.guided_student.kd.keywords == {"temperature": 2.0}
     for name, p in learner.teacher.meta_parameters().items():
         assert torch.equal(p, parameters(trained)[name])
     config = runs.load_config(tmp_path)

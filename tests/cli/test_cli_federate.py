@@ -142,7 +142,7 @@ def test_the_learners_without_gates_are_trained_and_evaluated(capsys, tmp_path, 
     )
     learner = runs.load_learner(tmp_path)
     assert learner.inner_steps == (algorithm == "per_fedavg") and learner.inner_lr == 0.2
-    assert learner.options["first_order"] is (algorithm == "per_fedavg")
+    assert learner.first_order is (algorithm == "per_fedavg")
     code, out, _ = command(capsys, "evaluate", tmp_path, "--tasks", 3, "--steps", 1)
     assert code == 0 and "1 inner steps; transductive" in out and "multiply-adds" not in out
 

@@ -197,7 +197,7 @@ OTHERS = {
     "inner_steps": lambda: MAML(mlp(), 0.2, 3),
     "first_order": lambda: MAML(mlp(), 0.2, 2, first_order=True),
     "engine": lambda: MAML(mlp(), 0.2, 2, engine="higher"),
-    "rates": lambda: MAML(mlp(), 0.2, 2, rate_mode="shared"),
+    "rate_mode": lambda: MAML(mlp(), 0.2, 2, rate_mode="shared"),
     "groups": lambda: MAML(mlp(), 0.2, 2, groups=[["2.weight"]]),
     "loss": lambda: MAML(mlp(), 0.2, 2, loss=half_mse),
     "inner_loss": lambda: MAML(mlp(), 0.2, 2, inner_loss=half_mse),

@@ -32,6 +32,7 @@ class Learner(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> from metalearn_tut import MAML
     >>> learner = MAML(nn.Linear(4, 3), rate_mode="shared").double()
     >>> {name: tuple(tensor.shape) for name, tensor in learner.state_dict().items()}

@@ -86,6 +86,7 @@ class MAML(InnerLoopLearner):
 
     Examples
     --------
+    >>> import torch
     >>> from metalearn_tut import tasks
     >>> x, y = torch.randn(60, 4), torch.arange(60) % 3
     >>> sampler = tasks.from_arrays(x, y).sampler(ways=3, shots=2, queries=2)

@@ -17,8 +17,8 @@ def register(module: nn.Module, name: str, tensor: Tensor) -> None:
     >>> import torch
     >>> rates = nn.Module()
     >>> register(rates, "0.weight", torch.tensor(0.5))
-    >>> rates.state_dict()
-    OrderedDict({'0.weight': tensor(0.5000)})
+    >>> dict(rates.state_dict())
+    {'0.weight': tensor(0.5000)}
     """
     *path, leaf = name.split(".")
     for part in path:

@@ -22,7 +22,7 @@ from metalearn_tut.cli import launch as cli_launch
 from metalearn_tut.cli import program as cli
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate
-from metalearn_tut.learners.maml import RATE_MODES
+from metalearn_tut.bilevel.rates import RATE_MODES
 from metalearn_tut.models import NORMS
 from metalearn_tut.runs import building as runs
 from metalearn_tut.saliency.masks import ALLOCATIONS

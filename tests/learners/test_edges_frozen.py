@@ -162,7 +162,7 @@ def test_all_frozen_later_is_said_before_any_work():
         learner.adapt(task().support_x, task().support_y)
     with pytest.raises(ValueError, match="nothing to train: all"):
         meta_train(learner, sampler(), steps=1, progress=False)
-    with pytest.raises(ValueError, match="nothing to adapt: all parameters .* are frozen"):
+    with pytest.raises(ValueError, match=r"nothing to adapt: all parameters .* are frozen"):
         meta_gradient(learner.model, task(), inner_lr=0.1, inner_steps=1)
 
 

@@ -184,7 +184,9 @@ SHAPES = {
     "fixed": {},
     "shared": {"rates": ()},
     "per_layer": {f"rates.{n}": () for n in ("0.weight", "0.bias", "2.weight", "2.bias")},
-    "per_layer_and_step": {f"rates.{n}": (2,) for n in ("0.weight", "0.bias", "2.weight", "2.bias")},
+    "per_layer_and_step": {
+        f"rates.{n}": (2,) for n in ("0.weight", "0.bias", "2.weight", "2.bias")
+    },
     "per_weight": {f"rates.{n}": tuple(p.shape) for n, p in mlp().named_parameters()},
 }
 kinds = pytest.mark.parametrize("kind", [k for k in SHAPES if k != "fixed"])
@@ -522,7 +524,9 @@ def test_bad_settings(name):
 
 
 def test_unknown_settings_are_refused_when_the_learner_is_made():
-    with pytest.raises(TypeError, match=r"MAML.* unexpected keyword argument 'inner_learning_rate'"):
+    with pytest.raises(
+        TypeError, match=r"MAML.* unexpected keyword argument 'inner_learning_rate'"
+    ):
         MAML(mlp(), inner_learning_rate=0.1)
     for name in ("engine", "rates", "first_order", "multi_step_loss", "recompute"):
         with pytest.raises(TypeError, match=f"Reptile.* unexpected keyword argument '{name}'"):

@@ -173,11 +173,11 @@ def task_gradients(
     if deferred and engine == "vectorised":
         raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
     params, lr = start(metas)
-    inner = (settings.get(name) for name in ("masks", "groups"))
-    check_inner(params, steps, lr, *inner, settings.get("prox_weight", 0.0))
+    masks, groups = settings.get("masks"), settings.get("groups")
+    check_inner(params, steps, lr, masks, groups, settings.get("prox_weight", 0.0))
     assert_second_order_safe(model, engine, first_order=bool(settings.get("first_order")))
     batch = prepare(batch, params, ways_of(model, params), (inner_loss or loss, loss))
-    inner_loss = scalar_loss(inner_loss or loss, "inner_loss" if inner_loss else "loss")
+    inner_loss = scalar_loss(inner_loss, "inner_loss") if inner_loss else scalar_loss(loss)
     settings |= {"steps": steps, "loss": scalar_loss(loss), "inner_loss": inner_loss}
     with torch.enable_grad():
         if engine == "implicit":
@@ -224,7 +224,7 @@ def stacked(
     start: Start,
     *,
     loss: TaskLoss,
-    inner_loss: TaskLoss | None,
+    inner_loss: TaskLoss,
     **settings: Any,
 ) -> TaskGradients:
     """All tasks in one graph: every task gets its own copy of the meta-parameters."""
@@ -239,7 +239,7 @@ def stacked(
         batch,
         lr=lr,
         loss=vmap(loss),
-        inner_loss=vmap(inner_loss or loss),
+        inner_loss=vmap(inner_loss),
         norm=norm_of(model),
         axis=1,
         **settings,
@@ -284,9 +284,8 @@ def adapt(
         ``torch.no_grad()``, where memory does not grow with the number of steps.
     """
     start = parameters_of(model) if params is None else params
-    names = ("masks", "groups")
-    inner["groups"] = stepped_groups(model, inner.get("groups"))
-    check_inner(start, inner_steps, inner_lr, *map(inner.get, names), inner.get("prox_weight", 0.0))
+    masks, groups = inner.get("masks"), stepped_groups(model, inner.get("groups"))
+    check_inner(start, inner_steps, inner_lr, masks, groups, inner.get("prox_weight", 0.0))
     check_rows(support_x, support_y, "support")
     check_targets(support_y, "support_y", ways_of(model, start), loss)
     x, y = prepared(support_x, support_y, start, "support_x")
@@ -300,5 +299,5 @@ def adapt(
         private(start),
         steps=inner_steps,
         lr=inner_lr,
-        **inner,
+        **inner | {"groups": groups},
     )

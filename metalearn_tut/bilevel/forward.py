@@ -133,7 +133,7 @@ def query_outputs(
 ) -> Tensor:
     """Outputs on the query set, normalized as the model's ``norm`` says.
 
-    With ``norm="support"`` the support set is sent along and alone provides the
+    With ``norm="support"`` (inductive) the support set is sent along and alone provides the
     batch statistics, so each query image is classified as if it had come alone.
     With ``"batch"`` the query batch provides its own statistics (transductive).
 

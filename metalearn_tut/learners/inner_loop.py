@@ -40,9 +40,10 @@ class InnerLoopLearner(Learner):
 
     Parameters
     ----------
-    model, inner_lr, inner_steps, rate_mode, zero_head, head, groups, loss, inner_loss, metric, \
-masks, prox_weight
+    model, inner_lr, inner_steps, rate_mode, zero_head, head, groups
         As for :class:`MAML`.
+    loss, inner_loss, metric, masks, prox_weight
+        As there.
     """
 
     engine = "functional"

@@ -134,7 +134,7 @@ def logits(model: nn.Module, support_x: Tensor, support_y: Tensor, query_x: Tens
         both = model.embed(torch.cat([support_x, query_x]), n)
         support, query = both[:n], both[n:]
     else:
-        support, query = (model.embed(x.clone()) for x in (support_x, query_x))
+        support, query = model.embed(support_x.clone()), model.embed(query_x.clone())
     return distance_logits(query, prototypes(support, support_y))
 
 

@@ -31,9 +31,10 @@ class Reptile(InnerLoopLearner):
 
     Parameters
     ----------
-    model, inner_lr, inner_steps, zero_head, head, groups, loss, inner_loss, metric, masks, \
-prox_weight
+    model, inner_lr, inner_steps, zero_head, head, groups
         As for :class:`MAML`.
+    loss, inner_loss, metric, masks, prox_weight
+        As there.
     """
 
     def __init__(

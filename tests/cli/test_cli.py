@@ -17,12 +17,12 @@ from PIL import Image
 
 from metalearn_tut import saliency, tasks
 from metalearn_tut.bilevel import ENGINES
+from metalearn_tut.bilevel.rates import RATE_MODES
 from metalearn_tut.cli import commands
 from metalearn_tut.cli import launch as cli_launch
 from metalearn_tut.cli import program as cli
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate
-from metalearn_tut.bilevel.rates import RATE_MODES
 from metalearn_tut.models import NORMS
 from metalearn_tut.runs import building as runs
 from metalearn_tut.saliency.masks import ALLOCATIONS

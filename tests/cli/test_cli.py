@@ -27,7 +27,8 @@ from metalearn_tut.models import NORMS
 from metalearn_tut.runs import building as runs
 from metalearn_tut.saliency.masks import ALLOCATIONS
 from metalearn_tut.training import checkpoint
-from metalearn_tut.training.loop import SCHEDULES, meta_train
+from metalearn_tut.training.loop import meta_train
+from metalearn_tut.training.outer_rates import SCHEDULES
 
 TINY = [
     *("train", "--width", "4", "--queries", "2", "--steps", "6", "--tasks-per-step", "2"),

@@ -76,7 +76,7 @@ class RoundFolder:
 
     def begin(self, resume: bool) -> tuple[int, list[dict[str, Any]]]:
         """Rounds done, and their history; the learner is then as it was after the last one."""
-        if self.path is None:
+        if self.path is None or not self.path.exists():
             return 0, []
         found = sorted(file.name for file in self.path.glob("round_*.safetensors"))
         done = 0

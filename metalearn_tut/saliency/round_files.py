@@ -83,6 +83,8 @@ class RoundFolder:
         while self.file(done + 1).exists():
             done += 1
         kept = self._at(done, beside=[*found, self.file(done + 1).name]).begin(resume)
+        if kept is None and found:
+            raise FileNotFoundError(f"no {_KIND} at {self.file(done)}, and later ones are there")
         if kept is None:
             return 0, []
         load_state(self.file(done), kept.tensors, self.learner)

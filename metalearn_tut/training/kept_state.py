@@ -28,7 +28,7 @@ def split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
-        tensors[name] = value
+        tensors[name] = value.detach().clone()  # a file takes no tensor twice
         return {"tensor": name}
     if isinstance(value, Mapping):
         return {"mapping": [[k, split(v, f"{name}.{k}", tensors)] for k, v in value.items()]}

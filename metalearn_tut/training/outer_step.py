@@ -69,7 +69,9 @@ class OuterStep:
         names = {id(p): name for name, p in self.metas.items()}
         found = {"class": _name(self.optimizer)}
         for i, group in enumerate(self.optimizer.param_groups):
-            own = {name: described(v) for name, v in group.items() if name != "params"}
+            # a scheduler leaves "initial_lr" there, and has it, too
+            given = {n: v for n, v in group.items() if n not in ("params", "initial_lr")}
+            own = described(given)
             own["parameters"] = [names[id(p)] for p in group["params"] if id(p) in names]
             found[f"group {i}"] = own
         return {"optimizer": found, "scheduler": self._scheduler_settings()}

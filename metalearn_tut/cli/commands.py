@@ -35,6 +35,7 @@ from metalearn_tut.federated import Federation
 from metalearn_tut.federated.outcome import unanswered
 from metalearn_tut.federated.training import federated_train
 from metalearn_tut.files import provenance
+from metalearn_tut.files.resume import holds_a_run
 from metalearn_tut.files.tensor_file import read_tensors
 from metalearn_tut.gating import MetaGater
 from metalearn_tut.gating.evaluation import Watched, is_gated
@@ -353,7 +354,7 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     _set_threads(o.threads)
     check_new_run(o.out, checkpoint.BEST, checkpoint.LAST)
     if (o.out / checkpoint.PRUNED).exists() and not o.resume:
-        raise checkpoint.holds_a_run(o.out)
+        raise holds_a_run(o.out)
     check_positive("--step", o.step)
     check_positive("--outer-lr", o.outer_lr)
     path = _path_of(o.run)

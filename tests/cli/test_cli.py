@@ -27,7 +27,8 @@ from metalearn_tut.models import NORMS
 from metalearn_tut.runs import building as runs
 from metalearn_tut.saliency.masks import ALLOCATIONS
 from metalearn_tut.training import checkpoint
-from metalearn_tut.training.loop import SCHEDULES, meta_train
+from metalearn_tut.training.loop import meta_train
+from metalearn_tut.training.outer_rates import SCHEDULES
 
 TINY = [
     *("train", "--width", "4", "--queries", "2", "--steps", "6", "--tasks-per-step", "2"),
@@ -495,7 +496,7 @@ def test_an_interrupted_pruning_goes_on_and_ends_as_if_it_had_not_been(
         assert command(capsys, *arguments)[0] == 130
     assert not (tmp_path / "pruned.safetensors").exists()
     code, _, said = command(capsys, *arguments)
-    assert code == 2 and "holds a pruning run" in said[0]
+    assert code == 2 and "holds a run" in said[0]
     assert command(capsys, *arguments, "--resume")[0] == 0
     a, b = ((folder / "pruned.safetensors").read_bytes() for folder in (pruned, tmp_path))
     assert a == b

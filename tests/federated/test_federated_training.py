@@ -138,7 +138,7 @@ def test_a_stopped_run_says_what_it_goes_on_from(tmp_path):
         return in_process(federation)(chosen, state, number)
 
     options = {"config": {}, "ask": stop, "progress": False}
-    said = r"training was stopped; resume=True \(--resume\) goes on from .*server.* \(round 1\)"
+    said = r"training was stopped; last good checkpoint: .*server.* \(round 1\); resume=True \("
     with pytest.raises(KeyboardInterrupt, match=said):
         federated_train(federation, tmp_path / "run", **options)
 

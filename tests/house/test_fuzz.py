@@ -230,7 +230,6 @@ def aggregates():
         rank_losses.RankedRange: ranks,
         rank_losses.RankedRange.fractions: shares,
         rank_losses.ThresholdTracker: ranks | modes,
-        rank_losses.DCARange: ranks | {"every": small},
         rank_losses.LogNormalGuidance: guided | {"every": small},
         rank_losses.LogNormalGuidance.fractions: shares,
         rank_losses.WorstMixture: {"pool": st.one_of(small, st.just(20)), "rate": numbers},
@@ -243,7 +242,7 @@ def aggregates():
 @given(aggregates(), st.lists(BATCHES, min_size=1, max_size=3))
 def test_an_aggregate_weighs_tasks_or_says_what_is_wrong(made, batches):
     make, given = made
-    required = {"m", "k"} if make in (rank_losses.ThresholdTracker, rank_losses.DCARange) else set()
+    required = {"m", "k"} if make is rank_losses.ThresholdTracker else set()
     required |= {"m", "k"} if make is rank_losses.RankedRange else set()
     required |= {"pool"} if make is rank_losses.WorstMixture else set()
     given = {**dict.fromkeys(required, 2), **given}

@@ -160,6 +160,8 @@ def training(config: Config, folder: Path, progress: bool = False) -> dict[str, 
     learner = runs.build_learner(config, config.get("device", "cpu"))
     sampler = training_tasks(config["tasks"], config["seed"])
     rank_loss = aggregate(config["aggregate"], sampler, learner)
+    if isinstance(rank_loss, rank_losses.TaskAggregate):
+        rank_loss.keeps_log = True
     options = {"out": folder, "resume": True, "progress": progress, **config["training"]}
     history = meta_train(learner, sampler, aggregate=rank_loss, **options)
     values: dict[str, Any] = {"skipped": len(history.skipped)}

@@ -365,9 +365,10 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     check_root(config["data"].get("name"), o.root)
     source = runs.build_source(config["data"], "train", o.root)
     training = {n: getattr(o, n) for n in ("steps", "tasks_per_step", "outer_lr")}
-    pruning = {n: getattr(o, n) for n in ("score", "allocation", "seed")} | {"n_tasks": o.tasks}
+    pruning = {"method": o.score, "allocation": o.allocation, "seed": o.seed, "n_tasks": o.tasks}
+    pruning["spare"] = o.spare or []
     now = saliency.kept_fraction(saliency.full_masks(learner))
-    pruning |= {"schedule": saliency.schedule_to(o.keep, o.step, now), "spare": o.spare or []}
+    schedule = saliency.schedule_to(o.keep, o.step, now)
 
     def sampler(number: int) -> TaskSampler:
         return source.sampler(**{**config["tasks"], "seed": o.seed + number})
@@ -376,17 +377,17 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
         folder = o.out / f"trained_{number:02d}"
         meta_train(learner, sampler(number), out=folder, resume=True, config=config, **training)
 
+    note = {"training": training, "weights": state_of(learner)}
     masks, _ = saliency.anp_prune(
         learner,
         sampler(0),
-        retrain=retrain if o.steps else None,
-        note={"training": training, "weights": state_of(learner)},
+        saliency.Rounds(schedule, retrain if o.steps else None, note),
+        saliency.Criterion(**pruning),
         out=o.out / "rounds",
         resume=o.resume,
-        **pruning,
     )
     file = o.out / checkpoint.PRUNED
-    config = {**config, "pruning": {**pruning, "training": training}}
+    config = {**config, "pruning": {**pruning, "schedule": schedule, "training": training}}
     saliency.save_sparse(file, learner, config=config)
     model, shape = learner.model, source.images.shape[1:]
     print(

@@ -369,7 +369,8 @@ def test_scores_are_finite_and_not_negative_or_the_task_is_refused(x, y, score, 
     if batch is REFUSED:
         return
     names = ("support", "query", "score", "seed", "label", "Hessian", "task")
-    call = lambda: saliency.scores_of(learner(), batch, score, seed=seed)  # noqa: E731
+    criterion = saliency.Criterion(method=score, seed=seed)
+    call = lambda: saliency.scores_of(learner(), batch, criterion)  # noqa: E731
     found = tried(call, *names)
     if found is not REFUSED:
         assert all(finite(s) and bool((s >= 0).all()) for s in found[0].values())

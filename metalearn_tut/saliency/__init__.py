@@ -8,7 +8,6 @@ full text; what is our reconstruction is called so.
 """
 
 from metalearn_tut.saliency.capture import layer_inputs, patches, prunable_layers
-from metalearn_tut.saliency.criterion import SCORES, Criterion, Rounds
 from metalearn_tut.saliency.filters import best_filters, filter_scores, remove_filters
 from metalearn_tut.saliency.gradient_scores import gradient_scores, magnitude_scores, random_scores
 from metalearn_tut.saliency.hessians import LayerHessian, layer_hessians
@@ -18,10 +17,10 @@ from metalearn_tut.saliency.masks import (
     kept_fraction,
     layer_fractions,
     mask_optimizer,
-    schedule_to,
     select,
 )
 from metalearn_tut.saliency.obs import obs_scores, prune_layer
+from metalearn_tut.saliency.plan import SCORES, Criterion, Rounds, schedule_to
 from metalearn_tut.saliency.round_files import Pruned, load_round
 from metalearn_tut.saliency.rounds import anp_prune
 from metalearn_tut.saliency.scoring import scores_of

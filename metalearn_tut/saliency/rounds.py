@@ -13,17 +13,16 @@ from metalearn_tut.files.content import as_json, described
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.saliency.capture import check_capture, check_untied, prunable_layers
-from metalearn_tut.saliency.criterion import Criterion, Rounds
 from metalearn_tut.saliency.hessians import layer_hessians
 from metalearn_tut.saliency.masks import (
     Masks,
     check_pruned,
-    check_schedule,
     full_masks,
     kept_fraction,
     layer_fractions,
     select,
 )
+from metalearn_tut.saliency.plan import Criterion, Rounds, check_schedule
 from metalearn_tut.saliency.round_files import Pruned, RoundFolder
 from metalearn_tut.saliency.scoring import remove, scores_of
 from metalearn_tut.tasks.sampler import TaskSampler

@@ -10,7 +10,6 @@ from torch import Tensor
 from metalearn_tut.bilevel import parameters_of
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.saliency.capture import free_leaves
-from metalearn_tut.saliency.criterion import Criterion
 from metalearn_tut.saliency.gradient_scores import (
     gradient_scores,
     magnitude_scores,
@@ -18,6 +17,7 @@ from metalearn_tut.saliency.gradient_scores import (
 )
 from metalearn_tut.saliency.hessians import LayerHessian, layer_hessians
 from metalearn_tut.saliency.obs import Scores, obs_scores, prune_layer
+from metalearn_tut.saliency.plan import Criterion
 from metalearn_tut.tasks.task import TaskBatch
 
 

@@ -1,4 +1,4 @@
-"""The settings of pruning in rounds: which weights go, and when training follows."""
+"""The plan of a pruning: which weights go, how many in each round, when training follows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from metalearn_tut.checks import check_choice, check_count, check_index, check_seed
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.saliency.gradient_scores import KINDS
+from metalearn_tut.saliency.masks import select
 
 SCORES = ("anp", "lobs", "magnitude", "random", *KINDS)
 Retrain = Callable[[MAML, int], Any]
@@ -133,3 +137,53 @@ class Rounds:
                 f"schedule must be a sequence of shares, one for each round, got {self.schedule!r}"
             ) from error
         object.__setattr__(self, "schedule", shares)
+
+
+def schedule_to(keep: float, step: float = 0.1, now: float = 1.0) -> list[float]:
+    """Rounds of equal shares, and at last what remains, from ``now`` down to ``keep``.
+
+    Raises
+    ------
+    ValueError
+        If ``step`` is not positive, or ``keep`` not between 0 and ``now``.
+
+    Examples
+    --------
+    >>> schedule_to(0.65), schedule_to(0.5, 0.25)
+    ([0.1, 0.1, 0.1, 0.05], [0.25, 0.25])
+    """
+    if not now <= 1:
+        raise ValueError(f"now must be a share of at most 1, got {now}")
+    if not (0 < keep < now and step >= 1e-6):
+        raise ValueError(
+            f"keep must be between 0 and {now:.3g}, what there is, and step positive, got "
+            f"keep={keep:g} and step={step:g}"
+        )
+    rounds = int((now - keep) / step)
+    rest = round(now - keep - rounds * step, 9)
+    return [step] * rounds + [rest] * (rest > 0)
+
+
+def check_schedule(
+    masks: Mapping[str, Tensor],
+    schedule: Sequence[float],
+    *,
+    allocation: str = "uniform",
+    spare: Sequence[str] = (),
+    first: int = 1,
+) -> None:
+    """Refuse, before any work, a schedule that takes more than there is.
+
+    Raises
+    ------
+    ValueError
+        Naming the round (they are counted from ``first``) and the layer.
+    """
+    # scores for which a layer keeps its weights longest: if these fail, all do
+    scores = {n: torch.full(m.shape, float(m.ndim > 1)) for n, m in masks.items()}
+    masks = {n: m.cpu() for n, m in masks.items()}
+    for number, step in enumerate(schedule, start=first):
+        try:
+            masks = select(scores, masks, step, allocation=allocation, spare=spare)
+        except ValueError as error:
+            raise ValueError(f"schedule cannot be followed in round {number}: {error}") from None

@@ -27,10 +27,10 @@ from metalearn_tut.cli.checks import (
 )
 from metalearn_tut.cli.launch import MEMORY, launch
 from metalearn_tut.cli.options import expanded
-from metalearn_tut.deployment.network import export_onnx
+from metalearn_tut.deployment import export_network
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate as measure
-from metalearn_tut.evaluation.accuracy import interval
+from metalearn_tut.evaluation.intervals import interval
 from metalearn_tut.federated import Federation
 from metalearn_tut.federated.outcome import unanswered
 from metalearn_tut.federated.training import federated_train
@@ -411,7 +411,7 @@ def export(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     task = sampler[o.task]
     _check_ways(learner, task.ways)
     network = learner.adapt(task.support_x, task.support_y).deploy()
-    exported = export_onnx(network, o.file, task.support_x.shape[1:])
+    exported = export_network(network, o.file, task.support_x.shape[1:])
     print(f"{exported!r}\ntask {o.task} of {sampler!r}")
 
 

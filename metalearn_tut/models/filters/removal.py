@@ -53,8 +53,9 @@ def remove_filters(network: Network, kept: Mapping[str, Tensor], *, widen: bool 
 
     Notes
     -----
-    Filters of no more than one input are known to leave with it: those of depthwise
-    convolutions. Other convolutions with groups keep all, and so does what they read.
+    A depthwise convolution loses the filters of the channels that go. Other convolutions with
+    groups keep theirs, and all that they read. What cannot be told from the graph is refused, and
+    the operation named: nothing is removed on a guess.
 
     Examples
     --------

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from metalearn_tut.models.norms import TaskBatchNorm2d
 
-_ONE_AT_A_TIME = threading.Lock()
+ONE_AT_A_TIME = threading.Lock()  # what a tracer replaces is every thread's
 
 
 class Tracer(fx.Tracer):
@@ -50,7 +50,7 @@ def trace(network: nn.Module) -> fx.Graph:
     """
     arguments = inspect.signature(network.forward).parameters.values()
     defaults = {a.name: a.default for a in arguments if a.default is not a.empty}
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         try:
             return Tracer().trace(network, defaults)
         except Exception as error:  # of whatever kind: forward() meets something that is no tensor

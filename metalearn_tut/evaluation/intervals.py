@@ -111,11 +111,16 @@ def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
     ValueError
         If the two were not measured by one metric on the same tasks.
     """
-    for what, x, y in (
-        ("the same tasks", *(f"{len(e.values)} of {e.sampler}" for e in (a, b))),
-        ("one metric", a.metric, b.metric),
-        ("one metric", *(f"{e.metric} {e.measure}" for e in (a, b))),
-    ):
-        if x != y:
-            raise ValueError(f"paired_difference needs {what} on both sides, got {x} and {y}")
+    _check_same("the same tasks", _tasks(a), _tasks(b))
+    _check_same("one metric", a.metric, b.metric)
+    _check_same("one metric", f"{a.metric} {a.measure}", f"{b.metric} {b.measure}")
     return interval(a.values.double() - b.values.double())
+
+
+def _tasks(result: Evaluation) -> str:
+    return f"{len(result.values)} of {result.sampler}"
+
+
+def _check_same(what: str, a: str, b: str) -> None:
+    if a != b:
+        raise ValueError(f"paired_difference needs {what} on both sides, got {a} and {b}")

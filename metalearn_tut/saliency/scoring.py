@@ -57,7 +57,8 @@ def remove(
     for layer, h in hessians.items():
         weight, *bias = free_leaves(learner, layer)
         names = [weight, bias[0] if bias else None]  # a frozen bias makes up for nothing
-        old, keep = ([tensors.get(n) for n in names] for tensors in (params, masks))
+        old = [params.get(name) for name in names]
+        keep = [masks.get(name) for name in names]
         new = prune_layer(*old, *keep, h, guard=guard, update_hinv=update_hinv)
         with torch.no_grad():
             for tensor, value in zip(old, new, strict=True):

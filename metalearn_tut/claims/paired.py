@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_tut.evaluation.accuracy import interval
+from metalearn_tut.evaluation.intervals import interval
 
 # As criteria put it: part of what is on file, so not a word of it changes.
 PAIRED = (

@@ -27,10 +27,10 @@ from metalearn_tut.cli.checks import (
 )
 from metalearn_tut.cli.launch import MEMORY, launch
 from metalearn_tut.cli.options import expanded
-from metalearn_tut.deployment.network import export_onnx
+from metalearn_tut.deployment import export_network
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate as measure
-from metalearn_tut.evaluation.accuracy import interval
+from metalearn_tut.evaluation.intervals import interval
 from metalearn_tut.federated import Federation
 from metalearn_tut.federated.outcome import unanswered
 from metalearn_tut.federated.training import federated_train
@@ -366,9 +366,10 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     check_root(config["data"].get("name"), o.root)
     source = runs.build_source(config["data"], "train", o.root)
     training = {n: getattr(o, n) for n in ("steps", "tasks_per_step", "outer_lr")}
-    pruning = {n: getattr(o, n) for n in ("score", "allocation", "seed")} | {"n_tasks": o.tasks}
+    pruning = {"method": o.score, "allocation": o.allocation, "seed": o.seed, "n_tasks": o.tasks}
+    pruning["spare"] = o.spare or []
     now = saliency.kept_fraction(saliency.full_masks(learner))
-    pruning |= {"schedule": saliency.schedule_to(o.keep, o.step, now), "spare": o.spare or []}
+    schedule = saliency.schedule_to(o.keep, o.step, now)
 
     def sampler(number: int) -> TaskSampler:
         return source.sampler(**{**config["tasks"], "seed": o.seed + number})
@@ -377,17 +378,17 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
         folder = o.out / f"trained_{number:02d}"
         meta_train(learner, sampler(number), out=folder, resume=True, config=config, **training)
 
+    note = {"training": training, "weights": state_of(learner)}
     masks, _ = saliency.anp_prune(
         learner,
         sampler(0),
-        retrain=retrain if o.steps else None,
-        note={"training": training, "weights": state_of(learner)},
+        saliency.Rounds(schedule, retrain if o.steps else None, note),
+        saliency.Criterion(**pruning),
         out=o.out / "rounds",
         resume=o.resume,
-        **pruning,
     )
     file = o.out / checkpoint.PRUNED
-    config = {**config, "pruning": {**pruning, "training": training}}
+    config = {**config, "pruning": {**pruning, "schedule": schedule, "training": training}}
     saliency.save_sparse(file, learner, config=config)
     model, shape = learner.model, source.images.shape[1:]
     print(
@@ -411,7 +412,7 @@ def export(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     task = sampler[o.task]
     _check_ways(learner, task.ways)
     network = learner.adapt(task.support_x, task.support_y).deploy()
-    exported = export_onnx(network, o.file, task.support_x.shape[1:])
+    exported = export_network(network, o.file, task.support_x.shape[1:])
     print(f"{exported!r}\ntask {o.task} of {sampler!r}")
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 from torch import nn
 
 from metalearn_tut import models, tasks
-from metalearn_tut.evaluation import cost
-from metalearn_tut.evaluation.accuracy import evaluate, interval
+from metalearn_tut.evaluation import cost, evaluate, interval
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.learners.protonet import ProtoNet
 from metalearn_tut.nb.chapters import chapter08

@@ -424,11 +424,8 @@ def test_prune_does_what_the_package_does(trained, pruned):
     masks, _ = saliency.anp_prune(
         learner,
         source.sampler(5, 1, 2, seed=5),
-        (0.25, 0.25, 0.1),
-        retrain,
-        n_tasks=2,
-        spare=["head"],
-        seed=5,
+        saliency.Rounds((0.25, 0.25, 0.1), retrain),
+        saliency.Criterion(n_tasks=2, spare=["head"], seed=5),
         progress=False,
     )
     file = saliency.read_sparse(pruned / "pruned.safetensors")

@@ -13,8 +13,7 @@ from test_cli import command
 from metalearn_tut import gating, tasks
 from metalearn_tut.cli import federate as cli_federate
 from metalearn_tut.cli import program as cli
-from metalearn_tut.evaluation import cost
-from metalearn_tut.evaluation.accuracy import evaluate, interval
+from metalearn_tut.evaluation import cost, evaluate, interval
 from metalearn_tut.federated import by_classes, run_rounds
 from metalearn_tut.federated.flower.app import make_federation
 from metalearn_tut.files.tensor_file import read_tensors

@@ -39,14 +39,17 @@ def asserted(*cells):
         (["assert cost.latency(network, shape) < 0.01"], [1]),
         (["start = time.time()", "f()", "took = time.time() - start", "assert took < 90"], [4]),
         (["a = timeit(f, number=3)\nb = [a / 3]\nc = sum(b)\nassert c < 1"], [1]),
-        (["done = export_onnx(net, path, shape)\nassert done.latency < done.torch_latency"], [1]),
+        (
+            ["done = export_network(net, path, shape)\nassert done.latency < done.torch_latency"],
+            [1],
+        ),
         ([SECONDS, "def twice(f):\n    return 2 * seconds(f)", "assert twice(f) > 0"], [3]),
         # which is something else
         ([SECONDS, TAKEN, "print(found)\nassert cost.macs(a, s) < cost.macs(b, s)"], []),
         ([SECONDS, "took = seconds(f)", "took = 3\nassert took == 3"], []),
         ([SECONDS, TAKEN, "name, right = 'a', 1\nassert right and name == 'a'"], []),
         (["row = recorded.side_by_side()['a']\nassert row['latency'] < row['adapt']"], []),
-        (["done = export_onnx(net, path, shape)\nassert done.difference < 1e-5"], []),
+        (["done = export_network(net, path, shape)\nassert done.difference < 1e-5"], []),
     ],
 )
 def test_a_chapter_that_asserts_a_time_is_told(cells, numbers):

@@ -20,7 +20,7 @@ from metalearn_tut import MAML, evaluate, gating, rank_losses, saliency, tasks
 from metalearn_tut.block_voting import Votes, block_budget, count_votes
 from metalearn_tut.distillation import losses as kd
 from metalearn_tut.evaluation import cost
-from metalearn_tut.evaluation.accuracy import interval
+from metalearn_tut.evaluation.intervals import interval
 from metalearn_tut.federated import Reply, by_classes, by_dirichlet, problem_of, weighted_average
 from metalearn_tut.gating import ChannelGate, ChannelGatedConv4, channel_mask, open_share
 from metalearn_tut.models import CifarResNet, Conv4, gumbel_mask, hard_mask
@@ -368,7 +368,8 @@ def test_scores_are_finite_and_not_negative_or_the_task_is_refused(x, y, score, 
     if batch is REFUSED:
         return
     names = ("support", "query", "score", "seed", "label", "Hessian", "task")
-    call = lambda: saliency.scores_of(learner(), batch, score, seed=seed)  # noqa: E731
+    criterion = saliency.Criterion(method=score, seed=seed)
+    call = lambda: saliency.scores_of(learner(), batch, criterion)  # noqa: E731
     found = tried(call, *names)
     if found is not REFUSED:
         assert all(finite(s) and bool((s >= 0).all()) for s in found[0].values())

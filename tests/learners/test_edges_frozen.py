@@ -266,7 +266,9 @@ def test_frozen_parts_of_a_gated_network_stay(update, part):
 def test_frozen_layers_are_not_pruned():
     model = frozen(mlp(nn.Linear(8, 8)), "1")
     learner = MAML(model, 0.2)
-    masks, _ = saliency.anp_prune(learner, sampler(), (0.3,), progress=False, n_tasks=2)
+    masks, _ = saliency.anp_prune(
+        learner, sampler(), (0.3,), saliency.Criterion(n_tasks=2), progress=False
+    )
     assert set(masks) == {f"{i}.{leaf}" for i in (0, 3) for leaf in ("weight", "bias")}
     assert model[1].weight.all()
 

@@ -195,7 +195,7 @@ def test_what_was_predicted_otherwise_is_not_deployed(off):
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n not in REFUSED])
 def test_the_deployed_network_is_a_file(name, tmp_path):
-    onnx = pytest.importorskip("metalearn_tut.deployment.network")
+    onnx = pytest.importorskip("metalearn_tut.deployment")
     pytest.importorskip("onnxruntime")
     if name not in FILES and not os.environ.get("METALEARN_TUT_SLOW"):
         pytest.skip("takes a second: set METALEARN_TUT_SLOW=1 for all networks")
@@ -204,10 +204,10 @@ def test_the_deployed_network_is_a_file(name, tmp_path):
     path, examples = tmp_path / "n.onnx", None if sx.is_floating_point() else sx
     if name in NO_FILE:
         with pytest.raises((ValueError, RuntimeError), match=NO_FILE[name]) as caught:
-            onnx.export_onnx(network, path, sx.shape[1:])
+            onnx.export_network(network, path, sx.shape[1:])
         assert "\n" not in str(caught.value) and not path.exists()
         return
-    assert onnx.export_onnx(network, path, sx.shape[1:], examples=examples).difference < 1e-4
+    assert onnx.export_network(network, path, sx.shape[1:], examples=examples).difference < 1e-4
 
 
 NO_FILE = {  # network -> why, in one sentence

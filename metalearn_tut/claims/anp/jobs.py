@@ -74,16 +74,16 @@ def after_rounds(
 
     schedule = rounds if config["score"] else [0.0] * len(rounds)
     score = config["score"] or "magnitude"
-    options = {"score": score, "compensate": score in COMPENSATING, **config["options"]}
+    compensate = score in COMPENSATING
+    criterion = saliency.Criterion(method=score, compensate=compensate, **config["options"])
     history = saliency.anp_prune(
         learner,
         Later(sampler, 10**8),
-        schedule,
-        retrain,
+        saliency.Rounds(schedule, retrain),
+        criterion,
         out=folder / "rounds",
         resume=True,
         progress=False,
-        **options,
     ).history
     kept = {
         share: {**r["layers"], "": r["kept"]} for share, r in zip(removed, history, strict=True)
@@ -159,17 +159,15 @@ def naive(config: Config, folder: Path) -> dict[str, Any]:
         options["out"] = folder / f"ordinary-{number}"
         meta_train(plain, Later(one, 10**6 * number), **ordinary["retrain"], **options)
 
+    compensate = config["score"] in COMPENSATING
     saliency.anp_prune(
         plain,
         Later(one, 10**8),
-        config["schedule"],
-        retrain,
-        score=config["score"],
-        compensate=config["score"] in COMPENSATING,
+        saliency.Rounds(config["schedule"], retrain),
+        saliency.Criterion(method=config["score"], compensate=compensate, **config["options"]),
         out=folder / "rounds",
         resume=True,
         progress=False,
-        **config["options"],
     )
     learner.set_masks(plain.masks)
     options["out"] = folder / "meta"

@@ -20,7 +20,7 @@ from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.compact.arms import PRICES, QUERIES, SEEDS, jobs
 from metalearn_tut.claims.paired import PAIRED, seeds_interval
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
-from metalearn_tut.evaluation.accuracy import interval
+from metalearn_tut.evaluation.intervals import interval
 
 GATED = tuple(f"gated{price:g}" for price in PRICES)
 LOSS = 0.02  # of accuracy that compression may cost

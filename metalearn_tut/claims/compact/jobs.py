@@ -103,8 +103,10 @@ def pruned(config: Config, folder: Path) -> Learner:
         _train(learner, config, steps, number, folder / f"round-{number}")
 
     judges = Later(training_tasks(config["tasks"], config["seed"]), JUDGES)
-    options = {"out": folder / "rounds", "resume": True, "progress": False, **config["options"]}
-    saliency.anp_prune(student, judges, config["schedule"], retrain, **options)
+    rounds = saliency.Rounds(config["schedule"], retrain)
+    criterion = saliency.Criterion(**config["options"])
+    options = {"out": folder / "rounds", "resume": True, "progress": False}
+    saliency.anp_prune(student, judges, rounds, criterion, **options)
     return learner
 
 

@@ -10,7 +10,7 @@ from metalearn_tut.block_voting.epochs import train_epochs
 from metalearn_tut.block_voting.few_shot import task_marks, vote_by_tasks
 from metalearn_tut.block_voting.filters import remove_filters, soft_filter_prune, zero_filters
 from metalearn_tut.block_voting.images import accuracy
-from metalearn_tut.block_voting.networks import BlockGate, GatedResNet, GatedResNet12
+from metalearn_tut.block_voting.networks import BlockGate, BlockGated, BlockGatedResNet12
 from metalearn_tut.block_voting.objectives import cross_entropy, distillation, target_rate
 from metalearn_tut.block_voting.recipe import Recipe, crop_and_flip, standard_recipes
 from metalearn_tut.block_voting.rounds import Round, vote_and_prune
@@ -21,8 +21,8 @@ from metalearn_tut.block_voting.votes import Votes, collect_marks, collect_votes
 __all__ = [
     "BlockGate",
     "Final",
-    "GatedResNet",
-    "GatedResNet12",
+    "BlockGated",
+    "BlockGatedResNet12",
     "Pruned",
     "Recipe",
     "Round",

@@ -12,7 +12,7 @@ from typing import Any
 
 from metalearn_tut.block_voting.epochs import History, train_epochs
 from metalearn_tut.block_voting.images import Data, accuracy
-from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.block_voting.objectives import check_distillation, distillation
 from metalearn_tut.block_voting.recipe import Recipe
 from metalearn_tut.block_voting.surgery import block_budget, frozen_blocks, most_prunable
@@ -48,7 +48,7 @@ class Round:
 
 
 def vote_and_prune(
-    gated: GatedResNet,
+    gated: BlockGated,
     data: Data,
     recipe: Recipe,
     *,
@@ -72,7 +72,7 @@ def vote_and_prune(
 
     Parameters
     ----------
-    gated : GatedResNet
+    gated : BlockGated
         After :func:`train_gates`.
     data : LabelledImages or (images, labels)
         The training images; they vote without augmentation.
@@ -151,7 +151,7 @@ def vote_and_prune(
 
 
 def number_to_prune(
-    gated: GatedResNet,
+    gated: BlockGated,
     ratio: float | None = None,
     n_prune: int | None = None,
     rule: str = "argmin",
@@ -187,7 +187,7 @@ def number_to_prune(
     return number
 
 
-def held_accuracy(network: CifarResNet | GatedResNet, held_out: Data | None) -> float | None:
+def held_accuracy(network: CifarResNet | BlockGated, held_out: Data | None) -> float | None:
     """Accuracy on the held-out images, if there are any."""
     return None if held_out is None else accuracy(network, held_out)
 

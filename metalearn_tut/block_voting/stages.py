@@ -11,7 +11,7 @@ import torch
 
 from metalearn_tut.block_voting.epochs import History, check_trainable, train_epochs
 from metalearn_tut.block_voting.images import Data, batches, like, tensors
-from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.block_voting.objectives import Objective, cross_entropy
 from metalearn_tut.block_voting.recipe import Augment, Recipe, crop_and_flip, standard_recipes
 from metalearn_tut.block_voting.rounds import (
@@ -60,7 +60,7 @@ class Pruned:
 
 
 def train_gates(
-    gated: GatedResNet,
+    gated: BlockGated,
     data: Data,
     recipe: Recipe,
     *,
@@ -73,7 +73,7 @@ def train_gates(
 
     Parameters
     ----------
-    gated : GatedResNet
+    gated : BlockGated
     data : LabelledImages or (images, labels)
         The training images.
     recipe : Recipe
@@ -101,7 +101,7 @@ def train_gates(
 
 
 def finalise(
-    gated: GatedResNet,
+    gated: BlockGated,
     data: Data,
     recipe: Recipe,
     *,
@@ -118,7 +118,7 @@ def finalise(
 
     Parameters
     ----------
-    gated : GatedResNet
+    gated : BlockGated
         After :func:`vote_and_prune`; left as it is.
     data, recipe, held_out, out, seed, progress
         As for :func:`vote_and_prune`.
@@ -145,7 +145,7 @@ def finalise(
 
 
 def abp_prune(
-    network: CifarResNet | GatedResNet,
+    network: CifarResNet | BlockGated,
     data: Data,
     *,
     ratio: float | None = None,
@@ -163,7 +163,7 @@ def abp_prune(
 
     Parameters
     ----------
-    network : CifarResNet or GatedResNet
+    network : CifarResNet or BlockGated
         Fresh or trained, left as it is; with gates if they are not to be the usual ones.
     data : LabelledImages or (images [M, 3, H, W], labels [M])
         The training images.
@@ -215,8 +215,8 @@ def abp_prune(
         raise ValueError(f"recipes must be three, got {len(first_middle_last)}")
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
-        is_gated = isinstance(network, GatedResNet)
-        gated = copy.deepcopy(network) if is_gated else GatedResNet(network)
+        is_gated = isinstance(network, BlockGated)
+        gated = copy.deepcopy(network) if is_gated else BlockGated(network)
     check_trainable(gated.network)  # the gates alone could be trained, but are gone in the end
     number_to_prune(gated, ratio, n_prune, **voting)  # refused now, and not hours later
     if held_out is not None:
@@ -230,7 +230,7 @@ def abp_prune(
     return Pruned(final.network, history, rounds, final)
 
 
-def check_surgery(gated: GatedResNet, network: CifarResNet, data: Data) -> None:
+def check_surgery(gated: BlockGated, network: CifarResNet, data: Data) -> None:
     """Compare a shortened network with masks of 0 and 1, on eight images.
 
     Raises

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.mode import any_frozen
 
-Residual = CifarResNet | GatedResNet
+Residual = CifarResNet | BlockGated
 
 
 def prunable_blocks(model: Residual) -> tuple[int, ...]:
@@ -29,10 +29,10 @@ def prunable_blocks(model: Residual) -> tuple[int, ...]:
 
     Examples
     --------
-    >>> len(prunable_blocks(CifarResNet(32))), len(prunable_blocks(GatedResNet(CifarResNet(32))))
+    >>> len(prunable_blocks(CifarResNet(32))), len(prunable_blocks(BlockGated(CifarResNet(32))))
     (13, 12)
     """
-    if isinstance(model, GatedResNet):
+    if isinstance(model, BlockGated):
         return model.candidates
     blocks = _network(model).blocks.named_children()
     return tuple(int(n) for n, block in blocks if block.stride == 1 and not any_frozen(block))
@@ -47,7 +47,7 @@ def block_budget(model: Residual, ratio: float) -> int:
 
     Parameters
     ----------
-    model : CifarResNet or GatedResNet
+    model : CifarResNet or BlockGated
         Blocks that its gates skip already are part of the number.
     ratio : float
         In [0, 1).
@@ -82,7 +82,7 @@ def most_prunable(model: Residual) -> int:
     >>> most_prunable(CifarResNet(56))
     25
     """
-    already = len(model.pruned) if isinstance(model, GatedResNet) else 0
+    already = len(model.pruned) if isinstance(model, BlockGated) else 0
     return len(prunable_blocks(model)) + already
 
 
@@ -100,7 +100,7 @@ def remove_blocks(model: Residual, blocks: Iterable[int]) -> CifarResNet:
 
     Parameters
     ----------
-    model : CifarResNet or GatedResNet
+    model : CifarResNet or BlockGated
         Left as it is; gates are not copied.
     blocks : iterable of int
         Block numbers, as in the whole network.
@@ -133,10 +133,10 @@ def remove_blocks(model: Residual, blocks: Iterable[int]) -> CifarResNet:
 
 def _network(model: Residual) -> CifarResNet:
     """The network behind the gates."""
-    network = model.network if isinstance(model, GatedResNet) else model
+    network = model.network if isinstance(model, BlockGated) else model
     if not isinstance(network, CifarResNet):
         raise TypeError(
             f"{type(network).__name__} has no residual blocks that could be removed: "
-            "give a CifarResNet or a GatedResNet"
+            "give a CifarResNet or a BlockGated"
         )
     return network

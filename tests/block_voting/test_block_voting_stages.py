@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from gate_cases import gated, images, labelled, lively, resnet, same_state
 
 from metalearn_tut.block_voting import (
-    GatedResNet,
+    BlockGated,
     Recipe,
     abp_prune,
     accuracy,
@@ -318,7 +318,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
         run(tmp_path, resume=True, seed=1)
     with pytest.raises(ValueError, match=r"cannot resume .*: network\.gates"):
         abp_prune(
-            GatedResNet(resnet(), "soft2"),
+            BlockGated(resnet(), "soft2"),
             labelled(8),
             n_prune=2,
             recipes=RECIPES,

@@ -11,8 +11,8 @@ from torch import nn
 
 from metalearn_tut import MAML, block_voting, models, tasks
 from metalearn_tut.block_voting import (
-    GatedResNet,
-    GatedResNet12,
+    BlockGated,
+    BlockGatedResNet12,
     Recipe,
     abp_prune,
     collect_votes,
@@ -116,14 +116,14 @@ def test_a_network_that_is_frozen_throughout_is_refused_before_any_work(tmp_path
 def test_frozen_blocks_are_no_candidates_and_said_to_be_frozen():
     network = freeze(resnet(), "blocks.1", "blocks.4.bn2")
     assert prunable_blocks(network) == (0, 2, 5, 7, 8)
-    assert GatedResNet(network).candidates == (2, 5, 7, 8)
+    assert BlockGated(network).candidates == (2, 5, 7, 8)
     with pytest.raises(ValueError, match=r"but 4 may be pruned \(2 are frozen: requires_grad"):
-        block_voting.block_budget(GatedResNet(network), 0.6)
+        block_voting.block_budget(BlockGated(network), 0.6)
     with pytest.raises(ValueError, match="block 1 is absent, frozen or changes the shape"):
         remove_blocks(network, [1])
-    votes = collect_votes(GatedResNet(network), images(6).float())
+    votes = collect_votes(BlockGated(network), images(6).float())
     assert votes.candidates == (2, 5, 7, 8) and sum(votes.counts) == 6
-    few = GatedResNet12(ResNet12(3, (4, 4, 4, 4)))
+    few = BlockGatedResNet12(ResNet12(3, (4, 4, 4, 4)))
     few.blocks[2].norms.requires_grad_(False)
     assert few.candidates == (1, 3)
     with pytest.raises(ValueError, match="block 2 cannot be pruned"):
@@ -340,7 +340,7 @@ BAD_COUNTS = {
 
 
 def few_shot():
-    return MAML(GatedResNet12(ResNet12(3, (4, 4, 4, 4))), 0.1, 1)
+    return MAML(BlockGatedResNet12(ResNet12(3, (4, 4, 4, 4))), 0.1, 1)
 
 
 def few_tasks():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metalearn_tut import MAML, tasks
-from metalearn_tut.block_voting import GatedResNet12, remove_blocks
+from metalearn_tut.block_voting import BlockGatedResNet12, remove_blocks
 from metalearn_tut.deployment import network as deployment
 from metalearn_tut.deployment.network import export_onnx
 from metalearn_tut.distillation import MetaDistiller
@@ -53,7 +53,7 @@ def narrow():
 
 def gated():
     small = ResNet12(5, (4, 6, 6, 8), in_channels=1, norm="support")
-    return MAML(GatedResNet12(small), 0.1, 1)
+    return MAML(BlockGatedResNet12(small), 0.1, 1)
 
 
 def pruned_blocks():

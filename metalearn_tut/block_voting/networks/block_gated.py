@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut.block_voting.networks.gates import MIXINGS, BlockGate
+from metalearn_tut.block_voting.networks.block_gate import MIXINGS, BlockGate
 from metalearn_tut.checks import check_choice
 from metalearn_tut.models import inputs
 from metalearn_tut.models.cifar_resnet import BasicBlock, CifarResNet
@@ -15,7 +15,7 @@ from metalearn_tut.models.mode import any_frozen
 from metalearn_tut.models.random_masks import MASKINGS, mask_of
 
 
-class GatedResNet(nn.Module):
+class BlockGated(nn.Module):
     """A CIFAR ResNet with a gate at its blocks.
 
     The gate of a block reads the output of the block before it, and its mark ``m`` in [0, 1]
@@ -74,7 +74,7 @@ class GatedResNet(nn.Module):
 
     Examples
     --------
-    >>> gated = GatedResNet(CifarResNet(20))
+    >>> gated = BlockGated(CifarResNet(20))
     >>> gated(torch.rand(2, 3, 32, 32)).shape, gated.marks(torch.rand(2, 3, 32, 32)).shape
     (torch.Size([2, 10]), torch.Size([2, 9]))
     >>> gated.candidates

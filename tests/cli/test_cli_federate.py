@@ -99,7 +99,7 @@ def test_a_run_is_what_the_package_makes_of_the_options(trained):
     for name, p in federation.learner.meta_parameters().items():
         assert torch.equal(found.meta_parameters()[name], p), name
     inner = found.inner
-    assert inner.lr == {"backbone": 0.2, "gates": 0.3} and inner.target == 0.4
+    assert (inner.inner_lr, inner.gate_lr, inner.target) == (0.2, 0.3, 0.4)
     assert (found.sparsity, found.warmup) == (2.0, 0.2)
 
 

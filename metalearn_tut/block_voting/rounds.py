@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from metalearn_tut.block_voting.epochs import History, train_epochs
-from metalearn_tut.block_voting.images import Data, accuracy
+from metalearn_tut.block_voting.images import Data, image_accuracy
 from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.block_voting.objectives import check_distillation, distillation
 from metalearn_tut.block_voting.recipe import Recipe
@@ -20,7 +22,6 @@ from metalearn_tut.block_voting.votes import RULES, Votes, collect_votes
 from metalearn_tut.checks import as_integer, check_choice, check_count
 from metalearn_tut.files.cache import atomic_write, remove_partial
 from metalearn_tut.files.tensor_file import check_same_run, read_tensors
-from metalearn_tut.models.cifar_resnet import CifarResNet
 
 Out = str | os.PathLike[str] | None
 
@@ -187,9 +188,9 @@ def number_to_prune(
     return number
 
 
-def held_accuracy(network: CifarResNet | BlockGated, held_out: Data | None) -> float | None:
+def held_accuracy(network: nn.Module, held_out: Data | None) -> float | None:
     """Accuracy on the held-out images, if there are any."""
-    return None if held_out is None else accuracy(network, held_out)
+    return None if held_out is None else image_accuracy(network, held_out)
 
 
 def file_in(out: Out, name: str) -> Path | None:

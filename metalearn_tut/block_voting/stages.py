@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from metalearn_tut.block_voting.epochs import History, check_trainable, train_epochs
 from metalearn_tut.block_voting.images import Data, batches, like, tensors
@@ -23,7 +24,6 @@ from metalearn_tut.block_voting.rounds import (
     vote_and_prune,
 )
 from metalearn_tut.block_voting.surgery import remove_blocks
-from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.mode import evaluating
 
 
@@ -33,7 +33,7 @@ class Final:
 
     Parameters
     ----------
-    network : CifarResNet
+    network : nn.Module
         Shorter, without gates, trained.
     history : dict
         Loss and accuracy of its epochs.
@@ -42,7 +42,7 @@ class Final:
         jumped to 1, and after training.
     """
 
-    network: CifarResNet
+    network: nn.Module
     history: History
     soft: float | None = None
     ungated: float | None = None
@@ -50,10 +50,10 @@ class Final:
 
 
 @dataclass(frozen=True)
-class Pruned:
+class ShorterNetwork:
     """What :func:`abp_prune` made: the network, and how each stage went."""
 
-    network: CifarResNet
+    network: nn.Module
     gates: History
     rounds: list[Round]
     final: Final
@@ -145,7 +145,7 @@ def finalise(
 
 
 def abp_prune(
-    network: CifarResNet | BlockGated,
+    network: nn.Module,
     data: Data,
     *,
     ratio: float | None = None,
@@ -158,13 +158,14 @@ def abp_prune(
     seed: int = 0,
     progress: bool = True,
     **voting: Any,
-) -> Pruned:
+) -> ShorterNetwork:
     """Automatic block-wise pruning (ABP, arXiv:2205.03602), all three stages.
 
     Parameters
     ----------
     network : CifarResNet or BlockGated
-        Fresh or trained, left as it is; with gates if they are not to be the usual ones.
+        Fresh or trained, left as it is; with gates if they are not to be the usual ones, or if it
+        is another network, whose blocks :class:`BlockGated` is told.
     data : LabelledImages or (images [M, 3, H, W], labels [M])
         The training images.
     ratio, n_prune
@@ -200,6 +201,7 @@ def abp_prune(
 
     Examples
     --------
+    >>> from metalearn_tut.models import CifarResNet
     >>> images, labels = torch.rand(12, 3, 8, 8), torch.arange(12) % 3
     >>> short = Recipe(1, 0.01)
     >>> pruned = abp_prune(CifarResNet(20, classes=3), (images, labels), ratio=0.25,
@@ -227,10 +229,10 @@ def abp_prune(
     counts = {"ratio": ratio, "n_prune": n_prune, "held_out": held_out}
     rounds = vote_and_prune(gated, data, middle, **counts, **voting, **shared)
     final = finalise(gated, data, last, held_out=held_out, **shared)
-    return Pruned(final.network, history, rounds, final)
+    return ShorterNetwork(final.network, history, rounds, final)
 
 
-def check_surgery(gated: BlockGated, network: CifarResNet, data: Data) -> None:
+def check_surgery(gated: BlockGated, network: nn.Module, data: Data) -> None:
     """Compare a shortened network with masks of 0 and 1, on eight images.
 
     Raises

@@ -9,9 +9,10 @@ from gate_cases import gated, images, lively, resnet, same_state
 from torch import nn
 
 from metalearn_tut import MAML, tasks
-from metalearn_tut.block_voting.networks.block_gated import BlockGated, mix
+from metalearn_tut.block_voting.networks.block_gate import GATE_KINDS, BlockGate
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.block_voting.networks.block_gated_resnet12 import BlockGatedResNet12
-from metalearn_tut.block_voting.networks.block_gate import GATES, MIXINGS, BlockGate
+from metalearn_tut.block_voting.networks.blocks import MIXINGS, mix
 from metalearn_tut.models import Conv4, ResNet12, deploy, inputs
 from metalearn_tut.models.random_masks import MASKINGS, gumbel_mask, hard_mask
 from metalearn_tut.models.resnet12 import ResidualBlock, ShortcutBlock
@@ -19,7 +20,7 @@ from metalearn_tut.models.resnet12 import ResidualBlock, ShortcutBlock
 # Gates
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", GATE_KINDS)
 @pytest.mark.parametrize("training", [True, False])
 def test_B7_marks_are_soft_in_both_modes(kind, training):
     gate = lively(BlockGate(kind, 16)).train(training)
@@ -28,7 +29,7 @@ def test_B7_marks_are_soft_in_both_modes(kind, training):
     assert ((marks > 0) & (marks < 1)).all() and len(marks.unique()) == 6
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", GATE_KINDS)
 def test_gates_start_open(kind):
     torch.manual_seed(0)
     marks = BlockGate(kind, 32)(images(8, channels=32).float())
@@ -234,7 +235,11 @@ def test_gates_can_be_taken_over_by_such_a_network_only():
 @pytest.mark.parametrize(
     ("error", "build", "message"),
     [
-        (TypeError, lambda: BlockGated(Conv4(3, 5)), "must be a CifarResNet, got Conv4"),
+        (
+            TypeError,
+            lambda: BlockGated(Conv4(3, 5)),
+            "Conv4 has no residual blocks that are known: name",
+        ),
         (ValueError, lambda: gated(gate="rnn"), "gate must be one of 'soft1', .* got 'rnn'"),
         (ValueError, lambda: gated(masking="on"), "masking must be one of 'soft', .* got 'on'"),
         (ValueError, lambda: gated(mixing="add"), "mixing must be one of 'skipnet', 'aig'"),
@@ -299,6 +304,17 @@ def test_without_its_gates_it_is_the_network_it_was():
     plain = BlockGatedResNet12(network).ungated()
     assert type(plain) is ResNet12 and same_state(plain, network)
     assert torch.equal(plain(x, 3), network(x, 3))
+
+
+def test_taking_its_gates_away_keeps_modes_and_pruned_blocks_and_draws_no_numbers():
+    gated12 = BlockGatedResNet12(lively(resnet12())).eval()
+    gated12.blocks[1].train()
+    gated12.prune(2)
+    state, modes = torch.get_rng_state(), {n: m.training for n, m in gated12.named_modules()}
+    plain = gated12.ungated()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(m.training == modes[n] for n, m in plain.named_modules())
+    assert isinstance(plain.blocks[2], ShortcutBlock) and plain.blocks[2] is not gated12.blocks[2]
 
 
 def test_few_shot_gates_are_meta_learned_and_deployed():

@@ -12,10 +12,10 @@ from metalearn_tut.block_voting import (
     BlockGated,
     Recipe,
     abp_prune,
-    accuracy,
     collect_votes,
     epochs,
     finalise,
+    image_accuracy,
     rounds,
     stages,
     vote_and_prune,
@@ -175,7 +175,7 @@ def test_the_three_accuracies_of_stage_3():
     untrained = finalise(network, as_it_is, Recipe(0), held_out=as_it_is, **QUIET)
     assert final.soft == untrained.soft == 1.0
     assert final.ungated == untrained.ungated == untrained.tuned < 1.0
-    assert final.tuned == accuracy(final.network, as_it_is) != final.ungated
+    assert final.tuned == image_accuracy(final.network, as_it_is) != final.ungated
 
 
 def test_surgery_that_changes_the_network_is_noticed(monkeypatch):

@@ -191,7 +191,7 @@ def test_soft_filter_pruning_leaves_frozen_layers_alone():
 
 CALLS = {
     "votes": lambda network: collect_votes(network, images(4).float()),
-    "accuracy": lambda network: block_voting.accuracy(network, labelled(4)),
+    "accuracy": lambda network: block_voting.image_accuracy(network, labelled(4)),
     "answers": lambda network: answers(network, labelled(4)[0]),
     "macs": lambda network: cost.macs(network, (3, 8, 8)),
     "latency": lambda network: cost.latency(network, (3, 8, 8), warmup=0, repeats=1),
@@ -382,7 +382,7 @@ LABELS = {
     "out of range": (lambda y: y + 1, r"labels must be in 0\.\.3 .*got 1\.\.4"),
 }
 READS_LABELS = {
-    "accuracy": lambda data: block_voting.accuracy(resnet().float(), data),
+    "accuracy": lambda data: block_voting.image_accuracy(resnet().float(), data),
     "train_epochs": lambda data: train_epochs(resnet().float(), data, FAST, **QUIET),
     "abp_prune": lambda data: abp_prune(
         resnet().float(), data, n_prune=1, recipes=(FAST,) * 3, **QUIET
@@ -412,7 +412,7 @@ def test_whole_numbers_of_any_kind_are_labels(kind):
     network, x = lively(resnet()).float(), images(8)
     y = answers(network, x)
     y[::4] = (y[::4] + 1) % 4  # two of eight are wrong
-    assert block_voting.accuracy(network, (x, kind(y))) == 0.75
+    assert block_voting.image_accuracy(network, (x, kind(y))) == 0.75
 
 
 @pytest.mark.parametrize("kept", [1e-3, 1e-9, 1e-12, 1e-300])

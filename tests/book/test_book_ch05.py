@@ -76,7 +76,7 @@ def test_right_answers_are_counted_in_evaluation_mode():
     space, network = book_tools.run(CHAPTER, test=(x, y)), resnet().train()
     found = space["right"](network)
     assert found.dtype == torch.float64 and not network.training
-    assert found.mean().item() == pytest.approx(bv.accuracy(network, (x, y)))
+    assert found.mean().item() == pytest.approx(bv.image_accuracy(network, (x, y)))
     assert torch.equal(found == 1, network(x).argmax(1) == y)
 
 

@@ -86,7 +86,9 @@ def test_a_priced_loss_is_the_cross_entropy_and_the_share_of_open_filters(chapte
     loss = F.cross_entropy(logits, task.support_y)
     found = chapter.priced_loss(params, task.support_x, task.support_y, price=0.7)
     torch.testing.assert_close(found, loss + 0.7 * gating.open_share(masks))
-    shut = chapter.priced_loss(params, task.support_x, task.support_y, price=5.0, gate_mode="closed")
+    shut = chapter.priced_loss(
+        params, task.support_x, task.support_y, price=5.0, gate_mode="closed"
+    )
     free = chapter.priced_loss(params, task.support_x, task.support_y, gate_mode="closed")
     torch.testing.assert_close(shut, free)
 
@@ -351,7 +353,7 @@ def test_every_comparison_passes_and_is_known(ready, capsys):
         ("straight through", ("soft = ((u + noise) / tau).sigmoid()", "soft = (u + noise) * tau")),
         ("straight through", ("(((u + e + noise) * 1.5)", "(((u + e + noise) * 1.0)")),
         ("gates' bytes", ("extra = 4 * 8 *", "extra = 4 *")),
-        ("both stages", ('body, alpha, *data, gate_mode="open")', "body, alpha, *data, noise=noise)")),
+        ("both stages", ('alpha, *data, gate_mode="open")', "alpha, *data, noise=noise)")),
         ("both stages", ("step(params, gates, gamma,", "step(params, gates, 2 * gamma,")),
         ("outer slope", ("moving.values(), create_graph=True",
                          "moving.values(), retain_graph=True")),

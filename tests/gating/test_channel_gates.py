@@ -140,6 +140,22 @@ def test_ungated_is_the_network_that_was_wrapped(kind):
     assert back.state_dict().keys() == bare.state_dict().keys()
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_ungated_has_all_modes_and_options_and_draws_no_numbers(kind):
+    network = gated(kind, "batch").eval()
+    network.blocks[1].train()
+    network.blocks[0].requires_grad_(False)
+    network.norm = "support"
+    state, modes = torch.get_rng_state(), {n: m.training for n, m in network.named_modules()}
+    back = network.ungated()
+    assert torch.equal(torch.get_rng_state(), state) and back.norm == "support"
+    assert all(m.training == modes[n] for n, m in back.named_modules())
+    assert not any(p.requires_grad for p in back.blocks[0].parameters())
+    assert all(getattr(back, name) == getattr(plain(kind), name) for name in network.options)
+    back.head.weight.data.zero_()
+    assert network.head.weight.any() and back(images(), 3).device == images().device
+
+
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_G2_a_closed_filter_gets_no_gradient_and_is_as_good_as_cut_out(norm):
     network, x = gated("conv4", norm), images()
@@ -256,7 +272,9 @@ def test_skipping_with_given_masks_and_with_groups_of_one_channel():
     network = gated("conv4", "group", group_size=1)
     torch.testing.assert_close(skip(network, images()), network(images()))
     mask = [torch.tensor(m, dtype=torch.float64) for m in ([1, 0, 1, 0], [0, 1, 1, 1]) * 2]
-    torch.testing.assert_close(skip(network, images(), gate_mode=mask), network(images(), gate_mode=mask))
+    torch.testing.assert_close(
+        skip(network, images(), gate_mode=mask), network(images(), gate_mode=mask)
+    )
     assert skip_each(network, images()[:0]).shape == (0, 3)
 
 

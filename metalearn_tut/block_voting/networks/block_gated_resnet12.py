@@ -76,9 +76,10 @@ class BlockGatedResNet12(ResNet12):
 
     def ungated(self) -> ResNet12:
         """A copy without gates, all masks 1; pruned blocks stay pruned."""
-        plain = copy.deepcopy(self)
-        del plain.gates
-        plain.__class__ = ResNet12  # with the gates all that this class adds is gone
+        with torch.device("meta"):  # draws no weights: the layers are these
+            plain = ResNet12(self.ways, self.widths, self.in_channels, self.norm, self.inner)
+        plain.blocks, plain.head = copy.deepcopy((self.blocks, self.head))
+        plain.training = self.training
         return plain
 
     def _run(self, x: Tensor, n_support: int | None) -> tuple[Tensor, Tensor]:

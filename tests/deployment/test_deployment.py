@@ -123,7 +123,7 @@ class As(nn.Module):
         self.network, self.how = network, how
 
     def forward(self, x):
-        return self.network(x, how=self.how)
+        return self.network(x, gate_mode=self.how)
 
 
 @needs_onnx
@@ -135,7 +135,7 @@ def test_channel_gates_do_in_the_file_what_they_are_told(tmp_path):
         assert any((mask[1:] != mask[:1]).any() for mask in masks)  # not the same for all
         for name, how in (("open", "open"), ("masks", [mask[0] for mask in masks])):
             path = export_onnx(As(network, how), tmp_path / f"{name}.onnx", SHAPE).path
-            expected = network(x, how=how)
+            expected = network(x, gate_mode=how)
             torch.testing.assert_close(outputs(path, x), expected, rtol=1e-5, atol=1e-5)
             assert (expected - learned).abs().max() > 1e-3
 

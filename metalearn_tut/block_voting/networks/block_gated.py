@@ -17,7 +17,7 @@ from metalearn_tut.block_voting.networks.blocks import (
     may_go,
     mix,
     named_blocks,
-    skip,
+    bypass,
     with_modules,
 )
 from metalearn_tut.checks import check_choice
@@ -209,7 +209,7 @@ class BlockGated(nn.Module):
             mark = mark * mask
             out = mix(block, x, mark, self.mixing)
         elif number in self.pruned:
-            mark, out = torch.zeros_like(mark), skip(block, x)
+            mark, out = torch.zeros_like(mark), bypass(block, x)
         elif str(number) in self.gates:
             mark = self.gates[str(number)](x)
             out = mix(block, x, mask_of(mark, self.masking, self.training), self.mixing)
@@ -243,12 +243,13 @@ def _check_mixing(blocks: Iterable[nn.Module], mixing: str) -> None:
 def _check_gates(gates: nn.ModuleDict, channels: dict[str, int]) -> None:
     found = {name: gate.channels for name, gate in gates.items()}
     for name in sorted(found.keys() | channels.keys(), key=int):
-        if found.get(name) != channels.get(name):
-            given, needed = (
-                f"a gate for {c[name]} channels" if name in c else "no gate"
-                for c in (found, channels)
-            )
+        given, needed = found.get(name), channels.get(name)
+        if given != needed:
             raise ValueError(
-                f"gates of another network: block {name} has {given}, "
-                f"where this network needs {needed}"
+                f"gates of another network: block {name} has {_gate_of(given)}, "
+                f"where this network needs {_gate_of(needed)}"
             )
+
+
+def _gate_of(channels: int | None) -> str:
+    return "no gate" if channels is None else f"a gate for {channels} channels"

@@ -63,7 +63,7 @@ def input_channels(block: nn.Module) -> int:
     raise ValueError(f"a block ({type(block).__name__}) has no convolution, so no gate can read it")
 
 
-def skip(block: nn.Module, x: Tensor) -> Tensor:
+def bypass(block: nn.Module, x: Tensor) -> Tensor:
     """What is left of a block without its branch: ``block.shortcut(x)``, or ``x`` itself."""
     shortcut = getattr(block, "shortcut", None)
     return shortcut(x) if callable(shortcut) else x
@@ -78,8 +78,8 @@ def mix(block: nn.Module, x: Tensor, mask: Tensor, mixing: str) -> Tensor:
         If the block changes the shape of its input, and has no shortcut that does.
     """
     if mixing == "aig":
-        return torch.relu(skip(block, x) + mask * block.residual(x))
-    whole, skipped = block(x), skip(block, x)
+        return torch.relu(bypass(block, x) + mask * block.residual(x))
+    whole, skipped = block(x), bypass(block, x)
     if whole.shape != skipped.shape:
         raise ValueError(
             f"a block ({type(block).__name__}) makes {list(whole.shape[1:])} of "

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from metalearn_tut import block_voting as bv
 from metalearn_tut import models, tasks
-from metalearn_tut.block_voting.networks import gated_resnet
+from metalearn_tut.block_voting.networks import blocks
 from metalearn_tut.distillation import losses as kd
 from metalearn_tut.evaluation import cost
 
@@ -86,7 +86,7 @@ def test_mixing_is_the_modules_on_a_block_that_keeps_the_shape(chapter, mixing):
     block, x = network.network.blocks[1], images(3, channels=16)
     branch, mask = block.residual(x), torch.rand(3, 1, 1, 1, dtype=torch.float64)
     mine = {"skipnet": chapter.mixed, "aig": chapter.scaled}[mixing](x, branch, mask)
-    torch.testing.assert_close(mine, gated_resnet.mix(block, x, mask, mixing))
+    torch.testing.assert_close(mine, blocks.mix(block, x, mask, mixing))
 
 
 @settings(max_examples=50, deadline=None)

@@ -13,11 +13,11 @@ from metalearn_tut.block_voting.networks.block_gate import BlockGate
 from metalearn_tut.block_voting.networks.blocks import (
     MIXINGS,
     InPlace,
+    bypass,
     input_channels,
     may_go,
     mix,
     named_blocks,
-    bypass,
     with_modules,
 )
 from metalearn_tut.checks import check_choice

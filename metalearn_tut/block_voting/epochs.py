@@ -110,21 +110,8 @@ def train_epochs(
     with progress_bar(steps * recipe.epochs, **shown) as bar:
         for epoch in range(first, recipe.epochs):
             optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
-            training(network)
-            sums = torch.zeros(2, dtype=torch.float64, device=x.device)
-            with _seeded(zlib.crc32(f"{seed}/{title}/{epoch}".encode()), x.device) as generator:
-                for rows in torch.randperm(len(x), generator=generator).tensor_split(steps):
-                    rows = rows.to(x.device)
-                    images = as_float(x[rows], like(network).dtype)
-                    if recipe.augment is not None:
-                        images = recipe.augment(images, generator)
-                    loss, logits = objective(network, images, y[rows])
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                    right = (logits.argmax(1) == y[rows]).sum()
-                    sums += torch.stack([loss.detach() * len(rows), right])
-                    bar.update()
+            number = zlib.crc32(f"{seed}/{title}/{epoch}".encode())
+            sums = _epoch(network, optimizer, objective, x, y, recipe, number, bar)
             if after_epoch is not None:
                 after_epoch(network)
             means = dict(zip(("loss", "accuracy"), (sums / len(x)).tolist(), strict=True))
@@ -136,6 +123,36 @@ def train_epochs(
             bar.set_postfix({n: f"{mean:.3f}" for n, mean in means.items()}, refresh=False)
     network.eval()
     return history
+
+
+def _epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    number: int,
+    bar: Any,
+) -> Tensor:
+    """One pass over the images in an order of this number: sums ``[2]`` of loss and right ones."""
+    training(network)
+    sums = torch.zeros(2, dtype=torch.float64, device=x.device)
+    steps = math.ceil(len(x) / recipe.batch)
+    with _seeded(number, x.device) as generator:
+        for rows in torch.randperm(len(x), generator=generator).tensor_split(steps):
+            rows = rows.to(x.device)
+            images = as_float(x[rows], like(network).dtype)
+            if recipe.augment is not None:
+                images = recipe.augment(images, generator)
+            loss, logits = objective(network, images, y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            right = (logits.argmax(1) == y[rows]).sum()
+            sums += torch.stack([loss.detach() * len(rows), right])
+            bar.update()
+    return sums
 
 
 def check_trainable(network: nn.Module) -> list[nn.Parameter]:

@@ -278,12 +278,12 @@ def _federated_config(o: SimpleNamespace) -> dict[str, Any]:
     if o.algorithm == "metagater":
         given.pop("gate_outer_lr", None)  # of the federation
         return {**config, "update": o.update, **_usual(MetaGater, "sparsity", "target"), **given}
-    if o.update == "difference" or (o.update == "first" and o.algorithm == "fedavg"):
+    if o.update == "first_order" and o.algorithm == "fedavg":
         raise ValueError(f"--update {o.update}: {o.algorithm} has no use for it")
     if given:
         name = min(given).replace("_", "-")
         raise ValueError(f"--{name}: {o.algorithm} has no use for it")
-    return config | ({"first_order": True} if o.update == "first" else {})
+    return config | ({"first_order": True} if o.update == "first_order" else {})
 
 
 def evaluate(o: SimpleNamespace, arguments: Sequence[str]) -> None:

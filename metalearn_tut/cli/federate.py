@@ -22,7 +22,7 @@ from metalearn_tut.cli.options import (
 )
 
 FederatedAlgorithm = choice("FederatedAlgorithm", "metagater", "per_fedavg", "fedavg")
-Update = choice("Update", "full", "first", "difference")
+Update = choice("Update", "full", "first_order")
 
 
 def federate(
@@ -61,7 +61,7 @@ def federate(
         float | None, option("Share of training without the price.", show_default=False)
     ] = None,
     update: Annotated[
-        Update, option("Meta-gradient: exact, without second derivatives, or by differences.")
+        Update, option("Meta-gradient: exact, or without second derivatives.")
     ] = Update.full,
     rounds: Annotated[int, option("Rounds of server and nodes.", min=1)] = 100,
     fraction: Annotated[float, option("Share of the nodes asked in a round.")] = 0.2,

@@ -39,7 +39,7 @@ def active_macs(
     >>> from metalearn_tut.models import Conv4
     >>> from metalearn_tut.evaluation.cost import macs
     >>> network, x = ChannelGatedConv4(Conv4(1, ways=5, width=8)), torch.rand(3, 1, 28, 28)
-    >>> active = active_macs(network, network.masks(x, how="closed"), x.shape[1:])
+    >>> active = active_macs(network, network.masks(x, gate_mode="closed"), x.shape[1:])
     >>> active.tolist(), macs(network, x.shape[1:])
     ([912, 912, 912], 203704)
     """

@@ -6,7 +6,7 @@ from gate_cases import images, labelled, lively, resnet, same_state
 from torch import nn
 
 from metalearn_tut.block_voting import (
-    GatedResNet,
+    BlockGated,
     Recipe,
     filters,
     prunable_blocks,
@@ -81,7 +81,7 @@ def test_a_narrow_network_can_lose_blocks_have_gates_and_learn():
     zero_filters(network, 0.5, norms=True)
     narrow, x = remove_zero_filters(network), images()
     masks = torch.tensor([1.0, 1, 0, 1, 1, 1, 1, 1, 1]).double()
-    gated = GatedResNet(narrow, "alone").eval()
+    gated = BlockGated(narrow, "alone").eval()
     torch.testing.assert_close(remove_blocks(narrow, [2])(x), gated(x, masks), rtol=0, atol=1e-12)
     narrow.train()(x).sum().backward()
     assert all(p.grad is not None for p in narrow.parameters())

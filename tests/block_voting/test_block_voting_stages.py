@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from gate_cases import gated, images, labelled, lively, resnet, same_state
 
 from metalearn_tut.block_voting import (
-    GatedResNet,
+    BlockGated,
     Recipe,
     abp_prune,
-    accuracy,
     collect_votes,
     epochs,
     finalise,
+    image_accuracy,
     rounds,
     stages,
     vote_and_prune,
@@ -175,7 +175,7 @@ def test_the_three_accuracies_of_stage_3():
     untrained = finalise(network, as_it_is, Recipe(0), held_out=as_it_is, **QUIET)
     assert final.soft == untrained.soft == 1.0
     assert final.ungated == untrained.ungated == untrained.tuned < 1.0
-    assert final.tuned == accuracy(final.network, as_it_is) != final.ungated
+    assert final.tuned == image_accuracy(final.network, as_it_is) != final.ungated
 
 
 def test_surgery_that_changes_the_network_is_noticed(monkeypatch):
@@ -318,7 +318,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
         run(tmp_path, resume=True, seed=1)
     with pytest.raises(ValueError, match=r"cannot resume .*: network\.gates"):
         abp_prune(
-            GatedResNet(resnet(), "soft2"),
+            BlockGated(resnet(), "soft2"),
             labelled(8),
             n_prune=2,
             recipes=RECIPES,

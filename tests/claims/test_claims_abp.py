@@ -119,7 +119,7 @@ def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
     data = abp_jobs.images(SETUP["data"])
     job = jobs["abp-0.4-0"]
     _, final = abp_jobs.pruned_network(job.config, folder / job.key, data["train"], data["test"])
-    share = block_voting.accuracy(final.network, data["test"])
+    share = block_voting.image_accuracy(final.network, data["test"])
     assert np.mean([int(r) for r in found["test"].split()]) == pytest.approx(share)
     assert len(found["test"].split()) == 3 * 17
     assert final.soft == found["soft"] and final.ungated == found["ungated"]

@@ -197,8 +197,8 @@ def test_rates_are_those_of_the_best_learner_on_validation(done, monkeypatch):
 
     def graded(learner, sampler, indices):
         assert "validation" in repr(sampler) and "test" not in repr(sampler)
-        lr = learner.inner.lr
-        return torch.tensor([0.5 + lr["backbone"] - lr["gates"] for _ in indices])
+        inner = learner.inner
+        return torch.tensor([0.5 + inner.inner_lr - inner.gate_lr for _ in indices])
 
     monkeypatch.setattr(jobs, "task_values", graded)
     best, rates = jobs.tuned(learner, config)

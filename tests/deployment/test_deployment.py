@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metalearn_tut import MAML, tasks
-from metalearn_tut.block_voting import GatedResNet12, remove_blocks
+from metalearn_tut.block_voting import BlockGatedResNet12, remove_blocks
 from metalearn_tut.deployment import export_network, network_export, onnx_model
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.evaluation import cost
@@ -52,7 +52,7 @@ def narrow():
 
 def gated():
     small = ResNet12(5, (4, 6, 6, 8), in_channels=1, norm="support")
-    return MAML(GatedResNet12(small), 0.1, 1)
+    return MAML(BlockGatedResNet12(small), 0.1, 1)
 
 
 def pruned_blocks():
@@ -122,7 +122,7 @@ class As(nn.Module):
         self.network, self.how = network, how
 
     def forward(self, x):
-        return self.network(x, how=self.how)
+        return self.network(x, gate_mode=self.how)
 
 
 @needs_onnx
@@ -134,7 +134,7 @@ def test_channel_gates_do_in_the_file_what_they_are_told(tmp_path):
         assert any((mask[1:] != mask[:1]).any() for mask in masks)  # not the same for all
         for name, how in (("open", "open"), ("masks", [mask[0] for mask in masks])):
             path = export_network(As(network, how), tmp_path / f"{name}.onnx", SHAPE).path
-            expected = network(x, how=how)
+            expected = network(x, gate_mode=how)
             torch.testing.assert_close(outputs(path, x), expected, rtol=1e-5, atol=1e-5)
             assert (expected - learned).abs().max() > 1e-3
 

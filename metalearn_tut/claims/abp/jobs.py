@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from metalearn_tut import block_voting as abp
-from metalearn_tut.block_voting import GatedResNet
+from metalearn_tut.block_voting import BlockGated
 from metalearn_tut.block_voting.images import answers
 from metalearn_tut.claims.records import beside
 from metalearn_tut.claims.study import Job
@@ -85,10 +85,10 @@ def gates(config: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def gated_network(config: Config, folder: Path, train: Any) -> GatedResNet:
+def gated_network(config: Config, folder: Path, train: Any) -> BlockGated:
     """A network trained with its gates; taken from ``folder`` where that is done already."""
     torch.manual_seed(config["seed"])
-    gated = GatedResNet(CifarResNet(config["depth"], config["classes"]), config["gate"])
+    gated = BlockGated(CifarResNet(config["depth"], config["classes"]), config["gate"])
     gated.to(config.get("device", "cpu"))
     options = {"out": folder, "seed": config["seed"], "progress": False}
     abp.train_gates(gated, train, recipe(config, "gates"), **options)

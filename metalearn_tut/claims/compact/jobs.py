@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from metalearn_tut import runs, saliency
-from metalearn_tut.block_voting import GatedResNet12, vote_by_tasks
+from metalearn_tut.block_voting import BlockGatedResNet12, vote_by_tasks
 from metalearn_tut.claims.hetrom.jobs import aggregate
 from metalearn_tut.claims.hetrom.tasks import training_tasks
 from metalearn_tut.claims.learners import Later, counted, like, test_tasks, tested
@@ -126,7 +126,7 @@ def gated_blocks(config: Config, folder: Path) -> Learner:
     """Meta-train a residual network whose blocks have gates."""
     torch.manual_seed(config["seed"])
     plain = runs.build_learner(config)
-    learner = like(plain, GatedResNet12(plain.model), config["algorithm"])
+    learner = like(plain, BlockGatedResNet12(plain.model), config["algorithm"])
     _train(learner, config, config["steps"], 0, folder)
     return learner
 

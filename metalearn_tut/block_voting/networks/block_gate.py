@@ -38,7 +38,7 @@ def _alone(channels: int) -> list[nn.Module]:
     return [nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, _WIDTH, 1), nn.ReLU()]
 
 
-GATES: dict[str, Callable[[int], list[nn.Module]]] = {
+GATE_KINDS: dict[str, Callable[[int], list[nn.Module]]] = {
     "soft1": _soft1,
     "soft2": _soft2,
     "pooled": _pooled,
@@ -86,12 +86,12 @@ class BlockGate(nn.Module):
     """
 
     def __init__(self, kind: str, channels: int) -> None:
-        check_choice("gate", kind, GATES)
+        check_choice("gate", kind, GATE_KINDS)
         if channels < 1:
             raise ValueError(f"channels must be at least 1, got {channels}")
         super().__init__()
         self.kind, self.channels = kind, channels
-        self.features = nn.Sequential(*GATES[kind](channels))
+        self.features = nn.Sequential(*GATE_KINDS[kind](channels))
         self.head = nn.Conv2d(_WIDTH if kind in ("pooled", "alone") else channels, 2, 1)
         nn.init.normal_(self.head.weight, std=0.001)
         with torch.no_grad():
@@ -100,6 +100,3 @@ class BlockGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Marks ``[B, 1, 1, 1]`` of the images whose features are ``x [B, C, H, W]``."""
         return self.head(self.features(x)).softmax(1)[:, 1:]
-
-
-MIXINGS = ("skipnet", "aig")

@@ -7,13 +7,13 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut.block_voting.networks.gates import BlockGate
+from metalearn_tut.block_voting.networks.block_gate import BlockGate
 from metalearn_tut.models import inputs
 from metalearn_tut.models.mode import any_frozen
 from metalearn_tut.models.resnet12 import ResNet12, ShortcutBlock
 
 
-class GatedResNet12(ResNet12):
+class BlockGatedResNet12(ResNet12):
     """A ResNet-12 whose blocks are masked by gates, image by image.
 
     ``leaky_relu(pool(S(x) + m · F(x)))``, m the mark of the gate that reads the block's input.
@@ -39,7 +39,7 @@ class GatedResNet12(ResNet12):
 
     Examples
     --------
-    >>> gated = GatedResNet12(ResNet12(ways=5, widths=(8, 8, 16, 16)))
+    >>> gated = BlockGatedResNet12(ResNet12(ways=5, widths=(8, 8, 16, 16)))
     >>> gated.marks(torch.rand(3, 3, 32, 32)).shape, gated.candidates
     (torch.Size([3, 4]), (1, 2, 3))
     """
@@ -76,9 +76,10 @@ class GatedResNet12(ResNet12):
 
     def ungated(self) -> ResNet12:
         """A copy without gates, all masks 1; pruned blocks stay pruned."""
-        plain = copy.deepcopy(self)
-        del plain.gates
-        plain.__class__ = ResNet12  # with the gates all that this class adds is gone
+        with torch.device("meta"):  # draws no weights: the layers are these
+            plain = ResNet12(self.ways, self.widths, self.in_channels, self.norm, self.inner)
+        plain.blocks, plain.head = copy.deepcopy((self.blocks, self.head))
+        plain.training = self.training
         return plain
 
     def _run(self, x: Tensor, n_support: int | None) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,9 @@ from metalearn_tut.models.random_masks import straight_through
 TAU = 2 / 3
 """Temperature of the relaxation, that of published channel gates."""
 
-HOWS = ("learned", "soft", "open", "closed")
-How = str | Sequence[Tensor]
-"""One of ``HOWS``, or a mask ``[C]`` or ``[B, C]`` for each gate."""
+GATE_MODES = ("learned", "soft", "open", "closed")
+GateMode = str | Sequence[Tensor]
+"""One of ``GATE_MODES``, or a mask ``[C]`` or ``[B, C]`` for each gate."""
 
 
 class ChannelGate(nn.Module):
@@ -50,12 +50,7 @@ class ChannelGate(nn.Module):
         self, in_channels: int, out_channels: int, hidden: int = 16, open_bias: float = 2.0
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("in_channels", in_channels),
-            ("out_channels", out_channels),
-            ("hidden", hidden),
-        ):
-            check_count(**{name: value})
+        check_count(in_channels=in_channels, out_channels=out_channels, hidden=hidden)
         self.inner, self.outer = nn.Linear(in_channels, hidden), nn.Linear(hidden, out_channels)
         nn.init.constant_(self.outer.bias, open_bias)
 
@@ -140,7 +135,7 @@ class GatedPass:
     ----------
     gates : nn.ModuleList
         Of :class:`ChannelGate`.
-    how, noise
+    gate_mode, noise
         As for :meth:`ChannelGated.forward`.
     tau : float
     n_support : int, optional
@@ -154,38 +149,38 @@ class GatedPass:
     def __init__(
         self,
         gates: nn.ModuleList,
-        how: How,
+        gate_mode: GateMode,
         noise: Sequence[Tensor] | None,
         tau: float,
         n_support: int | None = None,
     ) -> None:
         sizes = [gate.outer.out_features for gate in gates]
-        if isinstance(how, str):
-            check_choice("how", how, HOWS)
-        elif [mask.shape[-1] for mask in how] != sizes:
+        if isinstance(gate_mode, str):
+            check_choice("gate_mode", gate_mode, GATE_MODES)
+        elif [mask.shape[-1] for mask in gate_mode] != sizes:
             raise ValueError(
-                f"how must be one of {', '.join(map(repr, HOWS))}, or a mask for each gate, of "
-                f"{sizes} channels; got masks of {[mask.shape[-1] for mask in how]}"
+                f"gate_mode must be one of {', '.join(map(repr, GATE_MODES))}, or a mask for each "
+                f"gate, of {sizes} channels; got masks of {[mask.shape[-1] for mask in gate_mode]}"
             )
         if noise is not None and [part.shape[-1] for part in noise] != sizes:
             raise ValueError(
                 f"noise must be one tensor for each gate, of {sizes} channels, "
                 f"got {[part.shape[-1] for part in noise]}"
             )
-        self.gates, self.how, self.noise, self.tau = gates, how, noise, tau
+        self.gates, self.gate_mode, self.noise, self.tau = gates, gate_mode, noise, tau
         self.n_support, self.masks = n_support, []
 
     def mask(self, x: Tensor, present: Tensor | None = None) -> Tensor:
         """The mask ``[B, C]`` of the next gate, whose layer reads ``x``."""
         i = len(self.masks)
-        if not isinstance(self.how, str):
-            mask = self.how[i].to(x).expand(x.shape[0], -1)  # not len(x): ONNX would fix it
-        elif self.how in ("open", "closed"):
+        if not isinstance(self.gate_mode, str):
+            mask = self.gate_mode[i].to(x).expand(x.shape[0], -1)  # not len(x): ONNX would fix it
+        elif self.gate_mode in ("open", "closed"):
             size = self.gates[i].outer.out_features
-            mask = x.new_full((x.shape[0], size), float(self.how == "open"))
+            mask = x.new_full((x.shape[0], size), float(self.gate_mode == "open"))
         else:
             noise = None if self.noise is None else self.noise[i].to(x)
             logits = self.gates[i](x, present)
-            mask = channel_mask(logits, noise, tau=self.tau, soft=self.how == "soft")
+            mask = channel_mask(logits, noise, tau=self.tau, soft=self.gate_mode == "soft")
         self.masks.append(mask)
         return mask

@@ -9,9 +9,10 @@ from gate_cases import gated, images, lively, resnet, same_state
 from torch import nn
 
 from metalearn_tut import MAML, tasks
-from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet, mix
-from metalearn_tut.block_voting.networks.gated_resnet12 import GatedResNet12
-from metalearn_tut.block_voting.networks.gates import GATES, MIXINGS, BlockGate
+from metalearn_tut.block_voting.networks.block_gate import GATE_KINDS, BlockGate
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
+from metalearn_tut.block_voting.networks.block_gated_resnet12 import BlockGatedResNet12
+from metalearn_tut.block_voting.networks.blocks import MIXINGS, mix
 from metalearn_tut.models import Conv4, ResNet12, deploy, inputs
 from metalearn_tut.models.random_masks import MASKINGS, gumbel_mask, hard_mask
 from metalearn_tut.models.resnet12 import ResidualBlock, ShortcutBlock
@@ -19,7 +20,7 @@ from metalearn_tut.models.resnet12 import ResidualBlock, ShortcutBlock
 # Gates
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", GATE_KINDS)
 @pytest.mark.parametrize("training", [True, False])
 def test_B7_marks_are_soft_in_both_modes(kind, training):
     gate = lively(BlockGate(kind, 16)).train(training)
@@ -28,7 +29,7 @@ def test_B7_marks_are_soft_in_both_modes(kind, training):
     assert ((marks > 0) & (marks < 1)).all() and len(marks.unique()) == 6
 
 
-@pytest.mark.parametrize("kind", GATES)
+@pytest.mark.parametrize("kind", GATE_KINDS)
 def test_gates_start_open(kind):
     torch.manual_seed(0)
     marks = BlockGate(kind, 32)(images(8, channels=32).float())
@@ -124,7 +125,7 @@ def test_mixings_written_out():
     assert (skipnet - aig).abs().max() > 0.01
 
 
-# GatedResNet
+# BlockGated
 
 
 def test_without_gates_the_network_is_bitwise_the_formula():
@@ -139,7 +140,7 @@ def test_without_gates_the_network_is_bitwise_the_formula():
 @pytest.mark.parametrize("mixing", MIXINGS)
 def test_masks_of_1_are_the_network_without_gates(mixing):
     network, x = lively(resnet()), images()
-    model = GatedResNet(network, mixing=mixing).eval()
+    model = BlockGated(network, mixing=mixing).eval()
     torch.testing.assert_close(model(x, torch.ones(9).double()), network(x), rtol=0, atol=1e-12)
 
 
@@ -180,11 +181,11 @@ def test_gumbel_masks_are_random_in_training_only():
 def test_B4_candidates_change_no_shape_and_have_a_gate(depth, with_first):
     network = resnet(depth)
     plain = [i for i, block in enumerate(network.blocks) if block.stride == 1]
-    first = GatedResNet(network, "alone", gate_first=True)
+    first = BlockGated(network, "alone", gate_first=True)
     assert first.candidates == tuple(plain) and len(plain) == with_first
     assert len(first.gates) == with_first + 2
     for gate_transitions, gates in ((True, with_first + 1), (False, with_first - 1)):
-        model = GatedResNet(network, "alone", gate_transitions=gate_transitions)
+        model = BlockGated(network, "alone", gate_transitions=gate_transitions)
         assert model.candidates == tuple(plain[1:]) and len(model.gates) == gates
 
 
@@ -218,29 +219,33 @@ def test_blocks_that_cannot_be_pruned(block):
 
 def test_gates_can_be_taken_over_by_such_a_network_only():
     model = gated()
-    again = GatedResNet(resnet(seed=1), gates=model.gates)
+    again = BlockGated(resnet(seed=1), gates=model.gates)
     assert same_state(again.gates, model.gates) and again.gates is not model.gates
     with pytest.raises(
         ValueError,
         match="block 3 has a gate for 32 channels, where this network needs a gate for 16",
     ):
-        GatedResNet(resnet(), gates=nn.ModuleDict({**model.gates, "3": model.gates["4"]}))
+        BlockGated(resnet(), gates=nn.ModuleDict({**model.gates, "3": model.gates["4"]}))
     with pytest.raises(
         ValueError, match=r"of another network: block 4 has a gate for 32 channels, where .* 16"
     ):
-        GatedResNet(resnet(32), gates=model.gates)
+        BlockGated(resnet(32), gates=model.gates)
 
 
 @pytest.mark.parametrize(
     ("error", "build", "message"),
     [
-        (TypeError, lambda: GatedResNet(Conv4(3, 5)), "must be a CifarResNet, got Conv4"),
+        (
+            TypeError,
+            lambda: BlockGated(Conv4(3, 5)),
+            "Conv4 has no residual blocks that are known: name",
+        ),
         (ValueError, lambda: gated(gate="rnn"), "gate must be one of 'soft1', .* got 'rnn'"),
         (ValueError, lambda: gated(masking="on"), "masking must be one of 'soft', .* got 'on'"),
         (ValueError, lambda: gated(mixing="add"), "mixing must be one of 'skipnet', 'aig'"),
         (ValueError, lambda: BlockGate("soft1", 0), "channels must be at least 1, got 0"),
         (ValueError, lambda: gated()(images(1, channels=1)), r"x must be images \[B, 3, H, W\]"),
-        (TypeError, lambda: GatedResNet12(resnet()), "must be a ResNet12, got CifarResNet"),
+        (TypeError, lambda: BlockGatedResNet12(resnet()), "must be a ResNet12, got CifarResNet"),
     ],
 )
 def test_bad_input(error, build, message):
@@ -248,7 +253,7 @@ def test_bad_input(error, build, message):
         build()
 
 
-# GatedResNet12
+# BlockGatedResNet12
 
 
 def resnet12(norm="support"):
@@ -271,7 +276,7 @@ def test_few_shot_masks_multiply_the_residual_branch(norm):
 
 
 def test_few_shot_gates_read_the_output_of_the_block_before():
-    model, x = lively(GatedResNet12(resnet12())), images(5, 16)
+    model, x = lively(BlockGatedResNet12(resnet12())), images(5, 16)
     y, marks = model.blocks[0](x, 3), [torch.ones(5).double()]
     for i in (1, 2, 3):
         mark = model.gates[str(i)](y)
@@ -282,7 +287,7 @@ def test_few_shot_gates_read_the_output_of_the_block_before():
 
 
 def test_a_pruned_few_shot_block_keeps_its_shortcut():
-    model, x = lively(GatedResNet12(resnet12())), images(5, 16)
+    model, x = lively(BlockGatedResNet12(resnet12())), images(5, 16)
     nn.init.constant_(model.gates["2"].head.weight, 0.0)
     model.gates["2"].head.bias.data = torch.tensor([1e4, 0.0]).double()  # its mark is exactly 0
     expected, names = model(x, 3), set(model.state_dict())
@@ -296,13 +301,24 @@ def test_a_pruned_few_shot_block_keeps_its_shortcut():
 
 def test_without_its_gates_it_is_the_network_it_was():
     network, x = lively(resnet12()), images(5, 16)
-    plain = GatedResNet12(network).ungated()
+    plain = BlockGatedResNet12(network).ungated()
     assert type(plain) is ResNet12 and same_state(plain, network)
     assert torch.equal(plain(x, 3), network(x, 3))
 
 
+def test_taking_its_gates_away_keeps_modes_and_pruned_blocks_and_draws_no_numbers():
+    gated12 = BlockGatedResNet12(lively(resnet12())).eval()
+    gated12.blocks[1].train()
+    gated12.prune(2)
+    state, modes = torch.get_rng_state(), {n: m.training for n, m in gated12.named_modules()}
+    plain = gated12.ungated()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(m.training == modes[n] for n, m in plain.named_modules())
+    assert isinstance(plain.blocks[2], ShortcutBlock) and plain.blocks[2] is not gated12.blocks[2]
+
+
 def test_few_shot_gates_are_meta_learned_and_deployed():
-    model = GatedResNet12(resnet12()).double()
+    model = BlockGatedResNet12(resnet12()).double()
     learner = MAML(model, inner_lr=0.1, inner_steps=2)  # the first moves a head of zeros only
     source = tasks.from_arrays(images(30, 16).float(), torch.arange(30) % 5)
     sampler = source.sampler(3, 1, 2)

@@ -17,7 +17,7 @@ from metalearn_tut import claims
 from metalearn_tut.claims import Job, Results, paired
 from metalearn_tut.claims.records import beside, record_of, write_record
 from metalearn_tut.claims.report import stale
-from metalearn_tut.claims.runner import run_jobs
+from metalearn_tut.claims.runner import DIED, run_jobs
 from metalearn_tut.cli import program as cli
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +102,7 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(whole):
         "RuntimeError: this one cannot be done (all of it: "
     )
     assert "Traceback" in (folder / f"{jobs[1].key}.error.txt").read_text()
-    assert outcome.failed["killed"] == "its process ended with exit code -9"
+    assert outcome.failed["killed"] == DIED
     assert outcome.records.keys() == {f"train-{s}" for s in range(4)}
 
 
@@ -129,8 +129,8 @@ def test_processes_have_the_threads_and_the_environment_asked_for(tmp_path):
 def test_a_process_that_dies_before_its_first_job_fails_that_job_by_name(tmp_path, capfd):
     jobs = [Job(name, {}, toy_study.circumstances) for name in ("a", "b")]
     outcome = run_jobs(jobs, tmp_path, threads=10**12)  # more than PyTorch can count
-    assert outcome.failed == dict.fromkeys("ab", "its process ended with exit code 1")
-    assert "[2/2] b: failed: its process ended" in capfd.readouterr().out
+    assert outcome.failed == dict.fromkeys("ab", DIED)
+    assert f"[2/2] b: failed: {DIED}" in capfd.readouterr().out
 
 
 def test_a_record_is_whole_or_absent(whole):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_tut.claims.paired import Difference, accuracies, difference
+from metalearn_tut.claims.statistics import Difference, accuracies, difference
 from metalearn_tut.claims.study import Results
 
 
@@ -20,7 +20,8 @@ class Arms:
     Parameters
     ----------
     results : Results
-        Of the jobs; an arm's values have :func:`~metalearn_tut.claims.paired.counts` by split.
+        Of the jobs; an arm's values have, by split,
+        :func:`~metalearn_tut.claims.statistics.correct_counts`.
     seeds : sequence of int
         All that an arm may have been run with; it must have been with the first.
     queries : int

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from metalearn_tut import runs
 from metalearn_tut.checks import check_index
-from metalearn_tut.claims.paired import counts
-from metalearn_tut.claims.records import beside
+from metalearn_tut.claims.records import folder_of_job
+from metalearn_tut.claims.statistics import correct_counts
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate
@@ -27,7 +27,7 @@ Config = dict[str, Any]
 # Training
 
 
-def alone(config: Config, folder: Path) -> dict[str, Any]:
+def train_and_test(config: Config, folder: Path) -> dict[str, Any]:
     """Meta-train a learner, from scratch or from the end of another job, and test it.
 
     Parameters
@@ -36,8 +36,8 @@ def alone(config: Config, folder: Path) -> dict[str, Any]:
         ``name``, that of its job; ``model`` and ``algorithm`` (see
         :func:`~metalearn_tut.runs.build_learner`); ``data`` (see :func:`train_tasks`);
         ``training``, arguments of :func:`~metalearn_tut.training.meta_train`; ``test`` (see
-        :func:`tested`); ``seed``; if not the processor, ``device``; and, if its meta-parameters
-        begin as another job left them, that job's configuration as ``start``.
+        :func:`correct_by_split`); ``seed``; if not the processor, ``device``; and, if its
+        meta-parameters begin as another job left them, that job's configuration as ``start``.
     folder : Path
         Keeps checkpoints, and goes on from them.
 
@@ -46,19 +46,19 @@ def alone(config: Config, folder: Path) -> dict[str, Any]:
     dict
         Right answers of every task by split.
     """
-    return tested(_trained(config, folder), config)
+    return correct_by_split(_trained(config, folder), config)
 
 
-def learner_of(config: Config, folder: Path) -> MAML:
-    """The learner of :func:`alone`, as its job left it beside ``folder`` or else trained inside."""
-    return _trained(config, beside(Job(config["name"], config, alone), folder))
+def trained_learner(config: Config, folder: Path) -> MAML:
+    """The learner of :func:`train_and_test`, as its job left it or else trained in ``folder``."""
+    return _trained(config, folder_of_job(Job(config["name"], config, train_and_test), folder))
 
 
 def _trained(config: Config, folder: Path) -> MAML:
     torch.manual_seed(config["seed"])
     learner = runs.build_learner(config, config.get("device", "cpu"))
     if "start" in config:
-        start = learner_of(config["start"], folder).meta_parameters()
+        start = trained_learner(config["start"], folder).meta_parameters()
         with torch.no_grad():
             for name, p in learner.meta_parameters().items():
                 p.copy_(start[name])
@@ -67,13 +67,13 @@ def _trained(config: Config, folder: Path) -> MAML:
 
 
 def train(learner: Learner, config: Config, folder: Path) -> None:
-    """Meta-train any learner as the configuration of :func:`alone` says."""
+    """Meta-train any learner as the configuration of :func:`train_and_test` says."""
     sampler = train_tasks(config["data"], config["seed"])
     options = {"out": folder, "resume": True, "progress": False}
     meta_train(learner, sampler, **config["training"], **options)
 
 
-def like(learner: MAML, network: nn.Module, algorithm: Config) -> MAML:
+def with_network(learner: MAML, network: nn.Module, algorithm: Config) -> MAML:
     """A learner of another network, with the settings ``algorithm`` and the learned rates."""
     other = MAML(network, **{n: value for n, value in algorithm.items() if n != "name"})
     for name, rate in learner.learned_rates.items():
@@ -103,7 +103,7 @@ def _source(data: Config, split: str) -> ClassSource:
     return runs.build_source(data.get("source", {"name": "glyphs"}), split)
 
 
-class Later(TaskSampler):
+class TasksFrom(TaskSampler):
     """A sampler from its task ``first`` on."""
 
     def __init__(self, sampler: TaskSampler, first: int) -> None:
@@ -119,19 +119,19 @@ class Later(TaskSampler):
 # Tests
 
 
-def tested(learner: Learner, config: Config) -> dict[str, Any]:
+def correct_by_split(learner: Learner, config: Config) -> dict[str, Any]:
     """Right answers of every task, for each split of ``config["test"]``."""
     tests = config["test"].items()
-    return {split: right(learner, config["data"], wanted) for split, wanted in tests}
+    return {split: correct_answers(learner, config["data"], wanted) for split, wanted in tests}
 
 
-def right(learner: Learner, data: Config, wanted: Config) -> str:
+def correct_answers(learner: Learner, data: Config, wanted: Config) -> str:
     """Right answers of each of the first ``wanted["tasks"]`` of :func:`test_tasks`, in words."""
     found = evaluate(learner, test_tasks(data, wanted), wanted["tasks"]).values
-    return counts(found, 5 * wanted["queries"])
+    return correct_counts(found, 5 * wanted["queries"])
 
 
-def counted(
+def network_cost(
     network: nn.Module, shape: Sequence[int], masks: Mapping[str, Tensor] | None = None
 ) -> dict[str, Any]:
     """``parameters``, ``macs`` and ``bytes`` of a network, without what masks removed."""

@@ -21,7 +21,7 @@ from at_scale import complete, options
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.anp.jobs import pruned
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.learners import alone
+from metalearn_tut.claims.learners import train_and_test
 
 SEEDS, QUERIES = (0, 1), 15
 ARMS = {
@@ -65,7 +65,7 @@ def base(seed: int, shots: int, device: str, tiny: bool) -> dict[str, Any]:
 def jobs(shots: int, device: str, tiny: bool) -> list[Job]:
     """The dense learners, then the arms."""
     bases = {seed: base(seed, shots, device, tiny) for seed in SEEDS}
-    found = [Job(config["name"], config, alone) for config in bases.values()]
+    found = [Job(config["name"], config, train_and_test) for config in bases.values()]
     shares = [f"{sum(SCHEDULE[: r + 1]):.2f}" for r in range(len(SCHEDULE))]
     for seed in SEEDS:
         for arm, (score, spare) in ARMS.items():

@@ -22,7 +22,7 @@ from at_scale import complete, options
 
 from metalearn_tut.claims import Job
 from metalearn_tut.claims.hetrom.jobs import training
-from metalearn_tut.claims.paired import accuracies, difference
+from metalearn_tut.claims.statistics import accuracies, difference
 from metalearn_tut.evaluation.accuracy import interval
 
 SEEDS, QUERIES, RATE, N = (0, 1), 15, 0.3, 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn_tut.claims.anp.jobs import filters, naive, pruned
-from metalearn_tut.claims.learners import alone
+from metalearn_tut.claims.learners import train_and_test
 from metalearn_tut.claims.study import Job
 
 Config = dict[str, Any]
@@ -35,11 +35,13 @@ NETWORKS: dict[str, tuple[Config, Config]] = {
 SCORES = {"dense": None, "anp": "anp", **{score: score for score in OTHERS}}
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Dense learners first, from which the arms start; then the arms, one seed after another."""
     seeds = SEEDS[:1] if quick else SEEDS
     networks = ("conv32",) if quick else tuple(NETWORKS)
-    bases = [Job(f"{n}-base-{s}", _base(n, s, quick), alone) for s in seeds for n in networks]
+    bases = [
+        Job(f"{n}-base-{s}", _base(n, s, quick), train_and_test) for s in seeds for n in networks
+    ]
     arms = [_arm(*arm, s, quick) for s in seeds for arm in _arms() if arm[0] in networks]
     first = ("magnitude", "0.85") if quick else None
     ways = [(score, share) for score in ("magnitude", "lobs") for share in DECIDING]

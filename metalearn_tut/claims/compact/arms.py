@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metalearn_tut.claims.compact.jobs import learned, times
+from metalearn_tut.claims.compact.jobs import times, train_and_measure
 from metalearn_tut.claims.hetrom.jobs import HETROM, kind_of_tasks, ranked
 from metalearn_tut.claims.study import Job
 
@@ -41,11 +41,13 @@ ROUNDS: dict[str, tuple[list[float], list[int]]] = {
 }
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """All learners with every seed, those that others start from first; then their times."""
     seeds = SEEDS[:1] if quick else SEEDS
     each = [sorted(learners(seed, quick).values(), key=_depth) for seed in seeds]
-    made = [Job(config["name"], config, learned) for configs in each for config in configs]
+    made = [
+        Job(config["name"], config, train_and_measure) for configs in each for config in configs
+    ]
     timed = {name: c for name, c in learners(SEEDS[0], quick).items() if "before" not in name}
     first = next(iter(timed.values()))
     config = {

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from metalearn_tut import rank_losses, runs
-from metalearn_tut.claims.hetrom.log_normal import log_normal_fit
 from metalearn_tut.claims.hetrom.tasks import TAGS, test_tasks, training_tasks
-from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.statistics import correct_counts, log_normal_fit
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation.accuracy import evaluate
 from metalearn_tut.learners.learner import Learner
@@ -45,7 +44,7 @@ LEARNER = {
 }
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Every arm with every seed, then the measurements; quick: fewer steps, seeds and arms."""
     trainings = [_training(*arm, seed, quick) for seed in SEEDS for arm in _arms()]
     if quick:
@@ -153,8 +152,8 @@ def training(config: Config, folder: Path, progress: bool = False) -> dict[str, 
     -------
     dict
         ``test`` and perhaps ``validation``: correct answers of every task (see
-        :func:`metalearn_tut.claims.paired.counts`); ``rejection`` if some tasks are noisy;
-        ``fit`` if ``config["fit"]`` tasks are asked for; ``skipped`` steps.
+        :func:`~metalearn_tut.claims.statistics.correct_counts`); ``rejection`` if some tasks are
+        noisy; ``fit`` if ``config["fit"]`` tasks are asked for; ``skipped`` steps.
     """
     torch.manual_seed(config["seed"])
     learner = runs.build_learner(config, config.get("device", "cpu"))
@@ -165,7 +164,7 @@ def training(config: Config, folder: Path, progress: bool = False) -> dict[str, 
     values: dict[str, Any] = {"skipped": len(history.skipped)}
     for split, wanted in config["test"].items():
         found = evaluate(learner, test_tasks(config["tasks"], split, wanted), wanted["tasks"])
-        values[split] = counts(found.values, 5 * wanted["queries"])
+        values[split] = correct_counts(found.values, 5 * wanted["queries"])
     if isinstance(rank_loss, rank_losses.TaskAggregate) and config["tasks"]["kind"] in TAGS:
         tag, n = TAGS[config["tasks"]["kind"]], options["tasks_per_step"]
         values["rejection"] = rejection(rank_loss.log, sampler, tag, n)

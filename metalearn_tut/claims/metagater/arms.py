@@ -40,7 +40,7 @@ ALONE = 15.0  # step size of gates that learn on a backbone that does not
 SCRATCH = {"lr": [1.0, 10.0, 100.0], "steps": [1, 10]}
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """All arms with every seed; quick: few nodes and rounds, and one seed."""
     setup, seeds = (_fewer(SETUP), SEEDS[:1]) if quick else (SETUP, SEEDS)
     made = [job for seed in seeds for job in arms(setup, seed)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metalearn_tut.claims.learners import alone
+from metalearn_tut.claims.learners import train_and_test
 from metalearn_tut.claims.study import Job
 from metalearn_tut.claims.tsmd import jobs as tsmd_jobs
 
@@ -47,7 +47,7 @@ GUIDED: dict[str, tuple[str, Config]] = {
 ONE_SHOT = ("taught_by_oracle", "unadapted", "reconstructed", "rkd")  # run with one shot only
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Teachers first, one seed after another, then what they teach; quick: one seed, one shot."""
     seeds, shots = (SEEDS[:1], SHOTS[:1]) if quick else (SEEDS, SHOTS)
     found = [Job("costs", _costs(quick), tsmd_jobs.costs)]
@@ -116,7 +116,7 @@ def _ladder(shots: int, seed: int, quick: bool) -> list[Job]:
         learners.append(_student(shots, seed, quick, steps=10))
     arms = [arm for arm in GUIDED if shots == 1 or arm not in ONE_SHOT]
     return [
-        *[Job(config["name"], config, alone) for config in learners],
+        *[Job(config["name"], config, train_and_test) for config in learners],
         *[_taught(arm, arm, shots, seed, quick) for arm in arms],
     ]
 
@@ -143,7 +143,7 @@ def _narrow(seed: int, quick: bool) -> list[Job]:
     config = _student(1, seed, quick, NARROW)
     name = f"taught_by_oracle_width{NARROW}"
     taught = _taught(name, "taught_by_oracle", 1, seed, quick, NARROW)
-    return [Job(config["name"], config, alone), taught]
+    return [Job(config["name"], config, train_and_test), taught]
 
 
 def _settings(quick: bool) -> list[Job]:

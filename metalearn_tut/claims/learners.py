@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut import runs
+from metalearn_tut import runs, saliency
 from metalearn_tut.checks import check_index
 from metalearn_tut.claims.records import folder_of_job
 from metalearn_tut.claims.statistics import correct_counts
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.maml import MAML
+from metalearn_tut.saliency.filters import best_filters, remove_filters
 from metalearn_tut.tasks import ClassSource, EpisodeSampler, TaskSampler
-from metalearn_tut.tasks.task import Task
+from metalearn_tut.tasks.task import Task, TaskBatch
 from metalearn_tut.training.loop import meta_train
 
-Config = dict[str, Any]
+WAYS, QUERIES = 5, 50  # of every test task
+CONV4: Config = {"name": "Conv4", "in_channels": 1, "ways": WAYS, "norm": "support"}
 
 # Training
 
@@ -81,6 +84,25 @@ def with_network(learner: MAML, network: nn.Module, algorithm: Config) -> MAML:
     return other
 
 
+def narrowed(learner: MAML, tasks: TaskBatch, kept: float, algorithm: Config) -> MAML:
+    """A learner of what is left when the filters with the lowest ANP scores are gone for good.
+
+    Parameters
+    ----------
+    learner : MAML
+        Stays as it is.
+    tasks : TaskBatch
+        Score the weights.
+    kept : float
+        Share of each layer's filters.
+    algorithm : dict
+        See :func:`with_network`.
+    """
+    scores, _ = saliency.scores_of(learner, tasks.blind(), "anp")
+    network = remove_filters(learner.model, best_filters(learner.model, scores, kept))
+    return with_network(learner, network, algorithm)
+
+
 # Tasks
 
 
@@ -90,13 +112,19 @@ def train_tasks(data: Config, seed: int) -> EpisodeSampler:
     ``data`` has ``shots``, ``queries`` per class and, if it is not glyphs, ``source`` (see
     :func:`~metalearn_tut.runs.build_source`).
     """
-    return _source(data, "train").sampler(5, data["shots"], data["queries"], seed)
+    return _source(data, "train").sampler(WAYS, data["shots"], data["queries"], seed)
+
+
+def first_tasks(tasks: int, split: str = "test") -> Config:
+    """What :func:`test_tasks` takes: the first tasks of a split, the same for every learner."""
+    seed = 2 if split == "validation" else 1
+    return {"split": split, "tasks": tasks, "queries": QUERIES // WAYS, "seed": seed}
 
 
 def test_tasks(data: Config, wanted: Config) -> EpisodeSampler:
     """The tasks of ``wanted``: its ``split``, its ``queries`` per class, its ``seed``."""
     source = _source(data, wanted["split"])
-    return source.sampler(5, data["shots"], wanted["queries"], wanted["seed"])
+    return source.sampler(WAYS, data["shots"], wanted["queries"], wanted["seed"])
 
 
 def _source(data: Config, split: str) -> ClassSource:
@@ -128,7 +156,7 @@ def correct_by_split(learner: Learner, config: Config) -> dict[str, Any]:
 def correct_answers(learner: Learner, data: Config, wanted: Config) -> str:
     """Right answers of each of the first ``wanted["tasks"]`` of :func:`test_tasks`, in words."""
     found = evaluate(learner, test_tasks(data, wanted), wanted["tasks"]).values
-    return correct_counts(found, 5 * wanted["queries"])
+    return correct_counts(found, WAYS * wanted["queries"])
 
 
 def network_cost(
@@ -140,3 +168,17 @@ def network_cost(
         "macs": cost.macs(network, shape, masks),
         "bytes": cost.size_bytes(network, masks),
     }
+
+
+def latency_ratio(
+    network: nn.Module, other: nn.Module, shape: Sequence[int], turns: int, **options: int
+) -> float:
+    """One network's time over another's: the median over turns.
+
+    They take turns, so that what else the machine does hits both. ``options`` are those of
+    :func:`metalearn_tut.evaluation.cost.latency`.
+    """
+    return statistics.median(
+        cost.latency(network, shape, **options) / cost.latency(other, shape, **options)
+        for _ in range(turns)
+    )

@@ -344,3 +344,9 @@ def test_a_mistake_is_answered_in_one_line(capsys, arguments, said):
 
 def test_the_choices_are_the_studies():
     assert tuple(member.value for member in cli.Study) == tuple(claims.STUDIES)
+
+
+def test_the_names_of_the_studies_cost_no_import_of_pytorch():
+    say = "import sys, metalearn_tut.claims as c; print(len(c.STUDIES), 'torch' in sys.modules)"
+    out, err = background.start("-c", say).communicate(timeout=background.HANG)
+    assert out == f"{len(claims.STUDIES)} False\n", err

@@ -202,8 +202,8 @@ def arm(accuracy, splits, **more):
     """An arm's values for each seed: 600 tasks, noise shared by all arms."""
     g = torch.Generator().manual_seed(1)
     noise = 0.05 * torch.randn(600, generator=g)
-    found = ((accuracy + noise).clamp(0, 1) * anp_arms.QUERIES).round() / anp_arms.QUERIES
-    return {**{split: correct_counts(found, anp_arms.QUERIES) for split in splits}, **more}
+    found = ((accuracy + noise).clamp(0, 1) * learners.QUERIES).round() / learners.QUERIES
+    return {**{split: correct_counts(found, learners.QUERIES) for split in splits}, **more}
 
 
 SPLITS = [f"{when}{s}" for s in anp_arms.SHARES for when in ("", "before ")] + ["validation 0.85"]
@@ -234,7 +234,7 @@ def test_claim_1_is_decided_by_what_validation_prefers():
     assert ONE.verdict(found).holds is True  # the better one counts
     for seed in range(3):  # the worse on test tasks, if validation tasks say so
         low = found[f"conv64-anp-{seed}"]
-        low["validation 0.85"] = correct_counts(torch.ones(600), anp_arms.QUERIES)
+        low["validation 0.85"] = correct_counts(torch.ones(600), learners.QUERIES)
     assert ONE.verdict(found).holds is False
 
 

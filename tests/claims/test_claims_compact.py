@@ -7,7 +7,8 @@ from metalearn_tut import gating, saliency
 from metalearn_tut.claims import Results
 from metalearn_tut.claims.compact import claims as compact
 from metalearn_tut.claims.compact import jobs as compact_jobs
-from metalearn_tut.claims.compact.arms import QUERIES, all_jobs, learners
+from metalearn_tut.claims.compact.arms import all_jobs, configurations
+from metalearn_tut.claims.learners import QUERIES
 from metalearn_tut.claims.learners import test_tasks as tasks_of
 from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.claims.statistics import correct_counts
@@ -26,14 +27,13 @@ def drawn(config):
 
 def test_all_learners_draw_as_many_training_tasks_and_answer_the_same_test_tasks():
     for seed in (0, 2):
-        made = learners(seed, quick=False)
+        made = configurations(seed, quick=False)
         whole = {name: config for name, config in made.items() if "before" not in name}
         assert {drawn(config) for config in whole.values()} == {960}
         assert len({str(config["test"]) for config in made.values()}) == 1
         assert {config["seed"] for config in made.values()} == {seed}
-        assert {name for name, c in made.items() if c["tasks"]["kind"] == "labels"} == {
-            name for name in made if name.startswith("noisy")
-        }
+        noisy = {name for name, c in made.items() if c["tasks"]["kind"] == "labels"}
+        assert noisy == {name for name in made if name.startswith("noisy")}
     assert set(all_jobs(False)[-1].config["learners"]) == set(whole)
 
 
@@ -71,7 +71,7 @@ def tiny(config):
     return small
 
 
-SMALL = {name: tiny(config) for name, config in learners(0, quick=True).items()}
+SMALL = {name: tiny(config) for name, config in configurations(0, quick=True).items()}
 RECIPES = ("maml8", "proto8", "anp75", "filters", "abp", "tsmd-anp50", "gated0.5", "noisy-hetrom")
 
 

@@ -7,6 +7,7 @@ import torch
 
 from metalearn_tut import rank_losses, tasks
 from metalearn_tut.claims import Results
+from metalearn_tut.claims.hetrom import arms as hetrom_arms
 from metalearn_tut.claims.hetrom import claims as hetrom
 from metalearn_tut.claims.hetrom import jobs as hetrom_jobs
 from metalearn_tut.claims.hetrom import tasks as hetrom_tasks
@@ -112,8 +113,8 @@ def test_the_arms_are_those_of_the_criteria():
 
 def test_a_training_is_resumed_and_measured(tmp_path):
     config = {
-        **hetrom_jobs.LEARNER,
-        "model": {**hetrom_jobs.LEARNER["model"], "width": 4},
+        **hetrom_arms.LEARNER,
+        "model": {**hetrom_arms.LEARNER["model"], "width": 4},
         "tasks": {**GLYPHS, "kind": "labels", "rate": 0.5},
         "aggregate": {"name": "guided"},
         "training": {"steps": 4, "tasks_per_step": 4, "outer_lr": 0.01},
@@ -132,8 +133,8 @@ def test_a_training_is_resumed_and_measured(tmp_path):
 
 def test_the_mean_is_the_full_range_to_the_bit_and_another_range_is_not(tmp_path, monkeypatch):
     config = {
-        **hetrom_jobs.LEARNER,
-        "model": {**hetrom_jobs.LEARNER["model"], "width": 4},
+        **hetrom_arms.LEARNER,
+        "model": {**hetrom_arms.LEARNER["model"], "width": 4},
         "tasks": {**GLYPHS, "kind": "clean"},
         "training": {"steps": 3, "tasks_per_step": 4, "outer_lr": 0.01},
         "seed": 0,
@@ -274,7 +275,7 @@ def test_claim_5_compares_the_cost_of_a_step(seconds, holds):
     rejection = {"precision": [0.4, 0.6, 0.8, 0.9], "recall": [0.5, 0.6, 0.7, 0.8]}
     found = results(
         {
-            f"{kind}-{rate}-{hetrom_jobs.fitting_arm(rate)}": 0.7
+            f"{kind}-{rate}-{hetrom_arms.fitting_arm(rate)}": 0.7
             for kind in hetrom.KINDS
             for rate in hetrom.RATES
         },

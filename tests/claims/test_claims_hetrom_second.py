@@ -7,6 +7,7 @@ import torch
 
 from metalearn_tut import MAML, models, tasks
 from metalearn_tut.claims import Results
+from metalearn_tut.claims.hetrom import arms as hetrom_arms
 from metalearn_tut.claims.hetrom import (
     claims as hetrom,
 )
@@ -62,13 +63,13 @@ def test_a_bag_has_no_character_in_common_and_no_image_twice():
 
 
 def test_bags_are_tagged_as_outliers():
-    config = {**hetrom_jobs.kind_of_tasks("bags", 0.5), "queries": 2}
+    config = {**hetrom_arms.task_config("bags", 0.5), "queries": 2}
     mixed = hetrom_tasks.training_tasks(config, 0)
     assert 0.3 < sum(mixed[i].tags["outlier"] for i in range(100)) / 100 < 0.7
 
 
 def test_more_letters_are_hard_and_none_is_a_held_out_one():
-    config = {**hetrom_jobs.kind_of_tasks("easy", 1.0), "letters": hetrom_second.LETTERS}
+    config = {**hetrom_arms.task_config("easy", 1.0), "letters": hetrom_second.LETTERS}
     hard = hetrom_tasks.training_tasks(config, 0)
     groups = {hard[i].tags["groups"][0] for i in range(300)}
     assert groups == set(hetrom_second.LETTERS)

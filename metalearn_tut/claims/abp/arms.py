@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from metalearn_tut.claims.abp import jobs as abp_jobs
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.study import Config, Job
 
-Config = dict[str, Any]
 SEEDS = (0, 1, 2)
 PRUNED = {"0.4": 3, "0.6": 5}  # blocks of the nine of a ResNet-20
 ROUNDS = max(PRUNED.values())

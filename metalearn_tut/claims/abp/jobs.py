@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from torch import nn
 from metalearn_tut import block_voting as abp
 from metalearn_tut.block_voting import GatedResNet
 from metalearn_tut.block_voting.images import answers
+from metalearn_tut.claims.learners import latency_ratio
 from metalearn_tut.claims.records import folder_of_job
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.models import CifarResNet
 from metalearn_tut.tasks import cifar10, glyphs
 
-Config = dict[str, Any]
 SHAPE = (3, 32, 32)
 
 # Images
@@ -228,8 +227,6 @@ def prune_filters(config: Config, folder: Path) -> dict[str, Any]:
 def latency(config: Config, folder: Path) -> dict[str, Any]:
     """Multiply-adds and seconds of shortened networks, relative to the whole ones.
 
-    Whole and short take turns, so that what else the machine does hits both.
-
     Returns
     -------
     dict
@@ -246,15 +243,10 @@ def latency(config: Config, folder: Path) -> dict[str, Any]:
                 "removed": n,
                 "macs": cost.macs(short, SHAPE) / cost.macs(whole, SHAPE),
                 "latency": {
-                    str(batch): _relative(short, whole, batch, config["turns"])
+                    str(batch): latency_ratio(
+                        short, whole, SHAPE, config["turns"], batch=batch, warmup=2, repeats=5
+                    )
                     for batch in config["batches"]
                 },
             }
     return found
-
-
-def _relative(short: nn.Module, whole: nn.Module, batch: int, turns: int) -> float:
-    def seconds(network: nn.Module) -> float:
-        return cost.latency(network, SHAPE, batch, warmup=2, repeats=5)
-
-    return statistics.median(seconds(short) / seconds(whole) for _ in range(turns))

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from metalearn_tut.claims.anp.arms import MODELS, OTHERS, QUERIES, SCORES, SEEDS, SHARES, all_jobs
+from metalearn_tut.claims.anp.arms import MODELS, OTHERS, SCORES, SEEDS, SHARES, all_jobs
 from metalearn_tut.claims.arms import Arms
+from metalearn_tut.claims.learners import QUERIES
 from metalearn_tut.claims.statistics import PAIRED
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +13,21 @@ from metalearn_tut.claims.learners import (
     TasksFrom,
     correct_answers,
     correct_by_split,
+    latency_ratio,
+    narrowed,
     network_cost,
     train_tasks,
     trained_learner,
-    with_network,
 )
 from metalearn_tut.claims.statistics import accuracies
+from metalearn_tut.claims.study import Config
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate
 from metalearn_tut.learners.maml import MAML
-from metalearn_tut.saliency.filters import best_filters, remove_filters
 from metalearn_tut.tasks import EpisodeSampler, TaskSampler
 from metalearn_tut.tasks.task import Task
 from metalearn_tut.training.loop import meta_train
 
-Config = dict[str, Any]
 COMPENSATING = ("anp", "lobs")  # the other scores are compared as they are published: without
 
 # Learners pruned in rounds
@@ -107,11 +105,9 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
     data, seed = config["dense"]["data"], config["dense"]["seed"]
     sampler = train_tasks(data, seed)
     tasks = TasksFrom(sampler, 10**8).tasks(range(config["n_tasks"]))
-    scores, _ = saliency.scores_of(learner, tasks.blind(), "anp")
     values = {}
     for keep in config["keep"]:
-        network = remove_filters(learner.model, best_filters(learner.model, scores, keep))
-        narrow = with_network(learner, network, config["dense"]["algorithm"])
+        narrow = narrowed(learner, tasks, keep, config["dense"]["algorithm"])
         options = {"out": folder / f"keep-{keep}", "resume": True, "progress": False}
         meta_train(narrow, TasksFrom(sampler, 10**6), **config["retrain"], **options)
         correct = accuracies(
@@ -127,15 +123,12 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
 def _relative(narrow: MAML, dense: MAML, task: Task) -> dict[str, float]:
     """What the one costs, adapted to a task and alone, relative to the other."""
     shape = task.support_x.shape[1:]
-    pair = [each.adapt(task.support_x, task.support_y).deploy() for each in (narrow, dense)]
-    seconds = [[cost.latency(network, shape) for network in pair] for _ in range(5)]
-    ratios = {"latency": statistics.median(a / b for a, b in seconds)}
-    for name, measure in (
-        ("macs", partial(cost.macs, input_shape=shape)),
-        ("bytes", cost.size_bytes),
-    ):
-        ratios[name] = measure(pair[0]) / measure(pair[1])
-    return ratios
+    a, b = (each.adapt(task.support_x, task.support_y).deploy() for each in (narrow, dense))
+    return {
+        "latency": latency_ratio(a, b, shape, turns=5),
+        "macs": cost.macs(a, shape) / cost.macs(b, shape),
+        "bytes": cost.size_bytes(a) / cost.size_bytes(b),
+    }
 
 
 # The naive way: an ordinary network, pruned, and then meta-trained

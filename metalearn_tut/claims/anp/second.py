@@ -17,12 +17,11 @@ from metalearn_tut.claims.anp.arms import (
     SEEDS,
     SPARED,
     base,
-    drawn,
     retraining,
 )
 from metalearn_tut.claims.anp.claims import arms_of
 from metalearn_tut.claims.anp.jobs import pruned
-from metalearn_tut.claims.learners import train_and_test
+from metalearn_tut.claims.learners import first_tasks, train_and_test
 from metalearn_tut.claims.statistics import PAIRED
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
@@ -66,7 +65,7 @@ def _arm(setting: str, name: str, seed: int, quick: bool) -> Job:
         "schedule": list(SCHEDULE[:3]),
         "options": {"n_tasks": 20, "spare": SPARED["conv"], **follow},
         "retrain": {**after, "steps": [SETTINGS[setting][3] * n for n in after["steps"]]},
-        "test": {split: drawn(n) for split, n in tasks.items()},
+        "test": {split: first_tasks(n) for split, n in tasks.items()},
     }
     return Job(f"{setting}-{name}-{seed}", config, pruned)
 

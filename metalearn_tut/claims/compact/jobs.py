@@ -16,6 +16,7 @@ import torch
 
 from metalearn_tut import runs, saliency
 from metalearn_tut.block_voting import GatedResNet12, vote_by_tasks
+from metalearn_tut.claims import learners
 from metalearn_tut.claims.hetrom.jobs import aggregate
 from metalearn_tut.claims.hetrom.tasks import training_tasks
 from metalearn_tut.claims.learners import (
@@ -26,17 +27,15 @@ from metalearn_tut.claims.learners import (
     with_network,
 )
 from metalearn_tut.claims.records import folder_of_job
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.evaluation import cost
 from metalearn_tut.gating.evaluation import Watched, is_gated
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.maml import MAML
-from metalearn_tut.saliency.filters import best_filters, remove_filters
 from metalearn_tut.tasks import as_float
 from metalearn_tut.training.loop import meta_train
 
-Config = dict[str, Any]
 AFTER = 10**6  # training tasks after the n-th prune begin at n of these: none twice in a run
 JUDGES = 10**8  # tasks that score and vote
 
@@ -121,9 +120,7 @@ def narrowed(config: Config, folder: Path) -> Learner:
     learner = _finished(config["base"], folder)
     judges = TasksFrom(training_tasks(config["tasks"], config["seed"]), JUDGES)
     few = judges.tasks(range(config["options"]["n_tasks"]))
-    scores, _ = saliency.scores_of(learner, few.blind(), "anp")
-    network = remove_filters(learner.model, best_filters(learner.model, scores, config["kept"]))
-    narrow = with_network(learner, network, config["base"]["algorithm"])
+    narrow = learners.narrowed(learner, few, config["kept"], config["base"]["algorithm"])
     _train(narrow, config, config["steps"], 1, folder / "narrow")
     return narrow
 

@@ -12,24 +12,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.hetrom.jobs import (
+from metalearn_tut.claims.hetrom.arms import (
     EASY_GRID,
     GRID,
     KINDS,
     RATES,
     SEEDS,
-    TEST,
     N,
     all_jobs,
     fitting_arm,
 )
+from metalearn_tut.claims.learners import QUERIES
 from metalearn_tut.claims.statistics import Difference
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 
 
 def arms_of(results: Results) -> Arms:
     """Accuracies by arm, seed and task."""
-    return Arms(results, SEEDS, 5 * TEST["queries"])
+    return Arms(results, SEEDS, QUERIES)
 
 
 def noise(results: Results) -> Verdict:

@@ -18,20 +18,21 @@ What was seen there:
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from metalearn_tut.claims.hetrom.claims import PAIRED, SHARED, arms_of, noisy
-from metalearn_tut.claims.hetrom.jobs import (
+from metalearn_tut.claims.hetrom.arms import (
     EASY_GRID,
     HETROM,
     RATES,
     SEEDS,
+    Arm,
     N,
     fitting_arm,
-    kind_of_tasks,
+    named,
     ranked,
+    task_config,
     training_job,
 )
+from metalearn_tut.claims.hetrom.claims import PAIRED, SHARED, arms_of, noisy
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
 LETTERS = "aAuUDHLNSdkty"
@@ -43,24 +44,22 @@ GUIDED = {"name": "guided", "z_low": None, "z_high": 2, "clean": _CLEAN}
 def all_jobs(quick: bool) -> list[Job]:
     """Every arm with every seed; quick: fewer steps, and one seed."""
     seeds = SEEDS[:1] if quick else SEEDS
-    return [training_job(*arm[:3], seed, quick, arm[3]) for seed in seeds for arm in _arms()]
+    return [training_job(arm, seed, quick) for seed in seeds for arm in _arms()]
 
 
-def _arms() -> list[tuple[str, dict[str, Any], dict[str, Any], bool]]:
-    """Name, tasks and aggregate of all arms, and whether they are chosen among by validation."""
-    mean, clean = {"name": "mean"}, kind_of_tasks("clean", 0.0)
-    arms = [("clean-mean", clean, mean, False), ("clean-sg", clean, GUIDED, False)]
+def _arms() -> list[Arm]:
+    mean, oracle = {"name": "mean"}, {"name": "oracle"}
+    arms = named("clean", task_config("clean", 0.0), {"mean": mean, "sg": GUIDED})
     for rate in RATES:
         best = "range-{}-{}".format(*BEST[rate])
-        for arm, how in {"sg": GUIDED, best: ranked(*BEST[rate])}.items():
-            arms.append((f"labels-{rate}-{arm}", kind_of_tasks("labels", rate), how, False))
-        outliers = {"mean": mean, "oracle": {"name": "oracle"}, "sg": GUIDED}
-        outliers[fitting_arm(rate)] = ranked(*HETROM[rate])
-        for arm, how in outliers.items():
-            arms.append((f"bags-{rate}-{arm}", kind_of_tasks("bags", rate), how, False))
-    hard = {**kind_of_tasks("easy", 0.1), "letters": LETTERS}
-    grid = [(f"easy-top-{k}", hard, ranked(0, k), True) for k in EASY_GRID]
-    return [*arms, ("easy-mean", hard, mean, False), *grid]
+        labels = {"sg": GUIDED, best: ranked(*BEST[rate])}
+        arms += named(f"labels-{rate}", task_config("labels", rate), labels)
+        bags = {"mean": mean, "oracle": oracle, "sg": GUIDED}
+        bags[fitting_arm(rate)] = ranked(*HETROM[rate])
+        arms += named(f"bags-{rate}", task_config("bags", rate), bags)
+    hard = {**task_config("easy", 0.1), "letters": LETTERS}
+    tops = {f"top-{k}": ranked(0, k) for k in EASY_GRID}
+    return [*arms, *named("easy", hard, {"mean": mean}), *named("easy", hard, tops, True)]
 
 
 def outliers(results: Results) -> Verdict:

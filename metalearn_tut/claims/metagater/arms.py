@@ -6,9 +6,8 @@ from typing import Any
 
 from metalearn_tut.claims.metagater import filters as metagater_filters
 from metalearn_tut.claims.metagater import jobs as metagater_jobs
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.study import Config, Job
 
-Config = dict[str, Any]
 SEEDS = (0, 1, 2)
 SUPPORTS = (5, 10, 20)
 MAIN = "gated-0.5"

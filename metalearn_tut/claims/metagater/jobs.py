@@ -14,7 +14,7 @@ import torch
 from metalearn_tut import gating
 from metalearn_tut.claims.records import folder_of_job
 from metalearn_tut.claims.statistics import correct_counts
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import task_values
 from metalearn_tut.federated import Across, Federation, Node, by_classes, per_fed_avg, run_rounds
@@ -26,7 +26,6 @@ from metalearn_tut.saliency.filters import best_filters, remove_filters
 from metalearn_tut.tasks import TaskSampler, as_float, glyphs
 from metalearn_tut.tasks.task import Task
 
-Config = dict[str, Any]
 WAYS, SHAPE = 5, (1, 28, 28)
 
 # Training

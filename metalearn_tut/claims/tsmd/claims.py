@@ -18,11 +18,11 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
+from metalearn_tut.claims.learners import QUERIES
 from metalearn_tut.claims.statistics import PAIRED, Difference, difference
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 from metalearn_tut.claims.tsmd.arms import (
     NARROW,
-    QUERIES,
     SEEDS,
     SHOTS,
     TEMPERATURES,

@@ -22,13 +22,12 @@ from metalearn_tut.claims.learners import (
     trained_learner,
 )
 from metalearn_tut.claims.statistics import correct_counts
+from metalearn_tut.claims.study import Config
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.distillation.losses import kd_loss
 from metalearn_tut.evaluation import cost
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.tasks.task import Task
-
-Config = dict[str, Any]
 
 # Learners that are taught
 

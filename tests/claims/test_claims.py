@@ -305,6 +305,7 @@ def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
 def test_a_failed_job_means_exit_code_1_and_no_result(tmp_path, capsys, monkeypatch):
     study = replace(toy_study.STUDY, jobs=lambda quick: [Job("train-0", {}, toy_study.refuse)])
     monkeypatch.setattr(claims, "load", lambda name: study)
+    monkeypatch.setattr(claims, "STUDIES", {"hetrom": "", "anp": ""})
     code, out, _ = command(
         capsys, "--all", "--out", tmp_path / "out", "--results", tmp_path / "results"
     )

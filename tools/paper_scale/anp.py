@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from at_scale import complete, options
+from at_scale import MAML, complete, engine, options
 
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.anp.jobs import pruned
@@ -40,16 +40,10 @@ def base(seed: int, shots: int, device: str, tiny: bool) -> dict[str, Any]:
     """How the dense learner of a seed is trained."""
     size = 16 if tiny else 84
     model = {"name": "Conv4", "in_channels": 3, "ways": 5, "width": 16 if tiny else 32}
-    algorithm = {
-        "name": "maml",
-        "inner_lr": 0.01,
-        "inner_steps": 5,
-        "rate_mode": "per_layer_and_step",
-    }
     return {
         "name": f"base-{seed}",
         "model": {**model, "norm": "support", "image_size": size},
-        "algorithm": {**algorithm, "engine": "vectorised" if device == "cuda" else "functional"},
+        "algorithm": {**MAML, "engine": engine(device)},
         "data": {
             "source": {"name": "mini_imagenet", "size": size},
             "shots": shots,

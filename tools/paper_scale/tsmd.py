@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from at_scale import complete, options
+from at_scale import MAML, complete, options
 
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
@@ -44,15 +44,7 @@ def learner(
     return {
         "name": f"{name.replace(' ', '-').replace('=', '')}-{seed}",
         "model": {**model, **common},
-        "algorithm": {
-            **{
-                "name": "maml",
-                "inner_lr": 0.01,
-                "inner_steps": 5,
-                "rate_mode": "per_layer_and_step",
-            },
-            "first_order": model["name"] == "ResNet12",
-        },
+        "algorithm": {**MAML, "first_order": model["name"] == "ResNet12"},
         "data": {
             "source": {"name": "mini_imagenet", "size": size},
             "shots": shots,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metalearn_tut import runs, saliency
 from metalearn_tut.checks import check_index
+from metalearn_tut.claims.arms import QUERIES, WAYS
 from metalearn_tut.claims.records import folder_of_job
 from metalearn_tut.claims.statistics import correct_counts
 from metalearn_tut.claims.study import Config, Job
@@ -24,7 +25,6 @@ from metalearn_tut.tasks import ClassSource, EpisodeSampler, TaskSampler
 from metalearn_tut.tasks.task import Task, TaskBatch
 from metalearn_tut.training.loop import meta_train
 
-WAYS, QUERIES = 5, 50  # of every test task
 CONV4: Config = {"name": "Conv4", "in_channels": 1, "ways": WAYS, "norm": "support"}
 
 # Training

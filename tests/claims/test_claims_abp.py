@@ -8,21 +8,11 @@ import torch
 
 from metalearn_tut import block_voting, tasks
 from metalearn_tut.claims import Results, records
-from metalearn_tut.claims.abp import (
-    arms as abp_arms,
-)
-from metalearn_tut.claims.abp import (
-    cifar as abp_cifar,
-)
-from metalearn_tut.claims.abp import (
-    claims as abp,
-)
-from metalearn_tut.claims.abp import (
-    jobs as abp_jobs,
-)
-from metalearn_tut.claims.abp import (
-    second as abp_second,
-)
+from metalearn_tut.claims.abp import arms as abp_arms
+from metalearn_tut.claims.abp import cifar as abp_cifar
+from metalearn_tut.claims.abp import claims as abp
+from metalearn_tut.claims.abp import jobs as abp_jobs
+from metalearn_tut.claims.abp import second as abp_second
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.models import CifarResNet

@@ -8,18 +8,10 @@ import torch
 from metalearn_tut import MAML, models, tasks
 from metalearn_tut.claims import Results
 from metalearn_tut.claims.hetrom import arms as hetrom_arms
-from metalearn_tut.claims.hetrom import (
-    claims as hetrom,
-)
-from metalearn_tut.claims.hetrom import (
-    jobs as hetrom_jobs,
-)
-from metalearn_tut.claims.hetrom import (
-    second as hetrom_second,
-)
-from metalearn_tut.claims.hetrom import (
-    tasks as hetrom_tasks,
-)
+from metalearn_tut.claims.hetrom import claims as hetrom
+from metalearn_tut.claims.hetrom import jobs as hetrom_jobs
+from metalearn_tut.claims.hetrom import second as hetrom_second
+from metalearn_tut.claims.hetrom import tasks as hetrom_tasks
 from metalearn_tut.claims.statistics import correct_counts
 
 ONE, TWO, THREE, FOUR = hetrom_second.CLAIMS

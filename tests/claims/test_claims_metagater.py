@@ -7,19 +7,11 @@ import torch
 
 from metalearn_tut import gating, tasks
 from metalearn_tut.claims import Results
-from metalearn_tut.claims.metagater import (
-    arms as metagater_arms,
-)
-from metalearn_tut.claims.metagater import (
-    claims as metagater,
-)
-from metalearn_tut.claims.metagater import (
-    filters as metagater_filters,
-)
+from metalearn_tut.claims.metagater import arms as metagater_arms
+from metalearn_tut.claims.metagater import claims as metagater
+from metalearn_tut.claims.metagater import filters as metagater_filters
 from metalearn_tut.claims.metagater import jobs
-from metalearn_tut.claims.metagater import (
-    second as metagater_second,
-)
+from metalearn_tut.claims.metagater import second as metagater_second
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.federated import Across, state_of

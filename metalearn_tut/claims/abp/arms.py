@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from metalearn_tut.claims.abp import jobs as abp_jobs
+from metalearn_tut.claims.arms import SEEDS
 from metalearn_tut.claims.study import Config, Job
 
-SEEDS = (0, 1, 2)
 PRUNED = {"0.4": 3, "0.6": 5}  # blocks of the nine of a ResNet-20
 ROUNDS = max(PRUNED.values())
 KEPT = {"abp": (0.7, 0.5, 0.35, 0.25), "alone": (0.45, 0.3, 0.2)}  # share of the filters

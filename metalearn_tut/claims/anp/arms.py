@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from metalearn_tut.claims.anp.jobs import filters, naive, pruned
+from metalearn_tut.claims.arms import SEEDS
 from metalearn_tut.claims.learners import CONV4, first_tasks, train_and_test
 from metalearn_tut.claims.study import Config, Job
 
-SEEDS = (0, 1, 2)
 SCHEDULE = (0.45, 0.25, 0.15, 0.05, 0.05)
 SHARES = ("0.45", "0.70", "0.85", "0.90", "0.95")
 DECIDING = ("0.85", "0.90")  # where 600 tasks are asked, and 300 elsewhere

@@ -11,23 +11,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from metalearn_tut.claims.anp.arms import MODELS, OTHERS, SCORES, SEEDS, SHARES, all_jobs
+from metalearn_tut.claims.anp.arms import MODELS, OTHERS, SCORES, SHARES, all_jobs
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.learners import QUERIES
 from metalearn_tut.claims.statistics import PAIRED
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 
 _NAMES = {"conv64": "Conv4-64", "conv32": "Conv4-32", "resnet": "ResNet-12 (8 to 64)"}
 
 
-def arms_of(results: Results) -> Arms:
-    """Accuracies by arm, seed and task."""
-    return Arms(results, SEEDS, QUERIES)
-
-
 def parity(results: Results) -> Verdict:
     """Claim 1."""
-    arms, parts = arms_of(results), []
+    arms, parts = Arms(results), []
     values: dict[str, Any] = {}
     for network in [n for n in MODELS if arms.present([f"{n}-dense"])]:
         ways = arms.present([f"{network}-anp", f"{network}-uniform"])
@@ -53,7 +47,7 @@ def _curve(arms: Arms, arm: str) -> dict[str, float]:
 
 def naive(results: Results) -> Verdict:
     """Claim 2."""
-    arms, parts, holds = arms_of(results), [], True
+    arms, parts, holds = Arms(results), [], True
     values: dict[str, Any] = {}
     for share in ("0.85", "0.90"):
         for score in ("magnitude", "lobs"):
@@ -71,7 +65,7 @@ def naive(results: Results) -> Verdict:
 
 def scores(results: Results) -> Verdict:
     """Claim 3."""
-    arms, values, parts = arms_of(results), {}, []
+    arms, values, parts = Arms(results), {}, []
     for share in SHARES:
         for split in (share, f"before {share}"):
             gaps = {o: arms.minus("conv32-anp", f"conv32-{o}", split) for o in OTHERS}
@@ -89,7 +83,7 @@ def scores(results: Results) -> Verdict:
 
 def second_learner(results: Results) -> Verdict:
     """Claim 4."""
-    arms = arms_of(results)
+    arms = Arms(results)
     gap = arms.minus("anil64-anp", "anil64-dense", "0.85")
     values = {"anp - dense": gap.to_dict(), "dense": arms.mean("anil64-dense", "0.85")}
     return Verdict(gap.mean >= -0.01, f"ANIL, Conv4-64, 85 % removed: ANP - dense {gap}.", values)
@@ -97,7 +91,7 @@ def second_learner(results: Results) -> Verdict:
 
 def costs(results: Results) -> Verdict:
     """Claim 5."""
-    arms, parts, holds = arms_of(results), [], True
+    arms, parts, holds = Arms(results), [], True
     values: dict[str, Any] = {}
     for network in arms.present([f"{n}-anp" for n in MODELS]):
         dense = arms.values(network.replace("anp", "dense"))[0]["cost 0.85"]

@@ -19,8 +19,8 @@ from metalearn_tut.claims.anp.arms import (
     base,
     retraining,
 )
-from metalearn_tut.claims.anp.claims import arms_of
 from metalearn_tut.claims.anp.jobs import pruned
+from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.learners import first_tasks, train_and_test
 from metalearn_tut.claims.statistics import PAIRED
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
@@ -72,7 +72,7 @@ def _arm(setting: str, name: str, seed: int, quick: bool) -> Job:
 
 def five_shots(results: Results) -> Verdict:
     """Claim 1."""
-    arms, parts, values = arms_of(results), [], {}
+    arms, parts, values = Arms(results), [], {}
     wide = arms.present(["conv64_5shot-dense"])  # not in a quick run
     for network in ("conv64_5shot", "conv32_5shot") if wide else ("conv32_5shot",):
         gap = arms.minus(f"{network}-anp", f"{network}-dense", "0.85")
@@ -85,7 +85,7 @@ def five_shots(results: Results) -> Verdict:
 
 def scores(results: Results) -> Verdict:
     """Claim 2."""
-    arms, parts, values = arms_of(results), [], {}
+    arms, parts, values = Arms(results), [], {}
     for split in ("0.85", "before 0.85"):
         gaps = {
             other: arms.minus("conv32_5shot-anp", f"conv32_5shot-{other}", split)
@@ -99,7 +99,7 @@ def scores(results: Results) -> Verdict:
 
 def longer(results: Results) -> Verdict:
     """Claim 3."""
-    arms = arms_of(results)
+    arms = Arms(results)
     gap = arms.minus("conv32_long-downdated", "conv32_long-dense", "0.85")
     accuracy = {arm: arms.mean(f"conv32_long-{arm}", "0.85") for arm in ARMS["conv32_long"]}
     values = {"accuracy": accuracy, "anp - dense": gap.to_dict()}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from metalearn_tut.claims.arms import SEEDS
 from metalearn_tut.claims.compact.jobs import times, train_and_measure
 from metalearn_tut.claims.learners import CONV4, first_tasks
 from metalearn_tut.claims.study import Config, Job
-
-SEEDS = (0, 1, 2)
 
 # Networks
 
@@ -52,25 +51,30 @@ NOISY: Config = {
     "aggregate": {"name": "mean"},
     "training": {"tasks_per_step": 16, "outer_lr": 0.01},  # ranks need many tasks a step
 }
-NOISY_RANKED: Config = {**NOISY, "aggregate": {"name": "range", "m": 5, "k": 16}}
+RANKED: Config = {**NOISY, "aggregate": {"name": "range", "m": 5, "k": 16}}
 
-# What learners are made of
+# How a learner is made
 
-ANP: Config = {
+TRAINED: Config = {"recipe": "trained"}
+GATED: Config = {"recipe": "trained", "model": GATED32}
+PRUNED: Config = {
     "recipe": "pruned",
     "options": {"n_tasks": 20, "spare": ["blocks.0.conv", "head"]},
 }
-TSMD: Config = {
+TAUGHT: Config = {
     "recipe": "taught",
     "model": CONV8,
     "algorithm": MAML,
     "teacher": "maml32",
     "distil": {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5},
 }
+# Share of the weights that goes in each round, and steps after it; noisy ones have bigger batches.
+ANP50: Config = {**PRUNED, "schedule": [0.5], "steps": [80]}
+ANP75: Config = {**PRUNED, "schedule": [0.5, 0.25], "steps": [40, 40]}
+ANP90: Config = {**PRUNED, "schedule": [0.5, 0.25, 0.15], "steps": [24, 24, 32]}
+NOISY_ANP75: Config = {**PRUNED, "schedule": [0.5, 0.25], "steps": [10, 10]}
 
-# By name: what is made how, in how many steps (of each round, and after it), from which other one.
-# A share of the weights goes in each round of a schedule.
-TRAINED: Config = {"recipe": "trained"}
+# What others start from stands before them
 ARMS: dict[str, Config] = {
     "maml8": {**TRAINED, "model": CONV8, "algorithm": MAML, "steps": 240, **CLEAN},
     "maml16": {**TRAINED, "model": CONV16, "algorithm": MAML, "steps": 240, **CLEAN},
@@ -86,46 +90,16 @@ ARMS: dict[str, Config] = {
         "steps": 160,
         **CLEAN,
     },
-    "gated0.5": {
-        **TRAINED,
-        "model": GATED32,
-        "algorithm": {**GATES, "sparsity": 0.5},
-        "steps": 240,
-        **CLEAN_GATED,
-    },
-    "gated1": {
-        **TRAINED,
-        "model": GATED32,
-        "algorithm": {**GATES, "sparsity": 1.0},
-        "steps": 240,
-        **CLEAN_GATED,
-    },
-    "gated2": {
-        **TRAINED,
-        "model": GATED32,
-        "algorithm": {**GATES, "sparsity": 2.0},
-        "steps": 240,
-        **CLEAN_GATED,
-    },
+    "gated0.5": {**GATED, "algorithm": {**GATES, "sparsity": 0.5}, "steps": 240, **CLEAN_GATED},
+    "gated1": {**GATED, "algorithm": {**GATES, "sparsity": 1.0}, "steps": 240, **CLEAN_GATED},
+    "gated2": {**GATED, "algorithm": {**GATES, "sparsity": 2.0}, "steps": 240, **CLEAN_GATED},
     "noisy-mean": {**TRAINED, "model": CONV32, "algorithm": MAML, "steps": 60, **NOISY},
     "noisy-mean-before": {**TRAINED, "model": CONV32, "algorithm": MAML, "steps": 40, **NOISY},
-    "noisy-hetrom": {**TRAINED, "model": CONV32, "algorithm": MAML, "steps": 60, **NOISY_RANKED},
-    "noisy-hetrom-before": {
-        **TRAINED,
-        "model": CONV32,
-        "algorithm": MAML,
-        "steps": 40,
-        **NOISY_RANKED,
-    },
-    "anp50": {**ANP, "base": "before", "schedule": [0.5], "steps": [80], **CLEAN},
-    "anp75": {**ANP, "base": "before", "schedule": [0.5, 0.25], "steps": [40, 40], **CLEAN},
-    "anp90": {
-        **ANP,
-        "base": "before",
-        "schedule": [0.5, 0.25, 0.15],
-        "steps": [24, 24, 32],
-        **CLEAN,
-    },
+    "noisy-hetrom": {**TRAINED, "model": CONV32, "algorithm": MAML, "steps": 60, **RANKED},
+    "noisy-hetrom-before": {**TRAINED, "model": CONV32, "algorithm": MAML, "steps": 40, **RANKED},
+    "anp50": {**ANP50, "base": "before", **CLEAN},
+    "anp75": {**ANP75, "base": "before", **CLEAN},
+    "anp90": {**ANP90, "base": "before", **CLEAN},
     "filters": {
         "recipe": "narrowed",
         "base": "before",
@@ -141,23 +115,11 @@ ARMS: dict[str, Config] = {
         "steps": [28, 28, 24],
         **CLEAN,
     },
-    "tsmd": {**TSMD, "steps": 240, **CLEAN},
-    "tsmd-before": {**TSMD, "steps": 160, **CLEAN},
-    "noisy-mean-anp75": {
-        **ANP,
-        "base": "noisy-mean-before",
-        "schedule": [0.5, 0.25],
-        "steps": [10, 10],
-        **NOISY,
-    },
-    "noisy-hetrom-anp75": {
-        **ANP,
-        "base": "noisy-hetrom-before",
-        "schedule": [0.5, 0.25],
-        "steps": [10, 10],
-        **NOISY_RANKED,
-    },
-    "tsmd-anp50": {**ANP, "base": "tsmd-before", "schedule": [0.5], "steps": [80], **CLEAN},
+    "tsmd": {**TAUGHT, "steps": 240, **CLEAN},
+    "tsmd-before": {**TAUGHT, "steps": 160, **CLEAN},
+    "noisy-mean-anp75": {**NOISY_ANP75, "base": "noisy-mean-before", **NOISY},
+    "noisy-hetrom-anp75": {**NOISY_ANP75, "base": "noisy-hetrom-before", **RANKED},
+    "tsmd-anp50": {**ANP50, "base": "tsmd-before", **CLEAN},
 }
 
 

@@ -17,19 +17,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.compact.arms import SEEDS, all_jobs
-from metalearn_tut.claims.learners import QUERIES
+from metalearn_tut.claims.compact.arms import all_jobs
 from metalearn_tut.claims.statistics import PAIRED, interval_over_seeds
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 from metalearn_tut.evaluation.accuracy import interval
 
 GATED = ("gated0.5", "gated1", "gated2")
 LOSS = 0.02  # of accuracy that compression may cost
-
-
-def arms_of(results: Results) -> Arms:
-    """Accuracies by arm, seed and task."""
-    return Arms(results, SEEDS, QUERIES)
 
 
 def costs(arms: Arms, name: str) -> dict[str, float]:
@@ -40,7 +34,7 @@ def costs(arms: Arms, name: str) -> dict[str, float]:
 
 def _better(results: Results, a: str, b: str, least: float = 0.0) -> Verdict:
     """Whether ``a`` is better than ``b`` by ``least``, the whole interval."""
-    arms = arms_of(results)
+    arms = Arms(results)
     gap = arms.minus(a, b)
     values = {name: {"accuracy": arms.mean(name), **costs(arms, name)} for name in (a, b)}
     listed = "; ".join(
@@ -70,7 +64,7 @@ def short(results: Results) -> Verdict:
 
 def gates(results: Results) -> Verdict:
     """Claim 4."""
-    arms = arms_of(results)
+    arms = Arms(results)
     limit = 1.1 * costs(arms, "maml16")["macs"]
     points = {name: (costs(arms, name)["macs"], arms.minus(name, "maml16")) for name in GATED}
     holds = any(macs <= limit and gap.low > 0 for macs, gap in points.values())
@@ -87,7 +81,7 @@ def taught_and_pruned(results: Results) -> Verdict:
 
 def robust_and_pruned(results: Results) -> Verdict:
     """Claim 6."""
-    arms, found = arms_of(results), _better(results, "noisy-hetrom-anp75", "noisy-mean-anp75")
+    arms, found = Arms(results), _better(results, "noisy-hetrom-anp75", "noisy-mean-anp75")
     for name in ("noisy-hetrom", "noisy-mean"):
         gap = arms.minus(f"{name}-anp75", name)
         found.values[f"{name}: pruned - whole"] = gap.to_dict()
@@ -126,7 +120,7 @@ def rows(results: Results) -> dict[str, dict[str, float]]:
         ``parameters``, ``macs`` and ``bytes`` of the deployed network, means over seeds; seconds
         ``adapt`` and ``latency``.
     """
-    arms, times = arms_of(results), results["times"]
+    arms, times = Arms(results), results["times"]
     found = {}
     for name, measured in times.items():
         accuracy = arms.accuracy(name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from metalearn_tut.claims.arms import QUERIES, SEEDS, WAYS
 from metalearn_tut.claims.hetrom.jobs import N, cost, same_bits, training
-from metalearn_tut.claims.learners import CONV4, QUERIES, WAYS
+from metalearn_tut.claims.learners import CONV4
 from metalearn_tut.claims.study import Config, Job
 
-SEEDS, RATES = (0, 1, 2), (0.3, 0.5)
+RATES = (0.3, 0.5)
 TEST = {"tasks": 600, "queries": QUERIES // WAYS, "seed": 1}
 KINDS = {"labels": "random support labels", "outliers": "tasks of another source"}
 HETROM = {0.3: (5, N), 0.5: (8, N)}  # m = ceil(rate · n): as many left out as are noisy

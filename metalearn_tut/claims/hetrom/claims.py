@@ -17,19 +17,12 @@ from metalearn_tut.claims.hetrom.arms import (
     GRID,
     KINDS,
     RATES,
-    SEEDS,
     N,
     all_jobs,
     fitting_arm,
 )
-from metalearn_tut.claims.learners import QUERIES
 from metalearn_tut.claims.statistics import Difference
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
-
-
-def arms_of(results: Results) -> Arms:
-    """Accuracies by arm, seed and task."""
-    return Arms(results, SEEDS, QUERIES)
 
 
 def noise(results: Results) -> Verdict:
@@ -40,7 +33,7 @@ def noise(results: Results) -> Verdict:
         gaps = {}
         for rate in RATES:
             at = f"{kind}-{rate}"
-            gaps[rate], values[at] = noisy(arms_of(results), at, fitting_arm(rate))
+            gaps[rate], values[at] = noisy(Arms(results), at, fitting_arm(rate))
             way = values[at]["share of mean -> oracle"]
             parts.append(f"{words}, {rate:.0%} noisy: HeTRoM - mean {gaps[rate]}")
             parts[-1] += "" if way is None else f", {way:.0%} of the way to the oracle"
@@ -65,7 +58,7 @@ def noisy(
 
 def easy(results: Results) -> Verdict:
     """Claim 2."""
-    arms = arms_of(results)
+    arms = Arms(results)
     best, chosen = arms.best(arms.present([f"easy-top-{k}" for k in EASY_GRID]))
     hard, plain = (arms.minus(best, "easy-mean", split) for split in ("test", "easy"))
     values: dict[str, Any] = {"validation": chosen, "hard": hard.to_dict(), "easy": plain.to_dict()}
@@ -79,7 +72,7 @@ def easy(results: Results) -> Verdict:
 
 def clean(results: Results) -> Verdict:
     """Claim 3."""
-    arms = arms_of(results)
+    arms = Arms(results)
     others = arms.present([f"clean-{arm}" for arm in ("sg", "max", "top")])
     gap = arms.minus("clean-range-5-16", "clean-mean")
     same = results["same-bits"]["equal"]
@@ -93,7 +86,7 @@ def clean(results: Results) -> Verdict:
 
 def guidance(results: Results) -> Verdict:
     """Claim 4."""
-    arms = arms_of(results)
+    arms = Arms(results)
     values: dict[str, Any] = {}
     parts, holds = [], True
     for rate in RATES:
@@ -132,7 +125,7 @@ def cost(results: Results) -> Verdict:
     for kind in KINDS:
         for rate in RATES:
             arm = f"{kind}-{rate}-{fitting_arm(rate)}"
-            found = [v["rejection"] for v in arms_of(results).values(arm)]
+            found = [v["rejection"] for v in Arms(results).values(arm)]
             rates[arm] = {
                 what: _means([f[what] for f in found]) for what in ("precision", "recall")
             }

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 
+from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.hetrom.arms import (
     EASY_GRID,
     HETROM,
@@ -32,7 +33,7 @@ from metalearn_tut.claims.hetrom.arms import (
     task_config,
     training_job,
 )
-from metalearn_tut.claims.hetrom.claims import PAIRED, SHARED, arms_of, noisy
+from metalearn_tut.claims.hetrom.claims import PAIRED, SHARED, noisy
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
 LETTERS = "aAuUDHLNSdkty"
@@ -66,7 +67,7 @@ def outliers(results: Results) -> Verdict:
     """Claim 1."""
     gaps, values, parts = {}, {}, []
     for rate in RATES:
-        at, arms = f"bags-{rate}", arms_of(results)
+        at, arms = f"bags-{rate}", Arms(results)
         gaps[rate], values[at] = noisy(arms, at, fitting_arm(rate), ("oracle", "sg"))
         guided = arms.minus(f"{at}-sg", f"{at}-mean")
         parts.append(f"{rate:.0%} outliers: HeTRoM - mean {gaps[rate]}, sg - mean {guided}")
@@ -76,7 +77,7 @@ def outliers(results: Results) -> Verdict:
 
 def hard(results: Results) -> Verdict:
     """Claim 2."""
-    arms = arms_of(results)
+    arms = Arms(results)
     best, chosen = arms.best([f"easy-top-{k}" for k in EASY_GRID])
     gap, plain = (arms.minus(best, "easy-mean", split) for split in ("test", "easy"))
     values = {"validation": chosen, "best": best, "hard": gap.to_dict(), "easy": plain.to_dict()}
@@ -87,7 +88,7 @@ def hard(results: Results) -> Verdict:
 
 def clean(results: Results) -> Verdict:
     """Claim 3."""
-    arms = arms_of(results)
+    arms = Arms(results)
     gap = arms.minus("clean-sg", "clean-mean")
     values = {"sg - mean": gap.to_dict(), "mean": arms.mean("clean-mean")}
     return Verdict(gap.high >= 0, f"sg - mean: {gap}.", values)
@@ -95,7 +96,7 @@ def clean(results: Results) -> Verdict:
 
 def guidance(results: Results) -> Verdict:
     """Claim 4."""
-    arms, values, parts, holds = arms_of(results), {}, [], True
+    arms, values, parts, holds = Arms(results), {}, [], True
     for rate, best in BEST.items():
         name = "labels-{}-range-{}-{}".format(rate, *best)
         gap = arms.minus(f"labels-{rate}-sg", name)

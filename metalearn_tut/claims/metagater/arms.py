@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from metalearn_tut.claims.arms import SEEDS
 from metalearn_tut.claims.metagater import filters as metagater_filters
 from metalearn_tut.claims.metagater import jobs as metagater_jobs
 from metalearn_tut.claims.study import Config, Job
 
-SEEDS = (0, 1, 2)
 SUPPORTS = (5, 10, 20)
 MAIN = "gated-0.5"
 TARGETS = (0.7, 0.5, 0.35)  # share of open filters

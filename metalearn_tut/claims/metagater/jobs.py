@@ -51,9 +51,8 @@ def train(config: Config, folder: Path) -> tuple[Learner, list[dict[str, Any]]]:
     learner = build(config)
     if "start" in config:
         before = config["start"]
-        backbone = train(before, folder_of_job(Job(before["name"], before, federated), folder))[
-            0
-        ].model
+        there = folder_of_job(Job(before["name"], before, federated), folder)
+        backbone = train(before, there)[0].model
         if "gates" in config:
             learner.model.load_state_dict(backbone.state_dict(), strict=False)
         else:
@@ -163,9 +162,8 @@ def test_on_new_nodes(learner: Learner, config: Config) -> dict[str, Any]:
         right, shares, opened = [], [], []
         for i in range(n * config["test"]["draws"]):
             task = tasks[i]
-            for values, value in zip(
-                (right, shares, opened), answer_task(learner, task), strict=True
-            ):
+            answer = answer_task(learner, task)
+            for values, value in zip((right, shares, opened), answer, strict=True):
                 values.append(value)
         found[str(support)] = correct_by_node(torch.tensor(right), n, config)
         macs[str(support)] = statistics.mean(shares) / whole

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from metalearn_tut.claims.arms import SEEDS
 from metalearn_tut.claims.learners import CONV4, first_tasks, train_and_test
 from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.claims.tsmd import jobs as tsmd_jobs
 
-SEEDS, SHOTS = (0, 1, 2), (1, 5)
+SHOTS = (1, 5)
 STEPS = {1: 300, 5: 140}  # of every student, and of the teacher beside it
 START = {1: 200, 5: 80}  # of the teacher before
 NARROW, TEMPERATURES, WEIGHTS = 4, (4.0, 10.0), (0.2, 0.8)

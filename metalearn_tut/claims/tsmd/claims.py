@@ -18,7 +18,6 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.learners import QUERIES
 from metalearn_tut.claims.statistics import PAIRED, Difference, difference
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 from metalearn_tut.claims.tsmd.arms import (
@@ -29,11 +28,6 @@ from metalearn_tut.claims.tsmd.arms import (
     WEIGHTS,
     all_jobs,
 )
-
-
-def arms_of(results: Results) -> Arms:
-    """Accuracies by arm, seed and task."""
-    return Arms(results, SEEDS, QUERIES)
 
 
 def _shots(arms: Arms) -> list[int]:
@@ -51,7 +45,7 @@ def _listed(gaps: dict[str, Difference]) -> str:
 
 def ordering(results: Results) -> Verdict:
     """Claim 1."""
-    arms, parts, holds = arms_of(results), [], True
+    arms, parts, holds = Arms(results), [], True
     values: dict[str, Any] = {}
     rungs = ("student", "fixed", "tsmd", "oracle")
     others = [("taught_by_oracle", "student"), ("reconstructed", "student"), ("tsmd", "student")]
@@ -72,7 +66,7 @@ def ordering(results: Results) -> Verdict:
 
 def adapted(results: Results) -> Verdict:
     """Claim 2."""
-    arms = arms_of(results)
+    arms = Arms(results)
     gaps = _gaps(arms, [("taught_by_oracle", "unadapted"), ("taught_by_oracle", "test_only")], 1)
     reported = _gaps(arms, [("unadapted", "student"), ("test_only", "student")], 1)
     values = {pair: gap.to_dict() for pair, gap in {**gaps, **reported}.items()}
@@ -98,7 +92,7 @@ def inference(results: Results) -> Verdict:
 
 def sweeps(results: Results) -> Verdict:
     """Claim 4."""
-    arms = arms_of(results)
+    arms = Arms(results)
     values: dict[str, Any] = {}
     gains = {}
     for width, end in ((NARROW, f"_width{NARROW}_1"), (8, "_1")):
@@ -109,7 +103,7 @@ def sweeps(results: Results) -> Verdict:
     more = difference(gains[NARROW][1], gains[8][1])
     values["gain at the smaller - at the larger"] = more.to_dict()
     settings = [f"temperature{t:g}" for t in TEMPERATURES] + [f"weight{w:g}" for w in WEIGHTS]
-    first = Arms(results, SEEDS[:1], QUERIES)
+    first = Arms(results, SEEDS[:1])
     for name in settings:
         values[name] = first.minus(f"{name}_1", "student_1").to_dict()
     rkd = arms.minus("rkd_1", "student_1")
@@ -127,7 +121,7 @@ def sweeps(results: Results) -> Verdict:
 
 def longer(results: Results) -> Verdict:
     """Claim 5."""
-    arms = arms_of(results)
+    arms = Arms(results)
     pairs = [("tsmd", "student_longer"), ("taught_by_oracle", "student_longer")]
     gaps = _gaps(arms, pairs, 1)
     reported = _gaps(arms, [("student_longer", "student")], 1)
@@ -138,7 +132,7 @@ def longer(results: Results) -> Verdict:
 
 def more_images(results: Results) -> Verdict:
     """Claim 6."""
-    arms, parts, holds = arms_of(results), [], True
+    arms, parts, holds = Arms(results), [], True
     values: dict[str, Any] = {}
     for shots in _shots(arms):
         arm = f"unlabeled_{shots}"

@@ -187,8 +187,8 @@ def make_norm(norm: str, channels: int, group_size: int | None = None) -> nn.Mod
     """The layer that one of :data:`NORMS` stands for.
 
     ``"batch"`` (transductive) and ``"support"`` (inductive) are the same :class:`TaskBatchNorm2d`
-    (they differ in the ``n_support`` it is called with), ``"group"`` is a ``GroupNorm`` of groups of
-    ``group_size`` channels, by default :func:`usual_group_size`, ``"none"`` the identity.
+    (they differ in the ``n_support`` it is called with), ``"group"`` is a ``GroupNorm`` of groups
+    of ``group_size`` channels, by default :func:`usual_group_size`, ``"none"`` the identity.
 
     Raises
     ------

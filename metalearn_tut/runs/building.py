@@ -41,19 +41,17 @@ from typing import Any
 
 import torch
 
-from metalearn_tut import gating, learners
-from metalearn_tut import models, tasks
-
-from metalearn_tut.training import checkpoint
+from metalearn_tut import gating, learners, models, tasks
+from metalearn_tut.checks import check_choice
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.federated import Federation, by_classes, fed_avg, per_fed_avg
+from metalearn_tut.files.tensor_file import read_tensors
 from metalearn_tut.gating import MetaGater
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.protonet import ProtoNet
 from metalearn_tut.saliency.sparse import load_sparse, read_sparse
 from metalearn_tut.tasks import ClassSource
-from metalearn_tut.checks import check_choice
-from metalearn_tut.files.tensor_file import read_tensors
+from metalearn_tut.training import checkpoint
 
 Config = Mapping[str, Any]
 

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import background
 import pytest
-import torch
 import toy_study
 
 from metalearn_tut import claims
-from metalearn_tut.claims import Job, Results, paired
-from metalearn_tut.claims.records import beside, record_of, write_record
+from metalearn_tut.claims import Job, Results
+from metalearn_tut.claims.records import folder_of_job, record_of, write_record
 from metalearn_tut.claims.report import stale
-from metalearn_tut.claims.runner import run_jobs
+from metalearn_tut.claims.runner import DIED, run_jobs
 from metalearn_tut.cli import program as cli
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +101,7 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(whole):
         "RuntimeError: this one cannot be done (all of it: "
     )
     assert "Traceback" in (folder / f"{jobs[1].key}.error.txt").read_text()
-    assert outcome.failed["killed"] == "its process ended with exit code -9"
+    assert outcome.failed["killed"] == DIED
     assert outcome.records.keys() == {f"train-{s}" for s in range(4)}
 
 
@@ -129,8 +128,8 @@ def test_processes_have_the_threads_and_the_environment_asked_for(tmp_path):
 def test_a_process_that_dies_before_its_first_job_fails_that_job_by_name(tmp_path, capfd):
     jobs = [Job(name, {}, toy_study.circumstances) for name in ("a", "b")]
     outcome = run_jobs(jobs, tmp_path, threads=10**12)  # more than PyTorch can count
-    assert outcome.failed == dict.fromkeys("ab", "its process ended with exit code 1")
-    assert "[2/2] b: failed: its process ended" in capfd.readouterr().out
+    assert outcome.failed == dict.fromkeys("ab", DIED)
+    assert f"[2/2] b: failed: {DIED}" in capfd.readouterr().out
 
 
 def test_a_record_is_whole_or_absent(whole):
@@ -176,14 +175,14 @@ def test_what_another_job_left_is_taken_once_it_has_ended(tmp_path):
     own = folder / "other"
     for made in (there, here):
         made.mkdir(parents=True)
-        assert beside(other, folder, "first") == own  # it is at work, or was cut short
+        assert folder_of_job(other, folder, "first") == own  # it is at work, or was cut short
     write_record(other, tmp_path / "first", {}, seconds=1)
-    assert beside(other, folder) == own and beside(other, folder, "first") == there
+    assert folder_of_job(other, folder) == own and folder_of_job(other, folder, "first") == there
     write_record(other, tmp_path / "second", {}, seconds=1)
-    assert beside(other, folder) == beside(other, folder, "first") == here
+    assert folder_of_job(other, folder) == folder_of_job(other, folder, "first") == here
     here.rmdir()  # its record is kept and its checkpoints are not
-    assert beside(other, folder) == own
-    assert beside(replace(other, config={"seed": 2}), folder, "first") == own
+    assert folder_of_job(other, folder) == own
+    assert folder_of_job(replace(other, config={"seed": 2}), folder, "first") == own
 
 
 @pytest.mark.parametrize(
@@ -306,6 +305,7 @@ def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
 def test_a_failed_job_means_exit_code_1_and_no_result(tmp_path, capsys, monkeypatch):
     study = replace(toy_study.STUDY, jobs=lambda quick: [Job("train-0", {}, toy_study.refuse)])
     monkeypatch.setattr(claims, "load", lambda name: study)
+    monkeypatch.setattr(claims, "STUDIES", {"hetrom": "", "anp": ""})
     code, out, _ = command(
         capsys, "--all", "--out", tmp_path / "out", "--results", tmp_path / "results"
     )
@@ -347,45 +347,7 @@ def test_the_choices_are_the_studies():
     assert tuple(member.value for member in cli.Study) == tuple(claims.STUDIES)
 
 
-# Paired differences
-
-
-def test_a_difference_is_over_tasks_of_the_mean_over_seeds_and_over_seeds():
-    g = torch.Generator().manual_seed(0)
-    a, b = torch.rand(2, 3, 50, generator=g, dtype=torch.float64)
-    found = paired.difference(a, b)
-    tasks = [sum((a[s, t] - b[s, t]).item() for s in range(3)) / 3 for t in range(50)]
-    mean = sum(tasks) / 50
-    sd = (sum((t - mean) ** 2 for t in tasks) / 49) ** 0.5
-    assert found.mean == pytest.approx(mean, abs=1e-12)
-    assert found.over_tasks == pytest.approx(1.96 * sd / 50**0.5, abs=1e-12)
-    seeds = [(a[s] - b[s]).mean().item() for s in range(3)]
-    sd = (sum((s - mean) ** 2 for s in seeds) / 2) ** 0.5
-    assert found.seeds == pytest.approx(seeds, abs=1e-12)
-    assert found.over_seeds == pytest.approx(4.303 * sd / 3**0.5, abs=1e-12)
-    assert found.low == found.mean - found.over_tasks
-    assert found.high == found.mean + found.over_tasks and found.n_tasks == 50
-
-
-def test_a_difference_needs_the_same_seeds_and_tasks():
-    with pytest.raises(ValueError, match=r"got shapes \[3, 5\] and \[2, 5\]"):
-        paired.difference(torch.zeros(3, 5), torch.zeros(2, 5))
-    with pytest.raises(ValueError, match="2 to 10 seeds, got 11"):
-        paired.seeds_interval([0.0] * 11)
-    assert paired.difference(torch.zeros(1, 5), torch.zeros(1, 5)).over_seeds is None
-
-
-def test_students_points_are_those_at_which_the_distribution_has_two_and_a_half_percent_left():
-    for degrees, point in enumerate(paired._STUDENT, start=1):
-        t = torch.linspace(0, point, 200_001, dtype=torch.float64)
-        n = torch.tensor(float(degrees), dtype=torch.float64)
-        log_scale = torch.lgamma((n + 1) / 2) - torch.lgamma(n / 2) - (n * torch.pi).log() / 2
-        density = (log_scale - (n + 1) / 2 * (t**2 / n).log1p()).exp()
-        assert torch.trapezoid(density, t).item() == pytest.approx(0.475, abs=2e-5)
-
-
-def test_counts_keep_accuracies_exactly():
-    right = torch.tensor([0, 1, 37, 49, 50])
-    text = paired.counts(right.float() / 50, 50)
-    assert text == "0 1 37 49 50"
-    assert torch.equal(paired.accuracies(text, 50), right.double() / 50)
+def test_the_names_of_the_studies_cost_no_import_of_pytorch():
+    say = "import sys, metalearn_tut.claims as c; print(len(c.STUDIES), 'torch' in sys.modules)"
+    out, err = background.start("-c", say).communicate(timeout=background.HANG)
+    assert out == f"{len(claims.STUDIES)} False\n", err

@@ -8,21 +8,11 @@ import torch
 
 from metalearn_tut import block_voting, tasks
 from metalearn_tut.claims import Results, records
-from metalearn_tut.claims.abp import (
-    arms as abp_arms,
-)
-from metalearn_tut.claims.abp import (
-    cifar as abp_cifar,
-)
-from metalearn_tut.claims.abp import (
-    claims as abp,
-)
-from metalearn_tut.claims.abp import (
-    jobs as abp_jobs,
-)
-from metalearn_tut.claims.abp import (
-    second as abp_second,
-)
+from metalearn_tut.claims.abp import arms as abp_arms
+from metalearn_tut.claims.abp import cifar as abp_cifar
+from metalearn_tut.claims.abp import claims as abp
+from metalearn_tut.claims.abp import jobs as abp_jobs
+from metalearn_tut.claims.abp import second as abp_second
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.models import CifarResNet
@@ -68,8 +58,8 @@ def test_every_arm_has_as_many_epochs_and_as_many_of_distillation(study, quick):
 
 
 def test_what_another_job_made_is_named_by_its_own_configuration():
-    jobs = {job.name: job.config for job in abp_arms.characters(False)}
-    more = {job.name: job.config for job in abp_second.jobs(False)}
+    jobs = {job.name: job.config for job in abp_arms.all_jobs(False)}
+    more = {job.name: job.config for job in abp_second.all_jobs(False)}
     for name, config in [*jobs.items(), *more.items()]:
         if "of" in config:
             assert config["arm"] == jobs[config["of"]], name
@@ -103,9 +93,9 @@ def test_images_of_a_character_are_in_one_part_each():
 def done(tmp_path_factory):
     """The jobs of one seed, run in one folder as the runner does."""
     folder, values = tmp_path_factory.mktemp("abp"), {}
-    first = Job("gates-0", abp_arms.gates(SETUP, 0), abp_jobs.gates)
+    first = Job("gates-0", abp_arms.gated_config(SETUP, 0), abp_jobs.train_gated)
     wanted = ("abp-0.4-0", "random-0.4-0", "unpruned-0.4-0", "scratch-0.4-0")
-    arms = [job for job in abp_arms.comparisons(SETUP, 0) if job.name in wanted]
+    arms = [job for job in abp_arms.arm_jobs(SETUP, 0) if job.name in wanted]
     for job in (first, *arms):
         values[job.name] = job.run(job.config, folder / job.key)
     return folder, values, {job.name: job for job in (first, *arms)}
@@ -146,7 +136,7 @@ def test_arms_start_from_the_gates_of_their_seed(done, monkeypatch):
 
 
 def test_without_prunes_and_gates_the_start_is_the_same(tmp_path):
-    config = abp_arms.gates(SETUP, 4)
+    config = abp_arms.gated_config(SETUP, 4)
     short = {n: {**how, "epochs": 0} for n, how in SETUP["recipes"].items()}
     config = {**config, "recipes": short}
     data = abp_jobs.images(SETUP["data"])["train"]
@@ -170,7 +160,7 @@ def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
 
     monkeypatch.setattr(block_voting, "soft_filter_prune", spy)
     config = {"of": arm.name, "arm": arm.config, "kept": 0.5}
-    found = abp_jobs.filters(config, folder / "filters")
+    found = abp_jobs.prune_filters(config, folder / "filters")
     train = abp_jobs.images(SETUP["data"])["train"]
     expected = abp_jobs.pruned_network(arm.config, folder / arm.key, train)[1].network
     assert all(torch.equal(seen[0][n], t) for n, t in expected.state_dict().items())
@@ -191,7 +181,7 @@ def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, mo
     work = folder.parent / "abp_second" / "soft"
     for config in (arm.config, {**arm.config, "epochs": 7}):
         with pytest.raises(TypeError):  # there is no network in what was put in its place
-            abp_jobs.filters({"of": arm.name, "arm": config, "kept": 0.5}, work)
+            abp_jobs.prune_filters({"of": arm.name, "arm": config, "kept": 0.5}, work)
     assert seen == [study / arm.key, work / arm.name]
 
 
@@ -206,7 +196,7 @@ def test_filters_are_pruned_by_the_recipes_of_their_own_study(done, monkeypatch)
     )
     recipes = {stage: {"epochs": 0, "lr": rate} for stage, rate in (("filters", 3), ("narrow", 4))}
     config = {"of": arm.name, "arm": arm.config, "kept": 0.5, "recipes": recipes}
-    abp_jobs.filters(config, folder / "other")
+    abp_jobs.prune_filters(config, folder / "other")
     assert [(r.epochs, r.lr) for r in seen] == [(0, 3)]
 
 
@@ -227,7 +217,7 @@ def study(jobs=None, **levels):
     """Made-up results: each arm's accuracy, 0.8 where nothing is said, luck shared by all."""
     luck = torch.rand(800, generator=torch.Generator().manual_seed(0))
     found = Results()
-    for job in jobs or abp_arms.characters(False):
+    for job in jobs or abp_arms.all_jobs(False):
         level = levels.get(job.name.rpartition("-")[0].replace("-", "_").replace(".", ""), 0.8)
         found[job.name] = {
             "test": " ".join(str(int(r)) for r in luck < level),
@@ -250,7 +240,7 @@ def test_the_arithmetic_needs_no_run_and_finds_other_blocks_wrong(monkeypatch):
 @pytest.mark.parametrize(("level", "holds"), [(0.82, True), (0.8, True), (0.77, False)])
 def test_a_loss_must_not_lie_beyond_the_interval(level, holds):
     assert TWO.verdict(study(abp_04=level, abp_06=0.5)).holds is holds
-    on_photographs = abp_cifar.CLAIMS[0].verdict(study(abp_cifar.jobs(False), abp_04=level))
+    on_photographs = abp_cifar.CLAIMS[0].verdict(study(abp_cifar.all_jobs(False), abp_04=level))
     assert on_photographs.holds is holds
 
 
@@ -278,7 +268,7 @@ def test_the_shorter_network_must_be_the_better_start():
 
 @pytest.mark.parametrize(("claim", "title"), [(0, "soft"), (1, "once")])
 def test_so_it_must_in_the_second_study(claim, title):
-    jobs, claim = abp_second.jobs(False), abp_second.CLAIMS[claim]
+    jobs, claim = abp_second.all_jobs(False), abp_second.CLAIMS[claim]
     assert claim.verdict(study(jobs, **{f"{title}_abp_05": 0.85})).holds is True
     assert claim.verdict(study(jobs)).holds is False
     assert set(claim.verdict(study(jobs)).values["curve"]) == {

@@ -167,7 +167,8 @@ def test_options_that_are_zero_were_given(made, command, tmp_path):
     code, _, said = command(*words, "--out", tmp_path / "a", "--kd-weight", 0)
     assert code == 0, said
     learner = runs.load_learner(tmp_path / "a")
-    assert learner.guided_student.kd_weight == 0 and runs.load_learner(made["tsmd"]).guided_student.kd_weight
+    assert learner.guided_student.kd_weight == 0
+    assert runs.load_learner(made["tsmd"]).guided_student.kd_weight
     code, _, said = command(*words, "--out", tmp_path / "b", "--temperature", 0)
     assert code == 2 and "temperature must be positive, got 0" in said[0]
     for name in ("kd-weight", "temperature", "teacher-outer-lr"):

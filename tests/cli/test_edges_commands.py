@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from metalearn_tut import evaluate, saliency, tasks
-from metalearn_tut.cli import commands
 from metalearn_tut.cli import program as cli
 from metalearn_tut.files.cache import cache_dir
 from metalearn_tut.runs import building as runs
@@ -363,7 +362,7 @@ def test_too_little_memory_is_said_as_such(command, monkeypatch, error):
     def ask(options, arguments):
         raise error
 
-    monkeypatch.setattr(commands, "train", ask)
+    monkeypatch.setattr("metalearn_tut.cli.commands.train.train", ask)
     code, _, said = command("train", "--out", "x")
     assert code == 1 and said == [
         f"metalearn-tut: not enough memory: smaller or fewer would need less ({error})"

@@ -19,6 +19,15 @@ settings.register_profile(
 settings.load_profile("no clock")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked slow is left to ``make test-all``."""
+    if os.environ.get("METALEARN_TUT_SLOW") != "1":
+        left = pytest.mark.skip(reason="slow: make test-all, or METALEARN_TUT_SLOW=1")
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(left)
+
+
 @pytest.fixture
 def nbclient() -> ModuleType:
     """What executes notebooks, or skip with the reason."""

@@ -124,7 +124,7 @@ def test_a_new_algorithm_is_one_class(monkeypatch, capsys):
     assert Nearest(neighbors=2).config() == config
     (told,) = asked(monkeypatch, "--algorithm", "metasgd", "--number", "4")
     assert told == Ask(number=4, algorithm=ALGORITHMS["metasgd"]())
-    with pytest.raises(ValueError, match="^--neighbors: maml has no use for it$"):
+    with pytest.raises(ValueError, match=r"^--neighbors: maml has no use for it$"):
         asked(monkeypatch, "--algorithm", "maml", "--neighbors", "2")
     with pytest.raises(Exception, match="0 is not in the range x>=1"):
         asked(monkeypatch, "--neighbors", "0")

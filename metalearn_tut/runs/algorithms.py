@@ -47,7 +47,7 @@ class Algorithm:
         return filled(cls, given)
 
     def config(self) -> dict[str, Any]:
-        """What a run keeps of it: plain JSON, from which :func:`build_learner` starts."""
+        """What a run keeps of it: plain JSON, from which ``build_learner`` starts."""
         of_training = {o.name for o in options_of(type(self)).values() if o.of_training}
         kept = {n: v for n, v in asdict(self).items() if n not in of_training}
         return {"name": self.name, **kept}
@@ -98,7 +98,7 @@ class MetaGradient:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAML(MetaGradient, Rates, InnerLoop, Algorithm):
+class MAMLOptions(MetaGradient, Rates, InnerLoop, Algorithm):
     """Finn et al. 2017: learn where gradient descent starts."""
 
     name = "maml"
@@ -106,7 +106,7 @@ class MAML(MetaGradient, Rates, InnerLoop, Algorithm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FOMAML(MAML):
+class FOMAMLOptions(MAMLOptions):
     """First-order MAML."""
 
     name = "fomaml"
@@ -114,7 +114,7 @@ class FOMAML(MAML):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ANIL(MAML):
+class ANILOptions(MAMLOptions):
     """Raghu et al. 2020: the inner loop steps the head alone."""
 
     name = "anil"
@@ -122,7 +122,7 @@ class ANIL(MAML):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reptile(InnerLoop, Algorithm):
+class ReptileOptions(InnerLoop, Algorithm):
     """Nichol et al. 2018: towards where each task ends."""
 
     name = "reptile"
@@ -130,7 +130,7 @@ class Reptile(InnerLoop, Algorithm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaSGD(MetaGradient, InnerLoop, Algorithm):
+class MetaSGDOptions(MetaGradient, InnerLoop, Algorithm):
     """Li et al. 2017: a learned inner rate for every weight."""
 
     name = "metasgd"
@@ -139,7 +139,7 @@ class MetaSGD(MetaGradient, InnerLoop, Algorithm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProtoNet(Algorithm):
+class ProtoNetOptions(Algorithm):
     """Snell et al. 2017: the nearest mean feature."""
 
     name = "protonet"
@@ -147,12 +147,12 @@ class ProtoNet(Algorithm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Student(Rates, InnerLoop):
+class StudentOptions(Rates, InnerLoop):
     """The MAML learner that is taught."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TSMD(Algorithm):
+class TSMDOptions(Algorithm):
     """Wu et al. 2023: a teacher learns each task first, then teaches it to the student.
 
     Told by its name, ``teacher`` is a run; in a configuration it is one of its own, with
@@ -160,7 +160,7 @@ class TSMD(Algorithm):
     """
 
     name = "tsmd"
-    student: Student = field(default_factory=Student)
+    student: StudentOptions = field(default_factory=StudentOptions)
     teacher: str | Mapping[str, Any] | None = option(None, "Trained run that teaches (tsmd).")
     fixed_teacher: bool = option(False, "Do not train it further.")
     kd_weight: float = option(1.0, "Weight of its labels.")
@@ -221,7 +221,7 @@ class Adaptation(Algorithm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaGater(Adaptation):
+class MetaGaterOptions(Adaptation):
     """Lin et al. 2020: a backbone and its channel gates, which adapt in turn."""
 
     name = "metagater"
@@ -238,7 +238,7 @@ class MetaGater(Adaptation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerFedAvg(Adaptation):
+class PerFedAvgOptions(Adaptation):
     """Fallah et al. 2020: nodes descend their loss after one step, as in MAML."""
 
     name = "per_fedavg"
@@ -252,7 +252,7 @@ class PerFedAvg(Adaptation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedAvg(Adaptation):
+class FedAvgOptions(Adaptation):
     """McMahan et al. 2017: nodes descend their loss as it is; only evaluation adapts."""
 
     name = "fedavg"
@@ -269,7 +269,10 @@ def _by_name(*kinds: type[Algorithm]) -> dict[str, type[Algorithm]]:
     return {kind.name: kind for kind in kinds}
 
 
-ALGORITHMS = _by_name(MAML, FOMAML, ANIL, Reptile, MetaSGD, ProtoNet, TSMD)
+ALGORITHMS = _by_name(
+    *(MAMLOptions, FOMAMLOptions, ANILOptions, ReptileOptions),
+    *(MetaSGDOptions, ProtoNetOptions, TSMDOptions),
+)
 """What ``metalearn-tut train`` knows."""
-FEDERATED = _by_name(MetaGater, PerFedAvg, FedAvg)
+FEDERATED = _by_name(MetaGaterOptions, PerFedAvgOptions, FedAvgOptions)
 """What ``metalearn-tut federate`` knows."""

@@ -8,7 +8,7 @@ import pytest
 
 from metalearn_tut.cli import parser
 from metalearn_tut.runs import building as runs
-from metalearn_tut.runs.algorithms import ALGORITHMS, FEDERATED, MAML, TSMD, Algorithm
+from metalearn_tut.runs.algorithms import ALGORITHMS, FEDERATED, Algorithm, MAMLOptions, TSMDOptions
 from metalearn_tut.runs.options import option, options_of
 
 ROOT = Path(__file__).parents[2]
@@ -51,10 +51,10 @@ def test_an_algorithm_takes_its_own_options_and_refuses_the_others(name):
 
 def test_an_option_of_training_is_no_part_of_the_configuration():
     asked = {"teacher": TEACHER, "teacher_outer_lr": 0.5}
-    algorithm = TSMD.of_options(asked)
+    algorithm = TSMDOptions.of_options(asked)
     assert "teacher_outer_lr" not in algorithm.config()
     assert algorithm.outer_rates(0.1) == {"outer_lr": {"teacher": 0.5, "student": 0.1}}
-    assert MAML().outer_rates(0.1) == {"outer_lr": 0.1}
+    assert MAMLOptions().outer_rates(0.1) == {"outer_lr": 0.1}
 
 
 def stored():

@@ -12,7 +12,7 @@ from metalearn_tut.cli.commands.shared import data_config, model_config, set_thr
 from metalearn_tut.cli.options import Federate
 from metalearn_tut.federated.outcome import Record, unanswered
 from metalearn_tut.federated.training import federated_train
-from metalearn_tut.runs.algorithms import MetaGater
+from metalearn_tut.runs.algorithms import MetaGaterOptions
 from metalearn_tut.training import checkpoint
 
 
@@ -36,7 +36,7 @@ def _configured(o: Federate) -> dict[str, Any]:
     data = data_config(o.data, rotations=o.rotations, within_group=o.within_group)
     source = runs.build_source(data, "train", o.root)
     model = model_config(source, o.classes_per_node, o.width, o.norm)
-    if isinstance(o.algorithm, MetaGater):
+    if isinstance(o.algorithm, MetaGaterOptions):
         model["name"] = "ChannelGatedConv4"
     named = ("nodes", "rounds", "fraction", "local_steps", "tasks_per_step")
     plan = {name: getattr(o, name) for name in named}

@@ -15,7 +15,7 @@ from metalearn_tut.cli.checks import check_new_run, check_root, device_of
 from metalearn_tut.cli.commands.shared import data_config, model_config, path_of, set_threads
 from metalearn_tut.cli.launch import launch
 from metalearn_tut.cli.options import Train
-from metalearn_tut.runs.algorithms import TSMD
+from metalearn_tut.runs.algorithms import TSMDOptions
 from metalearn_tut.tasks import TaskSampler
 from metalearn_tut.training import checkpoint
 from metalearn_tut.training.loop import History, meta_train
@@ -67,7 +67,7 @@ def _configured(o: Train) -> tuple[dict[str, Any], TaskSampler]:
     )
     source = runs.build_source(data, "train", o.root)
     of_tasks = {"ways": o.ways, "shots": o.shots, "queries": o.queries, "seed": o.seed}
-    algorithm = _with_teacher(o.algorithm) if isinstance(o.algorithm, TSMD) else o.algorithm
+    algorithm = _with_teacher(o.algorithm) if isinstance(o.algorithm, TSMDOptions) else o.algorithm
     config = {
         "data": data,
         "tasks": of_tasks,
@@ -77,7 +77,7 @@ def _configured(o: Train) -> tuple[dict[str, Any], TaskSampler]:
     return config, source.sampler(**of_tasks)
 
 
-def _with_teacher(algorithm: TSMD) -> TSMD:
+def _with_teacher(algorithm: TSMDOptions) -> TSMDOptions:
     """With the configuration of the run that its teacher is named by."""
     path = path_of(algorithm.teacher).resolve()
     known = {n: v for n, v in runs.load_config(path).items() if n in ("model", "algorithm")}

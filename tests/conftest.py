@@ -41,3 +41,16 @@ def data_root() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real data: set METALEARN_TUT_DATA to the folder that holds it")
     return Path(folder)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with nothing in it."""
+    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def no_real_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has no real data sets."""
+    monkeypatch.delenv("METALEARN_TUT_DATA", raising=False)

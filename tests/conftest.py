@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import slow
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -22,10 +23,8 @@ settings.load_profile("no clock")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is marked slow is left to ``make test-all``."""
     if os.environ.get("METALEARN_TUT_SLOW") != "1":
-        left = pytest.mark.skip(reason="slow: make test-all, or METALEARN_TUT_SLOW=1")
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(left)
+        for item in slow.left_out(items):
+            item.add_marker(pytest.mark.skip(reason="slow: make test-all, or METALEARN_TUT_SLOW=1"))
 
 
 @pytest.fixture

@@ -307,6 +307,7 @@ def test_a_faultless_page_passes(made):
     assert made() == []
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [

@@ -171,6 +171,7 @@ def test_a_failing_notebook_leaves_no_executed_copy(nbclient, tmp_path):
     assert cell.outputs[0].data["text/plain"] == "42" and cell.execution_count == 1
 
 
+@pytest.mark.slow
 def test_the_comparisons_of_the_last_run_are_beside_the_executed_copy(nbclient, tmp_path):
     source, result = tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb"
     text = """import json, os

@@ -227,6 +227,7 @@ def test_every_comparison_passes_and_is_known(capsys):
     assert book_tools.compared(printed) == set(COMPARING)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(
     ("name", "plant"),
     [

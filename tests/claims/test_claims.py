@@ -96,6 +96,7 @@ def whole(tmp_path_factory):
     return folder, jobs, run_jobs(jobs, folder, processes=2)
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_named_and_the_others_go_on(whole):
     folder, jobs, outcome = whole
     assert outcome.failed.keys() == {"refused", "killed"}
@@ -119,6 +120,7 @@ def test_a_record_says_everything(whole):
     assert {"versions", "device", "commit", "date"} < record.keys()
 
 
+@pytest.mark.slow
 def test_processes_have_the_threads_and_the_environment_asked_for(tmp_path):
     before = dict(os.environ)
     settings = {"threads": 3, "environment": {"MALLOC_TRIM_THRESHOLD_": "99"}}
@@ -127,6 +129,7 @@ def test_processes_have_the_threads_and_the_environment_asked_for(tmp_path):
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_before_its_first_job_fails_that_job_by_name(tmp_path, capfd):
     jobs = [Job(name, {}, toy_study.circumstances) for name in ("a", "b")]
     outcome = run_jobs(jobs, tmp_path, threads=10**12)  # more than PyTorch can count
@@ -143,6 +146,7 @@ def test_a_record_is_whole_or_absent(whole):
     assert again.records["killed"]["values"]["resumed"] is True and not again.failed
 
 
+@pytest.mark.slow
 def test_another_configuration_is_run_and_the_others_are_kept(whole, capsys):
     folder, jobs, outcome = whole
     trained = [job for job in jobs if job.name.startswith("train")]
@@ -224,6 +228,7 @@ def workers_are_gone(folder):
     return bool(pids) and not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="asks /proc which processes live")
 def test_a_killed_study_leaves_nobody_at_work_and_goes_on_to_the_same_numbers(
     whole, tmp_path, monkeypatch
@@ -243,6 +248,7 @@ def test_a_killed_study_leaves_nobody_at_work_and_goes_on_to_the_same_numbers(
     assert {key: (tmp_path / f"{key}.json").stat().st_mtime_ns for key in kept} == kept
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="asks /proc which processes live")
 def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(tmp_path, monkeypatch):
     run = started(tmp_path, monkeypatch)
@@ -271,6 +277,7 @@ def command(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
     tmp_path, capsys, monkeypatch
 ):

@@ -111,6 +111,7 @@ def done(tmp_path_factory):
     return folder, values, {job.name: job for job in (first, *arms)}
 
 
+@pytest.mark.slow
 def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
     folder, values, jobs = done
     found = values["abp-0.4-0"]
@@ -238,6 +239,7 @@ def study(jobs=None, **levels):
     return found
 
 
+@pytest.mark.slow
 def test_the_arithmetic_needs_no_run_and_finds_other_blocks_wrong(monkeypatch):
     assert ONE.verdict(Results()).holds is True
     deep = ONE.verdict(Results()).values["110"]

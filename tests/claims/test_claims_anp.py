@@ -118,6 +118,7 @@ def test_an_arm_is_resumed_to_the_same_values(done, tmp_path):
     assert anp_jobs.pruned(CONFIG, tmp_path / "arm") == values
 
 
+@pytest.mark.slow
 def test_the_dense_arm_keeps_everything_and_is_trained_as_long(tmp_path):
     config = {**CONFIG, "score": None, "retrain": {**CONFIG["retrain"], "steps": [1, 1]}}
     values = anp_jobs.pruned(config, tmp_path / "arm")

@@ -90,6 +90,7 @@ def made(tmp_path_factory):
     return folder, {n: r["values"]["values"] for n, r in outcome.records.items()}
 
 
+@pytest.mark.slow(quick="abp")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_followed_again_gives_the_same_learner_without_training(made, name):
     folder, values = made

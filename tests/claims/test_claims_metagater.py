@@ -158,6 +158,7 @@ def _cheap(config):
     return {**config, "scratch": {"lr": [1.0], "steps": [2]}} if "scratch" in config else config
 
 
+@pytest.mark.slow
 def test_new_nodes_are_counted_node_by_node(done):
     folder, values, made = done
     found, config = values[f"{MAIN}-0"], made[f"{MAIN}-0"].config

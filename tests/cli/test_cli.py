@@ -621,6 +621,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(capsys, tmp_path, monkeyp
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_are_stopped_together_and_one_can_go_on(capsys, tmp_path, monkeypatch):
     """Stopped at a step that the clock decides, and compared with one process at that step."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"

@@ -164,6 +164,7 @@ cli.run(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_ends_bitwise_as_if_it_had_not_been(capsys, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = [*TINY, *LIVELY, "--rounds", 9, "--local-steps", 1, "--width", 4]
@@ -185,6 +186,7 @@ def test_a_run_killed_and_resumed_ends_bitwise_as_if_it_had_not_been(capsys, tmp
     assert (killed / "history.json").read_bytes() == (whole / "history.json").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason="the extra deploy is not installed",

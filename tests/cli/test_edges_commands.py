@@ -114,6 +114,7 @@ def test_what_was_trained_between_two_rounds_is_exported_with_its_masks(made, co
     assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
 
 
+@pytest.mark.slow(quick=1)
 @needs_onnx
 @pytest.mark.parametrize("name", ["pruned", "tsmd"])
 def test_the_network_of_a_task_runs_elsewhere(made, command, tmp_path, name):
@@ -177,6 +178,7 @@ def test_options_that_are_zero_were_given(made, command, tmp_path):
 # Teachers: a run is whole, whatever becomes of the run that it learned from
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("kind", ["maml", "metasgd", "pruned"])
 @pytest.mark.parametrize("then", ["gone", "another"])
 def test_a_student_of_a_fixed_teacher_needs_no_other_run(made, command, tmp_path, kind, then):

@@ -99,6 +99,7 @@ def adapted(name):
     return LEARNERS[name]().adapt(TASK.support_x, TASK.support_y)
 
 
+@pytest.mark.slow(quick=4)
 @needs_onnx
 @pytest.mark.parametrize("name", LEARNERS)
 def test_onnxruntime_computes_what_the_adapted_learner_does(tmp_path, name):
@@ -126,6 +127,7 @@ class As(nn.Module):
         return self.network(x, how=self.how)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_channel_gates_do_in_the_file_what_they_are_told(tmp_path):
     network = adapted("channel gates").deploy()  # what they learned is in the test above
@@ -140,6 +142,7 @@ def test_channel_gates_do_in_the_file_what_they_are_told(tmp_path):
             assert (expected - learned).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_classifier_that_lost_blocks_is_exported(tmp_path):
     torch.manual_seed(0)
@@ -150,6 +153,7 @@ def test_a_classifier_that_lost_blocks_is_exported(tmp_path):
         torch.testing.assert_close(outputs(path, x), short(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_file_says_nothing_of_this_machine_and_the_network_is_left_as_it_was(tmp_path):
     network = adapted("support").deploy().train()

@@ -212,6 +212,7 @@ def test_the_reason_for_a_failed_installation_is_the_compilers():
     assert installation.reason("a\nb\n") == "a" and installation.reason("") == "no reason given"
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_goal_and_the_peer_follows_the_package():
     few = {"most_steps": 4, "validate_every": 1, "validation_tasks": 3}
     ours = accuracy.train_package(False, 1.01, **few)
@@ -252,6 +253,7 @@ def run(monkeypatch, capsys, tmp_path):
     return script
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_scripts_write(run, monkeypatch, tmp_path):
     tiny = ["--cases", json.dumps([Case(4, 28, 1, 1)])]
     name = str(Case(4, 28, 1, 1))
@@ -279,6 +281,7 @@ def test_the_page_shows_what_the_scripts_write(run, monkeypatch, tmp_path):
     assert f"Engines and networks: {name}" in parts["rest"]
 
 
+@pytest.mark.slow
 def test_many_tasks_are_measured_on_any_device(run):
     tiny = ["--cases", json.dumps([TINY]), "--device", "cpu", "--tasks", "[1, 3]", "--repeats", 1]
     found = run(many_tasks, *tiny)[str(TINY)]

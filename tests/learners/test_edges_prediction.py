@@ -63,6 +63,7 @@ def assert_untouched(model, before):
     assert before[1:] == after[1:]
 
 
+@pytest.mark.slow(quick=30)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("first_order", [False, True])
 def test_adaptation_leaves_the_network_alone_and_is_a_function(name, first_order):
@@ -193,6 +194,7 @@ def test_what_was_predicted_otherwise_is_not_deployed(off):
         models.deploy(model, {}, sx, expected=expected[:, :2])
 
 
+@pytest.mark.slow(quick=10)
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n not in REFUSED])
 def test_the_deployed_network_is_a_file(name, tmp_path):
     onnx = pytest.importorskip("metalearn_tut.deployment.network")
@@ -469,6 +471,7 @@ def test_deployment_is_float32_inside_autocast():
 # Threads
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("kind", ["Conv4, support", "batch norm 2d", "two names"])
 def test_eight_threads_are_one(kind):
     learner = MAML(build(kind), 0.1, 1)

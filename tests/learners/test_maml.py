@@ -459,6 +459,7 @@ def test_a_predictor_keeps_its_answers_while_training_goes_on(make, steps):
 # Training
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("make", [MAML, fomaml, anil, meta_sgd])
 def test_thirty_steps_of_training_help(make):
     torch.manual_seed(1)

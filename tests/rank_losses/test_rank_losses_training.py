@@ -103,6 +103,7 @@ def test_a_memory_that_is_not_json_is_refused():
         train(learner(), aggregate=Forgetful())
 
 
+@pytest.mark.slow
 def test_runs_that_were_killed_and_resumed_remember_to_the_bit(tmp_path):
     run = subprocess.run(
         [sys.executable, SCRIPT, "remember", tmp_path],

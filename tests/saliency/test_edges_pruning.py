@@ -50,6 +50,7 @@ FROZEN = {
 }
 
 
+@pytest.mark.slow(quick=7)
 @pytest.mark.parametrize("score", saliency.SCORES)
 @pytest.mark.parametrize("name", FROZEN)
 def test_frozen_parameters_are_not_scored_pruned_compensated_or_trained(name, score):

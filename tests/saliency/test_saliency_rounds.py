@@ -197,6 +197,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(
     ("stop_at", "same_learner", "score"),
     [(1, True, "anp"), (1, False, "random"), (2, False, "anp"), (3, True, "random")],

@@ -241,6 +241,7 @@ def uninterrupted(tmp_path_factory):
     return folder, trained, history
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_ends_bitwise_as_if_it_had_not_been(tmp_path, uninterrupted):
     run = subprocess.run(
         [sys.executable, SCRIPT, "kill", tmp_path],
@@ -455,6 +456,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_follow_one(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     address = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]

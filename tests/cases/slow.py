@@ -7,7 +7,7 @@ import pytest
 
 
 def left_out(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
-    """All of ``slow``, all but two cases of ``slow(quick=2)``, those without an a of ``quick="a"``."""
+    """Of ``slow`` all, of ``slow(quick=2)`` all but two, of ``slow(quick="a")`` those without a."""
     seen = Counter()
     for item in items:
         if (mark := item.get_closest_marker("slow")) is not None:

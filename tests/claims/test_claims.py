@@ -96,7 +96,6 @@ def whole(tmp_path_factory):
     return folder, jobs, run_jobs(jobs, folder, processes=2)
 
 
-@pytest.mark.slow
 def test_a_job_that_fails_is_named_and_the_others_go_on(whole):
     folder, jobs, outcome = whole
     assert outcome.failed.keys() == {"refused", "killed"}
@@ -314,6 +313,7 @@ def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
 def test_a_failed_job_means_exit_code_1_and_no_result(tmp_path, capsys, monkeypatch):
     study = replace(toy_study.STUDY, jobs=lambda quick: [Job("train-0", {}, toy_study.refuse)])
     monkeypatch.setattr(claims, "load", lambda name: study)
+    monkeypatch.setattr(claims, "STUDIES", {"toy": None, "toy_second": None})  # of eleven
     code, out, _ = command(
         capsys, "--all", "--out", tmp_path / "out", "--results", tmp_path / "results"
     )

@@ -128,6 +128,7 @@ def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
     assert found["macs"] == values["scratch-0.4-0"]["macs"] < values["unpruned-0.4-0"]["macs"]
 
 
+@pytest.mark.slow
 def test_arms_start_from_the_gates_of_their_seed(done, monkeypatch):
     folder, values, jobs = done
     job, seen = jobs["random-0.4-0"], []
@@ -158,6 +159,7 @@ def test_without_prunes_and_gates_the_start_is_the_same(tmp_path):
     assert all(torch.equal(state[name], t) for name, t in alone.state_dict().items())
 
 
+@pytest.mark.slow
 def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
     folder, _, jobs = done
     arm = jobs["abp-0.4-0"]
@@ -182,6 +184,7 @@ def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, monkeypatch):
     folder, _, jobs = done
     arm, study = jobs["abp-0.4-0"], folder.parent / "abp"
@@ -196,6 +199,7 @@ def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, mo
     assert seen == [study / arm.key, work / arm.name]
 
 
+@pytest.mark.slow
 def test_filters_are_pruned_by_the_recipes_of_their_own_study(done, monkeypatch):
     folder, _, jobs = done
     arm, seen = jobs["abp-0.4-0"], []

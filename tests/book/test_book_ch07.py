@@ -164,6 +164,7 @@ def test_accuracies_are_sorted_by_node(chapter, nodes):
         torch.testing.assert_close(found[:, i], right)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("T0", [1, 2])
 def test_rounds_by_hand_are_the_modules(chapter, T0):
     run = chapter.toy_run(T0)

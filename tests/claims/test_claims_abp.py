@@ -253,6 +253,7 @@ def test_the_arithmetic_needs_no_run_and_finds_other_blocks_wrong(monkeypatch):
     assert ONE.verdict(Results()).holds is False
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(("level", "holds"), [(0.82, True), (0.8, True), (0.77, False)])
 def test_a_loss_must_not_lie_beyond_the_interval(level, holds):
     assert TWO.verdict(study(abp_04=level, abp_06=0.5)).holds is holds

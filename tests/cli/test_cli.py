@@ -362,6 +362,7 @@ def test_an_onnx_file_is_the_network_of_one_task(capsys, trained, tmp_path):
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_onnx_file_of_prototypes_names_the_nearest(capsys, tmp_path):
     import onnxruntime
@@ -649,6 +650,7 @@ def test_two_processes_are_stopped_together_and_one_can_go_on(capsys, tmp_path, 
         torch.testing.assert_close(parameters(shared)[name], p, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_run_of_one(capfd, trained, tmp_path, monkeypatch):
     assert cli.run([*TINY, "--rotations", "--out", str(tmp_path), "--processes", "2"]) == 0
     for name, p in parameters(tmp_path / "last.safetensors").items():

@@ -85,6 +85,7 @@ def adapted(run, task):
 # Export
 
 
+@pytest.mark.slow(quick=6)
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_is_exported_and_evaluated_to_the_same_number(made, command, tmp_path, name):
     file = tmp_path / "aus geführt.safetensors"
@@ -97,6 +98,7 @@ def test_every_run_is_exported_and_evaluated_to_the_same_number(made, command, t
     assert runs.load_config(file) == runs.load_config(made[name])
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("name", PRUNED)
 def test_an_exported_pruned_run_is_its_file_to_the_byte(made, command, tmp_path, name):
     file = tmp_path / "x.safetensors"

@@ -99,7 +99,7 @@ def adapted(name):
     return LEARNERS[name]().adapt(TASK.support_x, TASK.support_y)
 
 
-@pytest.mark.slow(quick=4)
+@pytest.mark.slow(quick=2)
 @needs_onnx
 @pytest.mark.parametrize("name", LEARNERS)
 def test_onnxruntime_computes_what_the_adapted_learner_does(tmp_path, name):
@@ -182,6 +182,7 @@ def test_both_latencies_are_those_of_cost(tmp_path, monkeypatch):
     assert "1000.00 ms in onnxruntime, 2000.00 ms in PyTorch" in repr(exported)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     network = adapted("none").deploy()

@@ -170,6 +170,7 @@ def test_G6_the_full_gradient_is_the_slope_of_F_with_frozen_noise_and_soft_gates
     assert math.isclose(slope, (values[0] - values[1]) / 2e-6, rel_tol=1e-5)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize("case", CASES)
 def test_G14_differences_tend_to_the_full_gradient(case):
     """Where no ReLU or maximum turns within delta, that is for a small one."""

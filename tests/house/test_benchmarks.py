@@ -48,6 +48,7 @@ def test_the_ordinary_network_computes_the_same_function():
     assert set(dict(ordinary.named_parameters())) == set(dict(net.named_parameters()))
 
 
+@pytest.mark.slow(quick=2)
 @peers
 @pytest.mark.parametrize("our_network", [False, True])
 def test_each_peer_computes_the_gradient_of_the_package(peer, our_network):
@@ -56,6 +57,7 @@ def test_each_peer_computes_the_gradient_of_the_package(peer, our_network):
     assert gaps["float64"] < 1e-10 and gaps["float32"] < 1e-3
 
 
+@pytest.mark.slow
 def test_each_engine_computes_the_gradient_of_the_package():
     own = [name for name, side in SIDES.items() if side.peer is None]
     assert len(own) == 5

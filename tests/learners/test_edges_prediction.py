@@ -160,6 +160,7 @@ def test_functions_and_lists_over_layers_see_the_adapted_weights():
     torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow(quick=20)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_deployed_is_what_is_predicted_or_is_refused(name):
     model, (sx, sy, qx, _) = build(name), task_of(name)
@@ -471,7 +472,7 @@ def test_deployment_is_float32_inside_autocast():
 # Threads
 
 
-@pytest.mark.slow(quick=1)
+@pytest.mark.slow(quick="batch norm 2d")
 @pytest.mark.parametrize("kind", ["Conv4, support", "batch norm 2d", "two names"])
 def test_eight_threads_are_one(kind):
     learner = MAML(build(kind), 0.1, 1)

@@ -114,6 +114,7 @@ def test_lobs_is_anp_without_inner_steps_and_not_with_them():
         )
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score_prunes_and_retrains(score):
     pruned = learner()
@@ -138,6 +139,7 @@ def test_compensation_keeps_the_outputs_of_a_layer_closer(update_hinv):
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize(
     ("make", "settings"),
     [

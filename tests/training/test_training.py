@@ -456,7 +456,6 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
 # Several processes
 
 
-@pytest.mark.slow
 def test_two_processes_follow_one(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     address = ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]

@@ -283,12 +283,14 @@ def run(ready, *cells, plant=None):
     return book_tools.run(CHAPTER, *cells, plant=plant, **ready, **found)
 
 
+@pytest.mark.slow
 def test_every_comparison_passes_and_is_known(ready, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # without ONNX: quick
     printed = book_tools.printed_by(lambda *cells: run(ready, *cells), COMPARING, capsys)
     assert book_tools.compared(printed) == set(COMPARING)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(
     ("name", "plant"),
     [

@@ -101,6 +101,7 @@ def done(tmp_path_factory):
     return folder, values, {job.name: job for job in (first, *arms)}
 
 
+@pytest.mark.slow
 def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
     folder, values, jobs = done
     found = values["abp-0.4-0"]
@@ -117,6 +118,7 @@ def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
     assert found["macs"] == values["scratch-0.4-0"]["macs"] < values["unpruned-0.4-0"]["macs"]
 
 
+@pytest.mark.slow
 def test_arms_start_from_the_gates_of_their_seed(done, monkeypatch):
     folder, values, jobs = done
     job, seen = jobs["random-0.4-0"], []
@@ -147,6 +149,7 @@ def test_without_prunes_and_gates_the_start_is_the_same(tmp_path):
     assert all(torch.equal(state[name], t) for name, t in alone.state_dict().items())
 
 
+@pytest.mark.slow
 def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
     folder, _, jobs = done
     arm = jobs["abp-0.4-0"]
@@ -171,6 +174,7 @@ def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, monkeypatch):
     folder, _, jobs = done
     arm, study = jobs["abp-0.4-0"], folder.parent / "abp"
@@ -185,6 +189,7 @@ def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, mo
     assert seen == [study / arm.key, work / arm.name]
 
 
+@pytest.mark.slow
 def test_filters_are_pruned_by_the_recipes_of_their_own_study(done, monkeypatch):
     folder, _, jobs = done
     arm, seen = jobs["abp-0.4-0"], []
@@ -228,6 +233,7 @@ def study(jobs=None, **levels):
     return found
 
 
+@pytest.mark.slow
 def test_the_arithmetic_needs_no_run_and_finds_other_blocks_wrong(monkeypatch):
     assert ONE.verdict(Results()).holds is True
     deep = ONE.verdict(Results()).values["110"]
@@ -237,6 +243,7 @@ def test_the_arithmetic_needs_no_run_and_finds_other_blocks_wrong(monkeypatch):
     assert ONE.verdict(Results()).holds is False
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(("level", "holds"), [(0.82, True), (0.8, True), (0.77, False)])
 def test_a_loss_must_not_lie_beyond_the_interval(level, holds):
     assert TWO.verdict(study(abp_04=level, abp_06=0.5)).holds is holds

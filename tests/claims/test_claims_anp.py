@@ -118,6 +118,7 @@ def test_an_arm_is_resumed_to_the_same_values(done, tmp_path):
     assert anp_jobs.pruned(CONFIG, tmp_path / "arm") == values
 
 
+@pytest.mark.slow
 def test_the_dense_arm_keeps_everything_and_is_trained_as_long(tmp_path):
     config = {**CONFIG, "score": None, "retrain": {**CONFIG["retrain"], "steps": [1, 1]}}
     values = anp_jobs.pruned(config, tmp_path / "arm")
@@ -144,6 +145,7 @@ def test_arms_start_from_the_dense_job_beside_them_and_train_it_if_it_is_not_don
     assert before.keys() == {path: None for path in (tmp_path / job.key).iterdir()}.keys()
 
 
+@pytest.mark.slow
 def test_the_naive_network_is_pruned_before_it_is_meta_trained(tmp_path):
     ordinary = {"steps": 2, "tasks_per_step": 1, "outer_lr": 0.003}
     config = {
@@ -179,6 +181,7 @@ def test_one_task_has_the_same_five_classes_with_the_same_labels():
     assert len(set().union(*by_label.values())) == 100
 
 
+@pytest.mark.slow
 def test_fewer_filters_cost_less(tmp_path):
     config = {
         "dense": {**DENSE, "model": {**DENSE["model"], "width": 16}},

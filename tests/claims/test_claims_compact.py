@@ -90,6 +90,7 @@ def made(tmp_path_factory):
     return folder, {n: r["values"]["values"] for n, r in outcome.records.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_followed_again_gives_the_same_learner_without_training(made, name):
     folder, values = made
@@ -107,6 +108,7 @@ def learner(made, name):
     return compact_jobs.make_learner(config, made[0] / job.key)
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_network_that_is_deployed(made):
     _, values = made
     dense = Conv4(1, ways=5, width=8, norm="support")
@@ -121,6 +123,7 @@ def test_costs_are_those_of_the_network_that_is_deployed(made):
     assert values["abp-0"]["cost"]["macs"] < cost.macs(whole, SHAPE)
 
 
+@pytest.mark.slow
 def test_pruned_weights_are_not_counted_and_the_teacher_neither(made):
     _, values = made
     masked = learner(made, "anp75")
@@ -135,6 +138,7 @@ def test_pruned_weights_are_not_counted_and_the_teacher_neither(made):
     assert gone > 0 and taught == cost.parameters(student.model) - gone
 
 
+@pytest.mark.slow
 def test_gated_multiply_adds_are_the_mean_over_the_test_images(made):
     _, values = made
     gated = learner(made, "gated0.5")
@@ -148,12 +152,14 @@ def test_gated_multiply_adds_are_the_mean_over_the_test_images(made):
     assert values["gated0.5-0"]["cost"]["macs"] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_two_blocks_are_gone(made):
     short = learner(made, "abp")
     kinds = [type(block).__name__ for block in short.model.blocks]
     assert kinds.count("ShortcutBlock") == 2 and not hasattr(short.model, "gates")
 
 
+@pytest.mark.slow
 def test_rates_that_were_learned_stay_with_the_narrow_network(made, monkeypatch):
     dense = learner(made, "before")
     train = compact_jobs._train

@@ -150,6 +150,7 @@ def _cheap(config):
     return {**config, "scratch": {"lr": [1.0], "steps": [2]}} if "scratch" in config else config
 
 
+@pytest.mark.slow
 def test_new_nodes_are_counted_node_by_node(done):
     folder, values, made = done
     found, config = values[f"{MAIN}-0"], made[f"{MAIN}-0"].config
@@ -166,6 +167,7 @@ def test_new_nodes_are_counted_node_by_node(done):
     assert values["half-0"]["macs"]["5"] == 1.0
 
 
+@pytest.mark.slow
 def test_gates_that_learn_alone_leave_the_backbone_as_it_was(done):
     folder, _, made = done
     learners = {
@@ -181,6 +183,7 @@ def test_gates_that_learn_alone_leave_the_backbone_as_it_was(done):
     assert all(torch.equal(gated[name], tensor) for name, tensor in start.items())
 
 
+@pytest.mark.slow
 def test_rates_are_those_of_the_best_learner_on_validation(done, monkeypatch):
     _, values, made = done
     assert values["fedavg-0"]["rates"][0] == 0.1
@@ -289,6 +292,7 @@ def test_gates_from_scratch_learn_and_leave_the_backbone(adapted):
     assert not torch.equal(zero[0].inner.weight, network.gates[0].inner.weight)
 
 
+@pytest.mark.slow
 def test_choices_take_the_trained_arm_of_their_seed(done):
     _, values, _ = done
     for support in (5, 10):

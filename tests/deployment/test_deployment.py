@@ -98,6 +98,7 @@ def adapted(name):
     return LEARNERS[name]().adapt(TASK.support_x, TASK.support_y)
 
 
+@pytest.mark.slow(quick=2)
 @needs_onnx
 @pytest.mark.parametrize("name", LEARNERS)
 def test_onnxruntime_computes_what_the_adapted_learner_does(tmp_path, name):
@@ -125,6 +126,7 @@ class As(nn.Module):
         return self.network(x, gate_mode=self.how)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_channel_gates_do_in_the_file_what_they_are_told(tmp_path):
     network = adapted("channel gates").deploy()  # what they learned is in the test above
@@ -139,6 +141,7 @@ def test_channel_gates_do_in_the_file_what_they_are_told(tmp_path):
             assert (expected - learned).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_classifier_that_lost_blocks_is_exported(tmp_path):
     torch.manual_seed(0)
@@ -149,6 +152,7 @@ def test_a_classifier_that_lost_blocks_is_exported(tmp_path):
         torch.testing.assert_close(outputs(path, x), short(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_file_says_nothing_of_this_machine_and_the_network_is_left_as_it_was(tmp_path):
     network = adapted("support").deploy().train()
@@ -177,6 +181,7 @@ def test_both_latencies_are_those_of_cost(tmp_path, monkeypatch):
     assert "1000.00 ms in onnxruntime, 2000.00 ms in PyTorch" in repr(exported)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     network = adapted("none").deploy()

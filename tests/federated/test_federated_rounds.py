@@ -469,6 +469,7 @@ run_rounds(maml_federation(rounds=10**6), out={out!r})
 """
 
 
+@pytest.mark.slow
 def test_a_server_killed_by_the_system_leaves_a_whole_checkpoint(tmp_path):
     code = CHILD.format(tests=str(Path(federated_cases.__file__).parent), out=str(tmp_path))
     child = subprocess.Popen([sys.executable, "-c", code])

@@ -114,6 +114,7 @@ def kill(folder):
     print(training_runs.in_child(lambda: train(folder / "run")))
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_ends_bitwise_as_if_it_had_not_been(tmp_path, whole):
     done = subprocess.run(
         [sys.executable, __file__, tmp_path],

@@ -242,6 +242,7 @@ def test_a_frozen_teacher_that_does_not_adapt_can_still_teach():
 # Gates
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("update", ["full", "first_order"])
 @pytest.mark.parametrize("part", ["gates", "blocks.0", "head"])
 def test_frozen_parts_of_a_gated_network_stay(update, part):

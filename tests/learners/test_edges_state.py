@@ -53,6 +53,7 @@ def zeros_of(learner):
 # Masks survive every save, load and resume
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("make", [MAML, fomaml, meta_sgd, Reptile])
 @pytest.mark.parametrize("kept", ["last", "best"])
 def test_masks_are_in_every_checkpoint(tmp_path, make, kept):
@@ -214,6 +215,7 @@ def frozen_first(learner):
     return learner
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_run_is_not_gone_on_with_by_another_learner(tmp_path, name):
     train(MAML(mlp(), 0.2, 2), out=tmp_path)

@@ -52,6 +52,7 @@ AGGREGATES = {
 }
 
 
+@pytest.mark.slow(quick=5)
 @unrolled
 @pytest.mark.parametrize("name", AGGREGATES)
 def test_any_aggregate_of_the_losses_has_the_gradient_of_one_big_graph(name, engine):
@@ -121,6 +122,7 @@ def with_zero_head(model):
     return model
 
 
+@pytest.mark.slow(quick=6)
 @unrolled
 @pytest.mark.parametrize("norm", ["support", "group"])
 @pytest.mark.parametrize("steps", [0, 1, 2])
@@ -463,6 +465,7 @@ def test_a_predictor_keeps_its_answers_while_training_goes_on(make, steps):
 # Training
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("make", [MAML, fomaml, anil, meta_sgd])
 def test_thirty_steps_of_training_help(make):
     torch.manual_seed(1)

@@ -50,6 +50,7 @@ FROZEN = {
 }
 
 
+@pytest.mark.slow(quick=7)
 @pytest.mark.parametrize("score", saliency.SCORES)
 @pytest.mark.parametrize("name", FROZEN)
 def test_frozen_parameters_are_not_scored_pruned_compensated_or_trained(name, score):
@@ -333,6 +334,7 @@ def through_a_state_dict(pruned, other, folder):
     load_sparse(folder / "x.safetensors", other.model.state_dict())
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("frozen", [(), ("3",), ("1", "6"), ("0", "1", "3", "4")])
 @pytest.mark.parametrize(
     "through",

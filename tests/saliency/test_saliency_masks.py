@@ -204,6 +204,7 @@ RELATIVES = {
 }
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("name", RELATIVES)
 def test_a7_pruned_weights_stay_0_in_both_loops_of_every_learner(name):
     learner = RELATIVES[name](conv4().float())

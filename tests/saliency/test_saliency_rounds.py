@@ -119,6 +119,7 @@ def test_lobs_is_anp_without_inner_steps_and_not_with_them():
         )
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score_prunes_and_retrains(score):
     pruned = learner()
@@ -143,6 +144,7 @@ def test_compensation_keeps_the_outputs_of_a_layer_closer(update_hinv):
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize(
     ("make", "settings"),
     [
@@ -202,6 +204,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(
     ("stop_at", "same_learner", "score"),
     [(1, True, "anp"), (1, False, "random"), (2, False, "anp"), (3, True, "random")],

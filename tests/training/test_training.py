@@ -241,6 +241,7 @@ def uninterrupted(tmp_path_factory):
     return folder, trained, history
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_ends_bitwise_as_if_it_had_not_been(tmp_path, uninterrupted):
     run = subprocess.run(
         [sys.executable, SCRIPT, "kill", tmp_path],

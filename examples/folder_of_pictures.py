@@ -1,4 +1,4 @@
-"""Learn from a folder with one folder of pictures per class: ``folder_of_pictures.py my_pictures``."""
+"""Learn from a folder with one folder of pictures per class: its path is the argument."""
 
 import sys
 

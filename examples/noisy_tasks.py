@@ -9,5 +9,5 @@ train, test = (tasks.glyphs(part).sampler(5, 1, 5) for part in ("train", "test")
 noisy = tasks.NoisyTasks(train, rate=0.5)
 for name, rule in ("mean", torch.mean), ("rank", RankedRange.fractions(drop_hardest=0.5)):
     learner = pretrained.load("glyphs_5way_1shot_small")  # it was trained on clean tasks
-    meta_train(learner, noisy, steps=25, tasks_per_step=8, outer_lr=1e-2, aggregate=rule)
+    meta_train(learner, noisy, steps=20, tasks_per_step=8, outer_lr=1e-2, aggregate=rule)
     print(name, evaluate(learner, test, n_tasks=100))

@@ -1,6 +1,6 @@
 """Take half of a trained learner's weights away (ANP), train on, and save what is left."""
 
-import os
+from pathlib import Path
 
 from metalearn_tut import evaluate, meta_train, pretrained, tasks
 from metalearn_tut.saliency import anp_prune, save_sparse
@@ -11,5 +11,5 @@ pruned = anp_prune(
     learner, train, schedule=(0.25, 0.25), retrain=lambda it, _: meta_train(it, train, steps=20)
 )
 save_sparse("half.safetensors", learner)
-print(pruned.history[-1]["kept"], os.path.getsize("half.safetensors"), "bytes")
+print(pruned.history[-1]["kept"], Path("half.safetensors").stat().st_size, "bytes")
 print(evaluate(learner, test, n_tasks=100))

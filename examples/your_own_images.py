@@ -1,4 +1,4 @@
-"""Teach a learner that comes with the package five drawings, one of each, and let it name others."""
+"""Show a trained learner five drawings, one of each, and let it name five others."""
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from metalearn_tut import pretrained
 
 
 def drawing(digit: str, turn: float) -> np.ndarray:
+    """A digit, white on black, as ``[1, 28, 28]``."""
     image = Image.new("L", (28, 28))
     ImageDraw.Draw(image).text((8, 2), digit, fill=255, font_size=20)
     return np.asarray(image.rotate(turn))[None]

@@ -38,8 +38,8 @@ from metalearn_tut.files import provenance
 from metalearn_tut.files.tensor_file import read_tensors
 from metalearn_tut.gating import MetaGater
 from metalearn_tut.gating.evaluation import Watched, is_gated
+from metalearn_tut.learners.inner_loop import InnerLoopLearner
 from metalearn_tut.learners.learner import Learner
-from metalearn_tut.learners.maml import MAML
 from metalearn_tut.learners.protonet import ProtoNet
 from metalearn_tut.learners.state import state_of
 from metalearn_tut.tasks import TaskSampler
@@ -360,7 +360,7 @@ def prune(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     config, learner = runs.load_config(path), runs.load_learner(path, device_of(o.device))
     if missing := sorted({"data", "tasks"} - config.keys()):
         raise ValueError(f"{path} does not say what {missing[0]} it was trained with")
-    if not isinstance(learner, MAML):
+    if not isinstance(learner, InnerLoopLearner):
         raise ValueError(f"{path} is a {type(learner).__name__}, which is not pruned by masks")
     check_root(config["data"].get("name"), o.root)
     source = runs.build_source(config["data"], "train", o.root)

@@ -241,7 +241,7 @@ class MetaDistiller(Learner):
         Parameters
         ----------
         support_x, support_y : Tensor
-            As for :meth:`metalearn_tut.learners.MAML.adapt`.
+            As for :meth:`metalearn_tut.learners.InnerLoopLearner.adapt`.
         steps, teacher_steps : int, optional
             Inner steps of the student and of the teacher, those of training by default.
 

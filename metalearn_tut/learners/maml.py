@@ -31,7 +31,7 @@ class MAML(InnerLoopLearner):
         Any network; its parameters are the meta-parameters, trained in place. Frozen ones
         (``requires_grad=False``) are neither trained nor stepped. Batch norms of PyTorch
         without statistics of their own normalize by the batch in both loops, and by the
-        support set in what :meth:`adapt` gives; running statistics of a layer in training mode
+        support set in what ``adapt`` gives; running statistics of a layer in training mode
         are reset, since the weights leave them behind.
     inner_lr : float, default 0.4
         Inner step size (the initial one if rates are learned).
@@ -70,7 +70,8 @@ class MAML(InnerLoopLearner):
         evaluation; by default the accuracy of logits ``[B, N]`` for class indices ``[B]``, and
         in training no score for anything else.
     masks : mapping of name to 0/1 Tensor, optional
-        Weights that are zero and stay so in both loops: see :meth:`set_masks`.
+        Weights that are zero and stay so in both loops: see
+        :meth:`~metalearn_tut.learners.InnerLoopLearner.set_masks`.
     prox_weight : float, default 0
         Strength of the L2 pull to the start in the inner loop, as in iMAML.
     recompute : bool, default False

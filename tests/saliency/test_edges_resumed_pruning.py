@@ -65,7 +65,7 @@ LEARNERS = {
         partial(learner, first_order=True),
         r"learner\.first_order was False, now True",
     ),
-    "a pull": (partial(learner, prox_weight=0.5), r"learner\.prox_weight was None, now 0\.5"),
+    "a pull": (partial(learner, prox_weight=0.5), r"learner\.prox_weight was 0\.0, now 0\.5"),
     "another loss": (
         partial(learner, loss=smoothed),
         r"learner\.loss was '.*cross_entropy', now",

@@ -12,8 +12,8 @@ from metalearn_tut.cli.commands.shared import path_of, set_threads
 from metalearn_tut.cli.options import Prune
 from metalearn_tut.evaluation import cost
 from metalearn_tut.files.resume import holds_a_run
+from metalearn_tut.learners.inner_loop import InnerLoopLearner
 from metalearn_tut.learners.learner import Learner
-from metalearn_tut.learners.maml import MAML
 from metalearn_tut.learners.state import state_of
 from metalearn_tut.saliency.masks import Masks
 from metalearn_tut.tasks import TaskSampler
@@ -64,13 +64,13 @@ def _check_out(o: Prune) -> None:
         raise holds_a_run(o.out)
 
 
-def _prunable(o: Prune) -> tuple[dict[str, Any], MAML]:
+def _prunable(o: Prune) -> tuple[dict[str, Any], InnerLoopLearner]:
     """The configuration and the learner of a run that masks can prune and training go on with."""
     path = path_of(o.run)
     config, learner = runs.load_config(path), runs.load_learner(path, device_of(o.device))
     if missing := sorted({"data", "tasks"} - config.keys()):
         raise ValueError(f"{path} does not say what {missing[0]} it was trained with")
-    if not isinstance(learner, MAML):
+    if not isinstance(learner, InnerLoopLearner):
         raise ValueError(f"{path} is a {type(learner).__name__}, which is not pruned by masks")
     return config, learner
 

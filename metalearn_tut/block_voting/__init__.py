@@ -8,7 +8,7 @@ not its full text; what is our reconstruction is called so.
 
 from metalearn_tut.block_voting.epochs import train_epochs
 from metalearn_tut.block_voting.few_shot import task_marks, vote_by_tasks
-from metalearn_tut.block_voting.filters import remove_filters, soft_filter_prune, zero_filters
+from metalearn_tut.block_voting.filters import remove_zero_filters, soft_filter_prune, zero_filters
 from metalearn_tut.block_voting.images import image_accuracy
 from metalearn_tut.block_voting.networks import BlockGate, BlockGated, BlockGatedResNet12
 from metalearn_tut.block_voting.objectives import cross_entropy, distillation, target_rate
@@ -45,7 +45,7 @@ __all__ = [
     "image_accuracy",
     "prunable_blocks",
     "remove_blocks",
-    "remove_filters",
+    "remove_zero_filters",
     "soft_filter_prune",
     "standard_recipes",
     "target_rate",

@@ -202,7 +202,7 @@ def _votes_in(file: Path | None, options: dict[str, Any]) -> Votes | None:
     """The votes of a round that was begun, if it is a round of this run."""
     if file is None or not file.exists():
         return None
-    note = read_tensors(file, "file of training")[1]["settings"]["note"]
+    note = read_tensors(file, "file of training")[1]["run"]["note"]
     check_same_run(file, {"options": note["options"]}, {"options": options})
     return Votes.from_json(note["votes"])
 

@@ -48,7 +48,7 @@ def decode(data: bytes, where: str) -> Image:
         _transparent_in_8_bits(image)
         image.load()
         scale = _Scale.of(image)
-        return _on_white(_eight_bits(_upright(image), scale))
+        return on_white(_eight_bits(_upright(image), scale))
     except UnidentifiedImageError as error:
         reason = "it is empty" if not data else f"it is no readable {', '.join(_FORMATS)}"
         raise ValueError(f"cannot decode the image {where}: {reason}") from error
@@ -111,7 +111,7 @@ def _eight_bits(image: Image, scale: _Scale) -> Image:
     return Image.fromarray(np.rint(x * (255 / most)).astype(np.uint8))
 
 
-def _on_white(image: Image) -> Image:
+def on_white(image: Image) -> Image:
     """An image without transparency, gray where the file is."""
     from PIL import Image
 

@@ -12,11 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_tut.bilevel import (
-    Params,
     TaskGradients,
     assert_second_order_safe,
     parameters_of,
-    trainable_of,
 )
 from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
 from metalearn_tut.bilevel.objective import TaskLoss
@@ -24,7 +22,9 @@ from metalearn_tut.checks import check_choice, check_seed
 from metalearn_tut.files.content import architecture, described
 from metalearn_tut.gating.networks import ChannelGated
 from metalearn_tut.gating.stages import STAGES, Stages
-from metalearn_tut.learners.learner import Predictor, TaskLosses, attach_gradients
+from metalearn_tut.learners.gradients import attach_gradients
+from metalearn_tut.learners.learner import Learner, TaskLosses
+from metalearn_tut.learners.predictor import Predictor
 from metalearn_tut.models.bound import at_rest, for_tasks
 from metalearn_tut.scoring import Metric, check_aligned, check_function, scores
 from metalearn_tut.tasks.task import Task, TaskBatch
@@ -32,7 +32,7 @@ from metalearn_tut.tasks.task import Task, TaskBatch
 UPDATES = ("full", "first_order")
 
 
-class MetaGater:
+class MetaGater(Learner):
     """Meta-learn where a channel-gated network starts, for one step of each of its two parts.
 
     On the support set of task i, with ``theta`` the backbone and ``phi`` the gates,
@@ -142,6 +142,7 @@ class MetaGater:
             raise ValueError(f"sparsity must be finite and >= 0, got {sparsity}")
         if not 0 <= warmup <= 1:
             raise ValueError(f"warmup must be in 0..1, got {warmup}")
+        super().__init__()
         self.model, self.loss, self.sparsity, self.warmup = model, loss, sparsity, warmup
         self.update, self.seed, self.metric = update, seed, metric
         self.inner = Stages(
@@ -157,10 +158,6 @@ class MetaGater:
             detach_stage1=detach_stage1,
             first_order=update == "first_order",
         )
-
-    def meta_parameters(self) -> Params:
-        """The parameters that are not frozen: those of gates are called ``gates.*``."""
-        return trainable_of(self.model)
 
     def settings(self) -> dict[str, Any]:
         """All that decides what it learns, as JSON."""

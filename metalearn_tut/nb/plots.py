@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colors, told apart by most color-blind readers, each with its own dash.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # as many as colors: told apart without them
 _STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
@@ -256,3 +257,42 @@ def ranked_losses(
         ax.plot(columns[where], losses[where], style, color=color, markersize=4, label=name)
     ax.set_yscale("log")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+
+
+def trade_off(
+    ax: Axes,
+    methods: Mapping[str, Mapping[str, tuple[float, float]]],
+    front: Sequence[str],
+    *,
+    xlabel: str,
+) -> None:
+    """Accuracy against a cost: a mark for each method, and the Pareto front as steps.
+
+    Parameters
+    ----------
+    methods : mapping of method to mapping of name to (cost, accuracy)
+        At most seven methods, told apart by color and mark.
+    front : sequence of str
+        The names that no other makes needless: filled marks, joined by a line.
+    xlabel : str
+        The cost, with its unit; its axis is logarithmic.
+    """
+    if len(methods) > len(MARKERS):
+        raise ValueError(f"trade_off has marks for at most 7 methods, got {len(methods)}")
+    points = {name: point for found in methods.values() for name, point in found.items()}
+    steps = sorted(points[name] for name in front)
+    ax.plot(*zip(*steps, strict=True), "-", drawstyle="steps-post", color="gray", zorder=1)
+    for method, color, marker in zip(methods, COLORS, MARKERS, strict=False):
+        style = {"marker": marker, "linestyle": "none", "color": color, "markersize": 8}
+        for name, point in methods[method].items():
+            ax.plot(*point, **style, markerfacecolor=color if name in front else "none")
+        ax.plot([], [], **style, label=method)
+    ax.set(xscale="log", xlabel=xlabel, ylabel="accuracy")
+    ax.tick_params(axis="x", which="minor", labelbottom=False)
+    ax.margins(0.1)
+
+
+def legend_below(axes: Sequence[Axes], columns: int) -> None:
+    """One legend for panels that show the same, below all of them."""
+    handles = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*handles, loc="outside lower center", ncols=columns)

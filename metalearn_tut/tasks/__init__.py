@@ -2,14 +2,14 @@
 
 from metalearn_tut.tasks.arrays import from_arrays
 from metalearn_tut.tasks.cifar10 import cifar10
+from metalearn_tut.tasks.dataset import from_dataset
 from metalearn_tut.tasks.glyphs.source import glyphs
 from metalearn_tut.tasks.heterogeneity import Mixture, NoisyTasks, WithOutliers
 from metalearn_tut.tasks.image_folder import image_folder
 from metalearn_tut.tasks.mini_imagenet import mini_imagenet
 from metalearn_tut.tasks.omniglot.runs import omniglot_runs
 from metalearn_tut.tasks.omniglot.source import omniglot
-from metalearn_tut.tasks.pool import Pool
-from metalearn_tut.tasks.sampler import EpisodeSampler, TaskSampler
+from metalearn_tut.tasks.sampler import EpisodeSampler, Pool, TaskSampler
 from metalearn_tut.tasks.sinusoid import sinusoid
 from metalearn_tut.tasks.source import ClassSource, LabelledImages
 from metalearn_tut.tasks.task import Task, TaskBatch, as_float
@@ -28,6 +28,7 @@ __all__ = [
     "as_float",
     "cifar10",
     "from_arrays",
+    "from_dataset",
     "glyphs",
     "image_folder",
     "mini_imagenet",

@@ -66,13 +66,13 @@ def from_arrays(
     >>> source.sampler(ways=2, shots=1, queries=5)[0].query_x.shape
     torch.Size([10, 3, 8, 8])
     """
-    given, labels = _array(x, "x"), _array(y, "y")
+    given, labels = as_array(x, "x"), as_array(y, "y")
     if labels.ndim != 1 or not given.size or given.shape[:1] != labels.shape:
         raise ValueError(
             "from_arrays needs x [M, ...] and y [M] with M >= 1, "
             f"got shapes {given.shape} and {labels.shape}"
         )
-    examples = _copied(given)
+    examples = stored(given, "x")
     missing = {"f": np.isnan, "c": np.isnan, "m": np.isnat, "M": np.isnat}.get(labels.dtype.kind)
     if missing and missing(labels).any():
         raise ValueError("y must not be NaN or NaT")
@@ -87,29 +87,32 @@ def from_arrays(
     return source.with_at_least(min_images)
 
 
-def _copied(given: np.ndarray) -> np.ndarray:
-    """The examples in memory of their own, in the type that tasks hold, read-only."""
-    if given.dtype.kind not in "buif":
-        raise TypeError(f"x must be of numbers, got {given.dtype}")
-    if given.dtype.kind == "u" and given.size and given.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"x must fit in 64 bits with a sign, got {given.max()}")
+def stored(given: np.ndarray, name: str, first_row: int = 0) -> np.ndarray:
+    """A copy in the type that tasks hold (the table of :func:`from_arrays`), read-only."""
+    kind = given.dtype.kind
+    if kind not in "buif":
+        raise TypeError(f"{name} must be of numbers, got {given.dtype}")
+    if kind == "u" and given.size and given.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must fit in 64 bits with a sign, got {given.max()}")
     examples = np.array(given, _dtype(given.dtype), order="C")  # always a copy
     if examples.dtype.kind == "f":
         finite = np.isfinite(examples).reshape(len(examples), -1).all(axis=1)
         if not finite.all():
-            row = int(finite.argmin())
-            raise ValueError(f"x must be finite in {examples.dtype}, but row {row} has NaN or inf")
+            row = first_row + int(finite.argmin())
+            raise ValueError(
+                f"{name} must be finite in {examples.dtype}, but row {row} has NaN or inf"
+            )
     examples.flags.writeable = False
     return examples
 
 
 def _dtype(given: np.dtype) -> type[np.generic]:
     if given.kind in "iu":
-        return np.uint8 if given.itemsize == 1 and given.kind == "u" else np.int64
+        return np.uint8 if given == np.uint8 else np.int64
     return np.float64 if given.kind == "f" and given.itemsize == 8 else np.float32
 
 
-def _array(values: Any, name: str) -> np.ndarray:
+def as_array(values: Any, name: str) -> np.ndarray:
     """A tensor, an array or nested lists as an array, or an error that names the argument."""
     try:
         if isinstance(values, torch.Tensor):

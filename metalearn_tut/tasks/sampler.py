@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from dataclasses import dataclass
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from metalearn_tut.checks import as_integer, check_count, check_index, check_seed
+from metalearn_tut.checks import as_integer, check_count, check_index, check_seed, whole_number
 from metalearn_tut.files.content import content_hash, described, without_addresses
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -64,10 +66,12 @@ class TaskSampler:
         raise TypeError(f"{type(self).__name__} must define __getitem__(index) -> Task")
 
     def __iter__(self) -> Iterator[Task]:
-        index = 0
-        while True:
-            yield self[index]
-            index += 1
+        for index in count():
+            try:
+                task = self[index]
+            except IndexError:  # of a list that ends
+                return
+            yield task
 
     def batch(self, step: int, tasks_per_step: int) -> TaskBatch:
         """Tasks ``step·tasks_per_step`` up to the next step's first, stacked.
@@ -79,17 +83,57 @@ class TaskSampler:
         tasks_per_step : int
             Number of tasks T, at least 1.
         """
-        (count,) = check_count(tasks_per_step=tasks_per_step)
+        (tasks,) = check_count(tasks_per_step=tasks_per_step)
         if (number := as_integer(step)) is None:
             raise TypeError(f"step must be an integer, got {step!r}")
         if number < 0:
             raise IndexError(f"step must be >= 0, got {step}")
-        start = number * count
-        return self.tasks(range(start, start + count))
+        return self.tasks(range(number * tasks, (number + 1) * tasks))
 
     def tasks(self, indices: Iterable[int]) -> TaskBatch:
         """The tasks of these indices, stacked."""
         return TaskBatch.stack([self[i] for i in indices])
+
+    def loader(
+        self, tasks_per_step: int, steps: int | None = None, start: int = 0, **options: Any
+    ) -> DataLoader[TaskBatch]:
+        """A PyTorch ``DataLoader`` of the batches of steps ``start``, ``start + 1``, and so on.
+
+        Each is what :meth:`batch` gives, bit for bit, however many workers draw them. A run that
+        was stopped before step s goes on with the same call and ``start=s``.
+
+        Parameters
+        ----------
+        tasks_per_step : int
+            Number of tasks T of a batch, at least 1.
+        steps : int, optional
+            The step at which the loader ends, itself left out; without end by default.
+        start : int, default 0
+            The first step.
+        **options
+            ``num_workers``, ``pin_memory`` and others of :class:`torch.utils.data.DataLoader`.
+
+        Raises
+        ------
+        ValueError
+            If a count is none, or ``start`` is beyond ``steps``.
+
+        Examples
+        --------
+        >>> from metalearn_tut import tasks
+        >>> loader = tasks.sinusoid().loader(tasks_per_step=4, steps=10)
+        >>> [len(batch) for batch in loader][:3], len(loader)
+        ([4, 4, 4], 10)
+        """
+        check_count(tasks_per_step=tasks_per_step)
+        first = whole_number("start", start)
+        last = None if steps is None else whole_number("steps", steps, least=first)
+        # a loader draws a seed for its workers: from the global generator, it would change a run
+        options = {"generator": torch.Generator(), **options}
+        numbers = _From(first) if last is None else range(first, last)
+        return DataLoader(
+            _Batches(self, tasks_per_step), batch_size=None, sampler=numbers, **options
+        )
 
     def settings(self) -> dict[str, Any]:
         """All that decides the tasks, as JSON: two samplers with equal settings have the same.
@@ -116,9 +160,30 @@ class TaskSampler:
             found = {name: described(getattr(self, name)) for name in own.decided_by}
             return {"sampler": own.__name__, **found}
         parts = {n: v.settings() for n, v in vars(self).items() if hasattr(v, "settings")}
-        first = tasks_hash(islice(_in_order(self), 3))
+        first = tasks_hash(islice(self, 3))
         text = without_addresses(repr(self))
         return {"sampler": own.__name__, "repr": text, **parts, "first_tasks": first}
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[TaskBatch]):
+    """The batches of a sampler by their step."""
+
+    sampler: TaskSampler
+    tasks_per_step: int
+
+    def __getitem__(self, step: int) -> TaskBatch:
+        return self.sampler.batch(step, self.tasks_per_step)
+
+
+@dataclass(frozen=True)
+class _From:
+    """The steps from the first on, anew for each who asks."""
+
+    first: int
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.first)
 
 
 def tasks_hash(tasks: Iterable[Task]) -> str:
@@ -126,18 +191,6 @@ def tasks_hash(tasks: Iterable[Task]) -> str:
     return content_hash(
         part for t in tasks for part in (t.support_x, t.support_y, t.query_x, t.query_y)
     )
-
-
-def _in_order(sampler: TaskSampler) -> Iterator[Task]:
-    """The tasks from 0 on, of a list that may end."""
-    index = 0
-    while True:
-        try:
-            task = sampler[index]
-        except IndexError:
-            return
-        yield task
-        index += 1
 
 
 class EpisodeSampler(TaskSampler):
@@ -215,3 +268,34 @@ class EpisodeSampler(TaskSampler):
             labels.repeat_interleave(self.queries),
             tags={"index": index, **self.source.describe(classes)},
         )
+
+
+class Pool(TaskSampler):
+    """The first ``size`` tasks of a sampler, over and over: task ``i`` is ``sampler[i % size]``.
+
+    Parameters
+    ----------
+    sampler : TaskSampler
+        Where the tasks come from.
+    size : int
+        How many there are, at least 1.
+
+    Examples
+    --------
+    >>> from metalearn_tut import tasks
+    >>> pool = Pool(tasks.sinusoid(), size=100)
+    >>> bool((pool[307].query_x == pool[7].query_x).all())
+    True
+    """
+
+    decided_by = ("sampler", "size")
+
+    def __init__(self, sampler: TaskSampler, size: int) -> None:
+        (self.size,) = check_count(size=size)
+        self.sampler = sampler
+
+    def __repr__(self) -> str:
+        return f"Pool({self.sampler!r}, size={self.size})"
+
+    def __getitem__(self, index: int) -> Task:
+        return self.sampler[check_index(index) % self.size]

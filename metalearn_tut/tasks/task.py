@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -119,9 +119,13 @@ class Task:
             raise ValueError("a task has ways if support_y holds labels, at least one")
         return int(self.support_y.max()) + 1
 
-    def to(self, device: torch.device | str) -> Task:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Task:
         """The same task on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+        return _with_each(self, lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Task:
+        """The same task in page-locked memory, from where a copy to a GPU need not wait."""
+        return _with_each(self, Tensor.pin_memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +204,18 @@ class TaskBatch:
         """The same batch without tags: what a learner is given."""
         return replace(self, tags=())
 
-    def to(self, device: torch.device | str) -> TaskBatch:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TaskBatch:
         """The same batch on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+        return _with_each(self, lambda x: x.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> TaskBatch:
+        """The same batch in page-locked memory; a ``DataLoader`` with ``pin_memory`` calls it."""
+        return _with_each(self, Tensor.pin_memory)
+
+
+_Tasks = TypeVar("_Tasks", Task, TaskBatch)
+
+
+def _with_each(tasks: _Tasks, change: Callable[[Tensor], Tensor]) -> _Tasks:
+    """The same with each of its four tensors changed."""
+    return replace(tasks, **{name: change(getattr(tasks, name)) for name in _TENSORS})

@@ -41,6 +41,7 @@ def test_marks_are_those_of_the_adapted_network_with_the_tasks_statistics(norm):
     assert (marks - before).abs().max() > 1e-3
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("ballots", ["task", "image"])
 def test_the_least_wanted_block_goes_round_by_round(ballots):
     learner, healed = make(), []

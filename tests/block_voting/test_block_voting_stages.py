@@ -211,7 +211,7 @@ def test_a_stopped_run_goes_on_bitwise_as_if_it_had_not(tmp_path, monkeypatch):
         *("1-gates.safetensors", "2-round-01.safetensors", "2-round-02.safetensors"),
         *("3-final.safetensors", "votes.json"),
     ]
-    write, state = epochs.write_tensors, torch.get_rng_state()
+    write, state = epochs.Resume.keep, torch.get_rng_state()
     for n in (0, 2, 3, 5):  # epochs that end: one of gates, two a round, one at the end
         out, left = tmp_path / str(n), iter(range(n))
 
@@ -220,10 +220,10 @@ def test_a_stopped_run_goes_on_bitwise_as_if_it_had_not(tmp_path, monkeypatch):
                 raise Stopped
             write(*args)
 
-        monkeypatch.setattr(epochs, "write_tensors", until_killed)
+        monkeypatch.setattr(epochs.Resume, "keep", until_killed)
         with pytest.raises(Stopped):
             run(out)
-        monkeypatch.setattr(epochs, "write_tensors", write)
+        monkeypatch.setattr(epochs.Resume, "keep", write)
         resumed = run(out, resume=True)
         assert same_state(resumed.network, whole.network)
         assert resumed.rounds == whole.rounds and resumed.gates == whole.gates

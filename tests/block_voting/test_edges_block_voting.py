@@ -157,7 +157,7 @@ def test_filters_that_would_take_frozen_numbers_with_them_stay():
         n for n in changed(before, network) if n.endswith(("0.weight", "1.weight", "2.weight"))
     }
     assert not stays & moved and "blocks.0.conv2.weight" in moved
-    narrow = block_voting.remove_filters(network)
+    narrow = block_voting.remove_zero_filters(network)
     x = images(3)
     torch.testing.assert_close(narrow.eval()(x), network.eval()(x), rtol=1e-9, atol=1e-9)
     assert narrow.blocks[1].conv1.weight.shape == network.blocks[1].conv1.weight.shape
@@ -171,9 +171,9 @@ def test_a_frozen_filter_that_is_zero_stays_where_it_is():
     block = network.blocks[1]
     for tensor in (block.conv1.weight, block.bn1.weight, block.bn1.bias):
         tensor.data[0] = 0
-    assert block_voting.remove_filters(network).blocks[1].conv1.weight.shape[0] == 15
+    assert block_voting.remove_zero_filters(network).blocks[1].conv1.weight.shape[0] == 15
     block.conv1.requires_grad_(False)
-    assert block_voting.remove_filters(network).blocks[1].conv1.weight.shape[0] == 16
+    assert block_voting.remove_zero_filters(network).blocks[1].conv1.weight.shape[0] == 16
 
 
 def test_soft_filter_pruning_leaves_frozen_layers_alone():
@@ -419,7 +419,7 @@ def test_whole_numbers_of_any_kind_are_labels(kind):
 def test_the_last_filter_of_a_layer_stays(kept):
     network = lively(resnet()).float()
     zero_filters(network, kept, norms=True)
-    narrow = block_voting.filters.remove_filters(network)
+    narrow = block_voting.filters.remove_zero_filters(network)
     assert {m.out_channels for m in narrow.modules() if isinstance(m, nn.Conv2d)} == {1}
     x = images(3).float()
     with torch.no_grad():

@@ -222,11 +222,13 @@ COMPARING = {
 }
 
 
+@pytest.mark.slow
 def test_every_comparison_passes_and_is_known(capsys):
     printed = book_tools.printed_by(run, COMPARING, capsys)
     assert book_tools.compared(printed) == set(COMPARING)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(
     ("name", "plant"),
     [

@@ -166,6 +166,7 @@ def test_accuracies_are_sorted_by_node(chapter, nodes):
         torch.testing.assert_close(found[:, i], right)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("T0", [1, 2])
 def test_rounds_by_hand_are_the_modules(chapter, T0):
     run = chapter.toy_run(T0)
@@ -330,11 +331,13 @@ def run(ready, *cells, plant=None):
     return book_tools.run(CHAPTER, *cells, plant=plant, **given)
 
 
+@pytest.mark.slow
 def test_every_comparison_passes_and_is_known(ready, capsys):
     printed = book_tools.printed_by(lambda *cells: run(ready, *cells), COMPARING, capsys)
     assert book_tools.compared(printed) == set(COMPARING)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(
     ("name", "plant"),
     [

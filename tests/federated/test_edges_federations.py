@@ -633,7 +633,6 @@ def test_two_nodes_of_one_number_are_refused():
 
 def built(monkeypatch, tmp_path, words):
     """The configuration that a command would train with, and its federation, if it makes one."""
-    from metalearn_tut.cli import commands
 
     kept = {}
 
@@ -644,8 +643,8 @@ def built(monkeypatch, tmp_path, words):
         kept.update(options, first=args[0])
         raise Enough
 
-    monkeypatch.setattr(commands, "federated_train", stop)
-    monkeypatch.setattr(commands, "meta_train", stop)
+    monkeypatch.setattr("metalearn_tut.cli.commands.federate.federated_train", stop)
+    monkeypatch.setattr("metalearn_tut.cli.commands.train.meta_train", stop)
     code = cli.run([*words.split(), "--out", str(tmp_path / "run")])
     assert code == 1 and kept, code
     return kept["config"], kept["first"]

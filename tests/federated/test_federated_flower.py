@@ -206,6 +206,7 @@ def importable(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.mark.slow
 def test_flowers_simulation_engine_gives_the_same_parameters(tmp_path, monkeypatch):
     """The engine with its queues and threads, and a worker of this process in place of Ray's."""
     pytest.importorskip("flwr")

@@ -106,6 +106,7 @@ def test_noise_that_is_infinite_gives_no_nan():
 # Gated networks
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norm", ["batch", "support", "group", "none"])
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -7,7 +7,7 @@ Lake, Salakhutdinov and Tenenbaum, Science 350 (2015), one-shot classification; 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,9 +40,6 @@ class OmniglotRuns(TaskSampler):
         if (index := check_index(index)) >= len(self):
             raise IndexError(f"run index must be in 0..{len(self) - 1}, got {index}")
         return self.runs[index]
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self.runs)
 
     def __repr__(self) -> str:
         return f"OmniglotRuns({len(self)} runs, {_WAYS}-way 1-shot)"

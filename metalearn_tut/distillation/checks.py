@@ -1,43 +1,13 @@
-"""A teacher's own random numbers, and which two learners can be teacher and student."""
+"""Which two learners can be teacher and student."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from metalearn_tut.bilevel import parameters_of
 from metalearn_tut.bilevel.checks import ways_of
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.models.few_shot import FewShotNetwork
-
-
-class OwnStream:
-    """Random numbers for one network as if it drew alone: the other's stream stays untouched.
-
-    Two networks with dropout that share PyTorch's generator would each change what the other
-    draws, and neither would be the learner that it is without the other.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.gpus = [device] if device.type == "cuda" else []
-        self.states = self._states()
-
-    def _states(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.gpus)]
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Draw from this stream inside; afterwards the generator is as it was."""
-        with torch.random.fork_rng(self.gpus):
-            torch.set_rng_state(self.states[0])
-            for gpu, state in zip(self.gpus, self.states[1:], strict=True):
-                torch.cuda.set_rng_state(state, gpu)
-            yield
-            self.states = self._states()
 
 
 def check_pair(teacher: MAML, student: MAML, features: bool) -> None:
@@ -101,7 +71,7 @@ def _check_settings(name: str, learner: MAML) -> None:
         "engine": (learner.engine, "functional"),
         "deferred": (learner.deferred, False),
         "multi_step_loss": (learner.multi_step_loss, 0),
-        "prox_weight": (learner.options.get("prox_weight", 0), 0),
+        "prox_weight": (learner.prox_weight, 0),
     }
     for setting, (value, allowed) in found.items():
         if value != allowed:

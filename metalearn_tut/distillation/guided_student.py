@@ -1,4 +1,4 @@
-"""The two inner loops of one task, and what the teacher says to the student in between."""
+"""The two inner loops of one task, and what the teacher answers in between."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from torch import Tensor, nn
 from metalearn_tut.bilevel import Params, functional, inner_loop, inner_path
 from metalearn_tut.bilevel.forward import stepped_groups
 from metalearn_tut.bilevel.inner import is_per_step, masked, private
-from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.distillation.losses import rkd_loss
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.models.few_shot import FewShotNetwork
-from metalearn_tut.scoring import scalar_loss
+from metalearn_tut.scoring import TaskLoss, scalar_loss
 
 ORDERS = ("sequential", "interleaved", "interleaved_after")
 
 
-class Said(NamedTuple):
+class TeacherOutput(NamedTuple):
     """Logits ``[B, ways]`` and, where they are wanted, features ``[B, F]`` of a batch."""
 
     logits: Tensor
     features: Tensor | None
 
 
-class _Featured(nn.Module):
+class _WithFeatures(nn.Module):
     def __init__(self, network: FewShotNetwork) -> None:
         super().__init__()
         self.network = network
@@ -42,22 +41,22 @@ class _Featured(nn.Module):
         return self.network.head(features), features
 
 
-def speaker(model: nn.Module, features: bool) -> Callable[[Params, Tensor], Said]:
-    """``speak(params, x)``: what the model says of a batch, computed once."""
+def output_of(model: nn.Module, features: bool) -> Callable[[Params, Tensor], TeacherOutput]:
+    """``(params, x) -> TeacherOutput``: what the model answers to a batch, computed once."""
     if not features:
         call = functional(model)
-        return lambda params, x: Said(call(params, x), None)
-    both = functional(_Featured(model))
-    return lambda params, x: Said(*both({f"network.{n}": p for n, p in params.items()}, x))
+        return lambda params, x: TeacherOutput(call(params, x), None)
+    both = functional(_WithFeatures(model))
+    return lambda params, x: TeacherOutput(*both({f"network.{n}": params[n] for n in params}, x))
 
 
 def _inner_settings(learner: MAML, steps: int) -> dict[str, Any]:
     """Arguments of the inner loop, which are those of the learner on its own."""
-    own = {n: learner.options[n] for n in ("first_order", "recompute") if n in learner.options}
+    own = {"first_order": learner.first_order, "recompute": learner.recompute}
     return own | learner.inner_settings(steps)
 
 
-def teach(
+def teacher_path(
     teacher: MAML,
     psi: Params,
     x: Tensor,
@@ -73,13 +72,13 @@ def teach(
     inner = _inner_settings(teacher, steps)
     forward, loss = functional(teacher.model), scalar_loss(teacher.inner_loss, "inner_loss")
     path = inner_path(lambda p: loss(forward(p, x), y), params, steps=steps, lr=lr, **inner)
-    begin = masked(params, inner.get("masks"))
+    begin = masked(params, inner["masks"])
     return deque(chain([begin], path), maxlen=None if every else 1)
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """How the teacher's guidance enters the student's inner loop.
+class GuidedStudent:
+    """How a student learns a task under its teacher's guidance.
 
     Parameters
     ----------
@@ -95,8 +94,8 @@ class Coupling:
     through_teacher: bool
 
     @property
-    def guided(self) -> bool:
-        """Whether the student listens at all."""
+    def listens(self) -> bool:
+        """Whether the student is guided at all."""
         return self.kd_weight > 0 or self.rkd_weight > 0
 
     @property
@@ -111,22 +110,28 @@ class Coupling:
         shift = 1 if self.order == "interleaved_after" else 0
         return [min(k + shift, last) for k in range(steps)]
 
+    def teacher_passes(self, last: int, steps: int) -> int:
+        """Forward passes of the teacher (a backward pass counts as two) for the student's steps."""
+        if not (self.listens and steps):
+            return 0
+        return 3 * last + len(set(self.guided_by(last, steps)))
+
     def guides(
         self, model: nn.Module, reached: Sequence[Params], x: Tensor, steps: int
-    ) -> list[Said | None]:
-        """What the teacher says of the support set, for each step of the student."""
-        if not self.guided:
+    ) -> list[TeacherOutput | None]:
+        """What the teacher answers to the support set, for each step of the student."""
+        if not self.listens:
             return [None] * steps
-        speak, at = speaker(model, self.rkd_weight > 0), self.guided_by(len(reached) - 1, steps)
+        output, at = output_of(model, self.rkd_weight > 0), self.guided_by(len(reached) - 1, steps)
         with nullcontext() if self.through_teacher else torch.no_grad():
-            said = {k: speak(reached[k], x) for k in sorted(set(at))}
-        return [said[k] for k in at]
+            outputs = {k: output(reached[k], x) for k in sorted(set(at))}
+        return [outputs[k] for k in at]
 
     def learn(
         self,
         student: MAML,
         theta: Params,
-        guides: Sequence[Said | None],
+        guides: Sequence[TeacherOutput | None],
         x: Tensor,
         y: Tensor,
         *,
@@ -136,18 +141,18 @@ class Coupling:
         params, lr = student.start(theta, ways, len(guides))
         inner = _inner_settings(student, len(guides))
         if self.rkd_weight:  # features pull at a network behind a zero head, too
-            inner["groups"] = stepped_groups(student.model, student.options["groups"])
-        params = masked(private(params), inner.get("masks"))
-        speak = speaker(student.model, self.rkd_weight > 0)
+            inner["groups"] = stepped_groups(student.model, student.groups)
+        params = masked(private(params), inner["masks"])
+        output = output_of(student.model, self.rkd_weight > 0)
         loss, kd = scalar_loss(student.inner_loss, "inner_loss"), scalar_loss(self.kd, "kd")
 
-        def support_loss(guide: Said | None, p: Params) -> Tensor:
-            said = speak(p, x)
-            total = self.ce_weight * loss(said.logits, y)
+        def support_loss(guide: TeacherOutput | None, p: Params) -> Tensor:
+            own = output(p, x)
+            total = self.ce_weight * loss(own.logits, y)
             if self.kd_weight:
-                total = total + self.kd_weight * kd(said.logits, guide.logits)
+                total = total + self.kd_weight * kd(own.logits, guide.logits)
             if self.rkd_weight:
-                total = total + self.rkd_weight * rkd_loss(said.features, guide.features)
+                total = total + self.rkd_weight * rkd_loss(own.features, guide.features)
             return total
 
         for k, guide in enumerate(guides):

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from metalearn_tut.deployment.onnx_model import Session, onnx_bytes, require_extra
 from metalearn_tut.evaluation import cost
 from metalearn_tut.files.cache import atomic_write
 from metalearn_tut.models.bound import with_tensors
 from metalearn_tut.models.norms import TaskBatchNorm2d
 
-INPUT, OUTPUT = "x", "logits"
 _TOLERANCE = 1e-5
-_FIXED = (
-    "the network's graph fixes the number of inputs: it reads it as a plain number, as len(x) "
-    "does and x.shape[0] does not"
-)
 _BATCHES = (1, 2, 5, 16)
 
 
 @dataclass(frozen=True, repr=False)
 class Exported:
-    """What :func:`export_onnx` wrote, and how it compares with the network.
+    """What :func:`export_network` wrote, and how it compares with the network.
 
     Parameters
     ----------
@@ -59,7 +51,7 @@ class Exported:
         )
 
 
-def export_onnx(
+def export_network(
     network: nn.Module,
     path: str | os.PathLike[str],
     input_shape: Sequence[int],
@@ -109,23 +101,24 @@ def export_onnx(
 
     Examples
     --------
-    >>> export_onnx(nn.Linear(4, 3), "linear.onnx", (4,))  # doctest: +SKIP
+    >>> export_network(nn.Linear(4, 3), "linear.onnx", (4,))  # doctest: +SKIP
     Exported(linear.onnx: 348 bytes, outputs equal to 6e-08, 0.01 ms in onnxruntime, ...)
     """
     path = Path(path)
     if path.suffix != ".onnx":
         raise ValueError(f"path must end in .onnx, got {path}")
     _check_network(network)
-    _require_extra()
+    require_extra()
     network = _plain(network)
     inputs = _inputs(input_shape, seed) if examples is None else _repeated(examples, input_shape)
-    data = _onnx_bytes(network, inputs[1])
-    session = _Session(data)
+    data = onnx_bytes(network, inputs[1])
+    session = Session(data)
     difference = max(_difference(network, session, x) for x in inputs)
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
-    latencies = (cost.latency(m, input_shape, x=inputs[0]) for m in (session, network))
-    return Exported(path, len(data), difference, *latencies)
+    latency = cost.latency(session, input_shape, x=inputs[0])
+    torch_latency = cost.latency(network, input_shape, x=inputs[0])
+    return Exported(path, len(data), difference, latency, torch_latency)
 
 
 def _plain(network: nn.Module) -> nn.Module:
@@ -151,14 +144,6 @@ def _repeated(examples: Tensor, shape: Sequence[int]) -> list[Tensor]:
     return [examples.cpu()[torch.arange(b) % len(examples)] for b in _BATCHES]
 
 
-def _require_extra() -> None:
-    packages = ("onnx", "onnxscript", "onnxruntime")
-    if missing := [name for name in packages if find_spec(name) is None]:
-        raise ImportError(
-            f"ONNX export needs {', '.join(missing)}: pip install 'metalearn-tut[deploy]'"
-        )
-
-
 def _check_network(network: nn.Module) -> None:
     for name, p in network.named_parameters():
         if p.dtype != torch.float32:
@@ -170,74 +155,6 @@ def _check_network(network: nn.Module) -> None:
                 f"network must judge each input alone, but {name or 'it'} normalizes by the "
                 "batch: export learner.adapt(support_x, support_y).deploy()"
             )
-
-
-def _onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
-    """The network as an ONNX model; of its metadata, which name source files, nothing."""
-    with _quietly(), torch.no_grad():
-        import onnx
-
-        try:
-            # traced first: of a forward that writes to its weights torch.onnx alone would go on
-            # to other ways to trace it, one of which ends the process
-            batch = {0: torch.export.Dim("batch", min=1)}
-            traced = torch.export.export(network, (x,), dynamic_shapes=(batch,), strict=False)
-            names = {"input_names": [INPUT], "output_names": [OUTPUT]}
-            program = torch.onnx.export(traced, (), dynamo=True, verbose=False, **names)
-        except Exception as error:  # of the exporter's own kinds, several screens long
-            if "Constraints violated" in str(error):
-                raise RuntimeError(_FIXED) from error
-            raise ValueError(
-                f"{type(network).__name__} cannot be written as ONNX: {_cause(error)}"
-            ) from error
-        model = program.model_proto
-    for part in (model, model.graph, *model.functions, *model.graph.node, *model.graph.input):
-        part.ClearField("metadata_props")
-    for value in (*model.graph.value_info, *model.graph.output, *model.graph.initializer):
-        value.ClearField("metadata_props")
-    onnx.checker.check_model(model)
-    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-        raise RuntimeError(_FIXED)
-    return model.SerializeToString()
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of what went wrong first."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).splitlines()[0].split(". Failure message")[0]
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """PyTorch's exporter warns of its own deprecated calls and of packages it can do without."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
-class _Session(nn.Module):
-    """An ONNX model in onnxruntime, called as the network that it was made from."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        with _quietly():
-            import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        providers = ["CPUExecutionProvider"]
-        self.session = onnxruntime.InferenceSession(data, options, providers=providers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        (outputs,) = self.session.run([OUTPUT], {INPUT: x.numpy()})
-        return torch.from_numpy(outputs)
 
 
 @torch.no_grad()

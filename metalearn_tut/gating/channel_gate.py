@@ -149,9 +149,9 @@ class GatedPass:
     def __init__(
         self,
         gates: nn.ModuleList,
-        gate_mode: GateMode,
-        noise: Sequence[Tensor] | None,
-        tau: float,
+        gate_mode: GateMode = "learned",
+        noise: Sequence[Tensor] | None = None,
+        tau: float = TAU,
         n_support: int | None = None,
     ) -> None:
         sizes = [gate.outer.out_features for gate in gates]

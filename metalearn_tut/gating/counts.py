@@ -17,9 +17,10 @@ def active_macs(
     """Multiply-adds for each image when closed filters are left out, gates included.
 
     ``sum_l k_l² · (open inputs) · (open outputs) · H_l W_l``, and all that has no gate, and for
-    each gate ``C_in · hidden + hidden · C_out``. All open, that is :func:`macs` of the network:
-    those of the one without gates, and the gates'. :func:`~metalearn_tut.gating.skip_each`
-    does so many multiply-adds (a layer closed altogether excepted: it still computes a filter).
+    each gate ``C_in · hidden + hidden · C_out``. All open, that is
+    :func:`~metalearn_tut.evaluation.cost.macs` of the network: those of the one without gates,
+    and the gates'. :func:`~metalearn_tut.gating.skip_each` does so many multiply-adds (a layer
+    closed altogether excepted: it still computes a filter).
 
     Parameters
     ----------

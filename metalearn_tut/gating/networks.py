@@ -101,31 +101,20 @@ class ChannelGated(FewShotNetwork):
         raise NotImplementedError(f"{type(self).__name__} must define flow(x, run)")
 
     def run(
-        self,
-        x: Tensor,
-        n_support: int | None = None,
-        *,
-        gate_mode: GateMode = "learned",
-        noise: Sequence[Tensor] | None = None,
+        self, x: Tensor, n_support: int | None = None, **gating: Any
     ) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``[B, ways]`` and the masks ``[B, C_l]``, in the order of the gates."""
-        run = DensePass(self.gates, gate_mode, noise, self.tau, n_support)
+        """Logits ``[B, ways]`` and the masks ``[B, C_l]``; ``gating`` as for a call."""
+        run = DensePass(self.gates, tau=self.tau, n_support=n_support, **gating)
         return run.head(self.head, self.flow(x, run)), run.masks
 
-    def embed(
-        self,
-        x: Tensor,
-        n_support: int | None = None,
-        *,
-        gate_mode: GateMode = "learned",
-        noise: Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        """Features ``[B, D]`` of the images ``x``; ``gate_mode`` and ``noise`` as for a call."""
-        return self.flow(x, DensePass(self.gates, gate_mode, noise, self.tau, n_support))
-
     def masks(self, x: Tensor, n_support: int | None = None, **gating: Any) -> list[Tensor]:
-        """The masks ``[B, C_l]`` alone."""
+        """The masks ``[B, C_l]`` alone, in the order of the gates."""
         return self.run(x, n_support, **gating)[1]
+
+    def embed(self, x: Tensor, n_support: int | None = None, **gating: Any) -> Tensor:
+        """Features ``[B, D]`` of the images ``x``."""
+        run = DensePass(self.gates, tau=self.tau, n_support=n_support, **gating)
+        return self.flow(x, run)
 
     def forward(
         self,

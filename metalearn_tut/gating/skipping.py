@@ -102,7 +102,7 @@ def skip(network: ChannelGated, x: Tensor, *, gate_mode: GateMode = "learned") -
     """
     if gate_mode == "soft":
         raise ValueError("gate_mode='soft' leaves no filter out: use 'learned'")
-    run = SkippingPass(network.gates, gate_mode, None, network.tau)
+    run = SkippingPass(network.gates, gate_mode, tau=network.tau)
     return run.head(network.head, network.flow(x, run))
 
 

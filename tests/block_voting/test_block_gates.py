@@ -217,21 +217,6 @@ def test_blocks_that_cannot_be_pruned(block):
         model.prune(block)
 
 
-def test_gates_can_be_taken_over_by_such_a_network_only():
-    model = gated()
-    again = BlockGated(resnet(seed=1), gates=model.gates)
-    assert same_state(again.gates, model.gates) and again.gates is not model.gates
-    with pytest.raises(
-        ValueError,
-        match="block 3 has a gate for 32 channels, where this network needs a gate for 16",
-    ):
-        BlockGated(resnet(), gates=nn.ModuleDict({**model.gates, "3": model.gates["4"]}))
-    with pytest.raises(
-        ValueError, match=r"of another network: block 4 has a gate for 32 channels, where .* 16"
-    ):
-        BlockGated(resnet(32), gates=model.gates)
-
-
 @pytest.mark.parametrize(
     ("error", "build", "message"),
     [

@@ -51,7 +51,8 @@ class BlockGate(nn.Module):
 
     Some layers, a 1×1 convolution to two channels, and the second output of their softmax.
     The mark is soft in training and in evaluation: what is made of it, is
-    :func:`hard_mask`'s and :func:`gumbel_mask`'s business.
+    :func:`~metalearn_tut.models.hard_mask`'s and :func:`~metalearn_tut.models.gumbel_mask`'s
+    business.
 
     Parameters
     ----------

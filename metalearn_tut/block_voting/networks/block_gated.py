@@ -46,8 +46,6 @@ class BlockGated(nn.Module):
         them; needed for any network but a ``CifarResNet``. Each is called once in a pass, reads
         what its first convolution reads, and gives the shape that it is given, unless it has a
         method ``shortcut`` to say what is left of ``x`` without it.
-    gates : nn.ModuleDict, optional
-        Gates trained with such a network, to copy in place of new ones.
     masking : {"soft", "hard", "gumbel"}
         What becomes of the marks: themselves; 0 or 1; in training 0 or 1 at random, with the
         mark as probability (then 0 or 1 by the mark in evaluation).
@@ -75,7 +73,7 @@ class BlockGated(nn.Module):
     TypeError
         If the blocks of ``network`` are not known, and not named.
     ValueError
-        If a choice or a block is unknown, or the ``gates`` belong to another network.
+        If a choice or a block is unknown.
 
     Notes
     -----
@@ -115,7 +113,6 @@ class BlockGated(nn.Module):
         gate: str = "soft1",
         *,
         blocks: Sequence[str] | None = None,
-        gates: nn.ModuleDict | None = None,
         masking: str = "soft",
         mixing: str = "skipnet",
         gate_first: bool = False,
@@ -136,13 +133,8 @@ class BlockGated(nn.Module):
             first = next(iter(own), None)
             own = {n: b for n, b in own.items() if n != first or gate_first}
             own = {n: b for n, b in own.items() if b.stride == 1 or gate_transitions}
-        channels = {str(n): input_channels(block) for n, block in own.items()}
-        if gates is not None:
-            _check_gates(gates, channels)
-            self.gates = copy.deepcopy(gates)
-        else:
-            self.gates = nn.ModuleDict({n: BlockGate(gate, c) for n, c in channels.items()})
-            self.gates.to(next(network.parameters()))
+        gates = {str(n): BlockGate(gate, input_channels(block)) for n, block in own.items()}
+        self.gates = nn.ModuleDict(gates).to(next(network.parameters()))
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -238,18 +230,3 @@ def _check_mixing(blocks: Iterable[nn.Module], mixing: str) -> None:
                 "mixing='aig' needs blocks with methods shortcut and residual, and "
                 f"{type(block).__name__} has not both: use 'skipnet'"
             )
-
-
-def _check_gates(gates: nn.ModuleDict, channels: dict[str, int]) -> None:
-    found = {name: gate.channels for name, gate in gates.items()}
-    for name in sorted(found.keys() | channels.keys(), key=int):
-        given, needed = found.get(name), channels.get(name)
-        if given != needed:
-            raise ValueError(
-                f"gates of another network: block {name} has {_gate_of(given)}, "
-                f"where this network needs {_gate_of(needed)}"
-            )
-
-
-def _gate_of(channels: int | None) -> str:
-    return "no gate" if channels is None else f"a gate for {channels} channels"

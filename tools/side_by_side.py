@@ -59,9 +59,7 @@ def draw(rows: Rows, path: Path) -> None:
     clean = {name: rows[name] for names in METHODS.values() for name in names}
     with plots.figure(columns=2, width=5.6, height=4.4) as axes:
         for ax, (what, label) in zip(axes, COSTS.items(), strict=True):
-            points = {name: (row[what], row["accuracy"]) for name, row in clean.items()}
-            methods = {m: {n: points[n] for n in names} for m, names in METHODS.items()}
-            plots.trade_off(ax, methods, front(clean, what), xlabel=label)
+            plots.trade_off(ax, clean, METHODS, what, front(clean, what), label)
         plots.legend_below(axes, columns=4)
         with atomic_write(path) as whole:
             about = {"Description": digest()}

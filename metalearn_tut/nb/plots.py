@@ -214,16 +214,8 @@ def coverage(
     """
     rows = np.arange(len(centers))
     for i, (name, half) in enumerate(half_widths.items()):
-        width = 3.5 - 1.5 * i  # told apart without color, too
-        ax.errorbar(
-            centers,
-            rows + 0.35 * i,
-            xerr=half,
-            fmt="none",
-            elinewidth=width,
-            color=COLORS[i],
-            label=name,
-        )
+        style = {"fmt": "none", "elinewidth": 3.5 - 1.5 * i}  # told apart without color, too
+        ax.errorbar(centers, rows + 0.35 * i, xerr=half, color=COLORS[i], label=name, **style)
     ax.axvline(truth, color="black", linestyle="--", linewidth=1.5)
     ax.set_yticks([])
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(half_widths))
@@ -261,31 +253,36 @@ def ranked_losses(
 
 def trade_off(
     ax: Axes,
-    methods: Mapping[str, Mapping[str, tuple[float, float]]],
+    rows: Mapping[str, Mapping[str, float]],
+    methods: Mapping[str, Sequence[str]],
+    cost: str,
     front: Sequence[str],
-    *,
     xlabel: str,
 ) -> None:
     """Accuracy against a cost: a mark for each method, and the Pareto front as steps.
 
     Parameters
     ----------
-    methods : mapping of method to mapping of name to (cost, accuracy)
+    rows : mapping of name to mapping
+        ``accuracy`` and the cost.
+    methods : mapping of method to names
         At most seven methods, told apart by color and mark.
+    cost : str
+        What the horizontal axis shows, on a logarithmic scale.
     front : sequence of str
         The names that no other makes needless: filled marks, joined by a line.
     xlabel : str
-        The cost, with its unit; its axis is logarithmic.
+        The cost in words, with its unit.
     """
     if len(methods) > len(MARKERS):
         raise ValueError(f"trade_off has marks for at most 7 methods, got {len(methods)}")
-    points = {name: point for found in methods.values() for name, point in found.items()}
+    points = {name: (rows[name][cost], rows[name]["accuracy"]) for name in rows}
     steps = sorted(points[name] for name in front)
     ax.plot(*zip(*steps, strict=True), "-", drawstyle="steps-post", color="gray", zorder=1)
-    for method, color, marker in zip(methods, COLORS, MARKERS, strict=False):
+    for (method, names), color, marker in zip(methods.items(), COLORS, MARKERS, strict=False):
         style = {"marker": marker, "linestyle": "none", "color": color, "markersize": 8}
-        for name, point in methods[method].items():
-            ax.plot(*point, **style, markerfacecolor=color if name in front else "none")
+        for name in names:
+            ax.plot(*points[name], **style, markerfacecolor=color if name in front else "none")
         ax.plot([], [], **style, label=method)
     ax.set(xscale="log", xlabel=xlabel, ylabel="accuracy")
     ax.tick_params(axis="x", which="minor", labelbottom=False)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metalearn_tut.files.mapped import MappedImages
 from metalearn_tut.tasks import files, mini_imagenet
-from metalearn_tut.tasks.mini_imagenet import MappedImages
 
 SPLITS = {"train": ["n01", "n02", "n03"], "val": ["n04", "n05"], "test": ["n06", "n07"]}
 IMAGES = 4

@@ -19,17 +19,8 @@ from metalearn_tut.files.download import download as fetch
 from metalearn_tut.tasks import files
 from metalearn_tut.tasks.source import LabelledImages, check_split
 
-CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
+CLASSES = tuple(
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 )
 _ARCHIVE, _FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 _OFFICIAL = (
@@ -42,7 +33,6 @@ _OFFICIAL = (
 _RECORD = 1 + 3 * 32 * 32  # bytes of a label and its image
 _URL = f"https://www.cs.toronto.edu/~kriz/{_ARCHIVE}"
 _SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-_SUFFIXES = (*files.ARCHIVE_SUFFIXES, "")
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
 
@@ -102,7 +92,7 @@ def _locate(part: str, root: str | os.PathLike[str] | None, download: bool) -> l
         if files.find([_BATCHES[part][0] + end for end in ("", ".bin")], [folder]):
             return [folder]
         for names in (CLASSES, map(str, range(len(CLASSES)))):
-            found = [files.find([n + s for s in _SUFFIXES], [folder / part]) for n in names]
+            found = [files.find_images(name, [folder / part]) for name in names]
             if all(found):
                 return found
     if download:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from metalearn_tut.files.archives import ARCHIVE_SUFFIXES, is_hidden, opened, walked
+from metalearn_tut.files.archives import ARCHIVE_SUFFIXES, opened, walked
 from metalearn_tut.files.cache import atomic_write, cache_dir, check_cache, remove_partial
 from metalearn_tut.files.pictures import IMAGE_SUFFIXES, decode, decode_rgb
 
 __all__ = [
-    "ARCHIVE_SUFFIXES",
     "IMAGE_SUFFIXES",
     "absent",
     "cached_arrays",
@@ -25,9 +24,9 @@ __all__ = [
     "decode_rgb",
     "download_folder",
     "find",
+    "find_images",
     "fingerprint",
     "image_names",
-    "is_hidden",
     "opened",
 ]
 
@@ -57,6 +56,11 @@ def find(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
     """The first file or folder of these names, folder by folder, or None."""
     candidates = (folder / name for folder in folders for name in names)
     return next((path for path in candidates if path.exists()), None)
+
+
+def find_images(name: str, folders: Sequence[Path]) -> Path | None:
+    """The first archive or folder of images called so, or None."""
+    return find([f"{name}{suffix}" for suffix in (*ARCHIVE_SUFFIXES, "")], folders)
 
 
 def absent(dataset: str, wanted: str, folders: Sequence[Path], remedy: str) -> FileNotFoundError:

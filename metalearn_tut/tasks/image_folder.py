@@ -24,18 +24,8 @@ _SPLIT_OF = {
 }
 _DECODING = 2  # raise it when what may lie in one's own pictures is decoded in another way
 # Pictures that Pillow alone does not read: to pass over them would be to lose them silently.
-_UNREAD = (
-    ".heic",
-    ".heif",
-    ".avif",
-    ".jxl",
-    ".jp2",
-    ".svg",
-    ".psd",
-    ".raw",
-    ".dng",
-    ".cr2",
-    ".nef",
+_UNREAD = tuple(
+    [".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".raw", ".dng", ".cr2", ".nef"]
 )
 
 

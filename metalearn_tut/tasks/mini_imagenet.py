@@ -19,14 +19,11 @@ import numpy as np
 
 from metalearn_tut.checks import check_count
 from metalearn_tut.files.cache import cache_dir
-from metalearn_tut.files.mapped import MappedImages, stored_images
+from metalearn_tut.files.mapped import stored_images
 from metalearn_tut.tasks import files
 from metalearn_tut.tasks.source import ClassSource, check_split
 
-__all__ = ["MappedImages", "mini_imagenet"]
-
 _KEYS = {"train": "train", "validation": "val", "test": "test"}
-_SUFFIXES = (*files.ARCHIVE_SUFFIXES, "")
 _LAYOUT = (
     "The folder must hold one folder or one archive (.zip, .tar) of images per class, named by "
     "its wnid, such as n01532829.zip or train/n01532829, or train.csv, val.csv, test.csv beside "
@@ -99,7 +96,7 @@ def _located(split: str, folders: Sequence[Path]) -> tuple[list[_Class], list[Pa
     """The classes of a split, and the files whose change would change them."""
     wanted = _class_lists(folders)[_KEYS[split]]
     places = [f / inside for f in folders for inside in ("", _KEYS[split], split, "images")]
-    found = {wnid: files.find([wnid + suffix for suffix in _SUFFIXES], places) for wnid in wanted}
+    found = {wnid: files.find_images(wnid, places) for wnid in wanted}
     if lacking := [wnid for wnid, path in found.items() if path is None]:
         if listed := files.find([f"{_KEYS[split]}.csv"], folders):
             return _listed(listed)
@@ -115,7 +112,7 @@ def _located(split: str, folders: Sequence[Path]) -> tuple[list[_Class], list[Pa
 
 def _listed(path: Path) -> tuple[list[_Class], list[Path]]:
     """The classes of a CSV file, in the order in which it names them."""
-    container = files.find([f"images{suffix}" for suffix in _SUFFIXES], [path.parent])
+    container = files.find_images("images", [path.parent])
     if container is None:
         raise FileNotFoundError(f"{path} lists images that must lie in {path.parent / 'images'}")
     labels = _labels(path)

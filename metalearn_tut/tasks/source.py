@@ -20,9 +20,9 @@ _NAMED = 10  # classes that a warning names
 _AT_ONCE = 16 << 20  # bytes of images that are read at a time, for a fingerprint
 
 
-def check_split(split: str, allowed: Sequence[str] = SPLITS) -> None:
+def check_split(split: str) -> None:
     """Refuse a split that does not exist, naming those that do."""
-    check_choice("split", split, allowed)
+    check_choice("split", split, SPLITS)
 
 
 class LabelledImages(NamedTuple):
@@ -35,7 +35,7 @@ class LabelledImages(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ClassSource:
-    """Images grouped by class; made by :func:`from_arrays`, :func:`image_folder` and data sets.
+    """Images grouped by class; made by :func:`from_arrays`, :func:`from_dataset` and others.
 
     Parameters
     ----------
@@ -115,7 +115,8 @@ class ClassSource:
 
     @cached_property
     def _fingerprint(self) -> str:
-        names, groups = (list(map(str, part)) for part in (self.class_names, self.groups))
+        names = [str(name) for name in self.class_names]
+        groups = [str(group) for group in self.groups]
         facts = [names, groups, self.turns, self.within_group]
         return content_hash(chain(facts, self._contents()))  # one piece of images at a time
 
@@ -275,14 +276,10 @@ class ClassSource:
             )
         order = distinct(raw_draws(seed, 0, n), n)
         a, b = round(n * train), round(n * (train + validation))
-        parts = (order[:a], order[a:b], order[b:])
-        if not all(parts):
+        parts = {"train": order[:a], "validation": order[a:b], "test": order[b:]}
+        if not all(parts.values()):
             raise ValueError(f"{self.name} has {n} classes, too few for three splits")
-        first, second, third = (
-            self.select(part, f"{self.name} ({split})")
-            for part, split in zip(parts, SPLITS, strict=True)
-        )
-        return first, second, third
+        return tuple(self.select(part, f"{self.name} ({name})") for name, part in parts.items())
 
     def as_supervised(self) -> LabelledImages:
         """All images with their class index (not turned), for training a plain classifier."""

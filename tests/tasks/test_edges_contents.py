@@ -11,8 +11,8 @@ import torch
 
 from metalearn_tut import tasks
 from metalearn_tut.files.content import content_hash, described
+from metalearn_tut.files.mapped import MappedImages
 from metalearn_tut.tasks import Mixture, NoisyTasks, Pool, Task, TaskSampler, WithOutliers
-from metalearn_tut.tasks.mini_imagenet import MappedImages
 from metalearn_tut.tasks.omniglot.runs import OmniglotRuns
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 1, 4, 4), dtype=np.uint8)

@@ -17,8 +17,8 @@ from PIL import Image
 from stored import picture as picture_file
 from stored import written
 
+from metalearn_tut.files.mapped import MappedImages
 from metalearn_tut.tasks import files, mini_imagenet
-from metalearn_tut.tasks.mini_imagenet import MappedImages
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

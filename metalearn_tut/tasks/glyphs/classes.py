@@ -115,16 +115,25 @@ def _look_the_same(codepoints: list[int]) -> np.ndarray:
 
 def _cover_each_other(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Whether ``x[i]`` and ``y[j]`` cover each other, for images ``[n, 28, 28]``."""
-    wide_x, wide_y = _widened(x), _widened(y)
-    x, y, wide_x, wide_y = (z.reshape(len(z), -1).astype(np.int16) for z in (x, y, wide_x, wide_y))
-    unit_x, unit_y = (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1) for z in (x, y))
-    result = unit_x @ unit_y.T > 0.5  # others are far apart: spares most of the work
+    wide_x, wide_y = _flat(_widened(x)), _flat(_widened(y))
+    x, y = _flat(x), _flat(y)
+    result = _unit(x) @ _unit(y).T > 0.5  # others are far apart: spares most of the work
     for i in range(len(x)):
         j = np.flatnonzero(result[i])
         bare = np.maximum(x[i] - wide_y[j], 0).sum(axis=1)
         bare = np.maximum(bare, np.maximum(y[j] - wide_x[i], 0).sum(axis=1))
         result[i, j] = bare < _SAME * 255
     return result
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    """Images as vectors ``[n, 784]`` whose differences fit."""
+    return images.reshape(len(images), -1).astype(np.int16)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """Vectors ``[n, 784]`` at length 1, or 0."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1)
 
 
 def _widened(images: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 The list is stored rather than chosen anew, because which characters look the same is a
 matter of a few gray levels, and a task must not change with the version of Pillow.
-To make it again: ``python -c "from metalearn_tut.tasks import glyph_reference as g; g.write()"``.
+To make it again: ``python -c "from metalearn_tut.tasks.glyphs import reference as r; r.write()"``.
 """
 
 from __future__ import annotations

@@ -88,12 +88,8 @@ def render_class(codepoint: int) -> np.ndarray:
     masks = [ink(codepoint, face) for face in faces_with(codepoint)]
     # The key is far from the small seeds that people give to samplers.
     draws = [raw_draws(2**32 + codepoint, r, 7) for r in range(PER_CLASS)]
-    return np.stack(
-        [
-            render(masks[r % len(masks)], [2 * unit(draw) - 1 for draw in draws[r]])
-            for r in range(PER_CLASS)
-        ]
-    )
+    jitters = [[2 * unit(draw) - 1 for draw in of_one] for of_one in draws]
+    return np.stack([render(masks[r % len(masks)], jitter) for r, jitter in enumerate(jitters)])
 
 
 def render_classes(codepoints: Sequence[int]) -> np.ndarray:
@@ -121,7 +117,8 @@ def render(mask: Image.Image, jitter: Sequence[float]) -> np.ndarray:
     (a, b, c, d), shift = _pose(mask.size, jitter)
     determinant = a * d - b * c
     a, b, c, d = d / determinant, -b / determinant, -c / determinant, a / determinant
-    (width, height), (x, y) = mask.size, (_FINE * (SIZE / 2 + step) for step in shift)
+    width, height = mask.size
+    x, y = _FINE * (SIZE / 2 + shift[0]), _FINE * (SIZE / 2 + shift[1])
     back = (a, b, width / 2 - a * x - b * y, c, d, height / 2 - c * x - d * y)
     grid = (_FINE * SIZE, _FINE * SIZE)
     fine = mask.transform(grid, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
@@ -156,9 +153,7 @@ def _pose(
     a, b, c, d = cos * widen, cos * slant - sin, sin * widen, sin * slant + cos
     extent = abs(a) * size[0] + abs(b) * size[1], abs(c) * size[0] + abs(d) * size[1]
     zoom = (22 + 3 * scale) / max(extent)
-    dx, dy = (
-        min((SIZE - zoom * side) / 2 - _MARGIN, 2) * part
-        for side, part in zip(extent, shift, strict=True)
-    )
+    dx = min((SIZE - zoom * extent[0]) / 2 - _MARGIN, 2) * shift[0]
+    dy = min((SIZE - zoom * extent[1]) / 2 - _MARGIN, 2) * shift[1]
     zoom *= _FINE
     return (zoom * a, zoom * b, zoom * c, zoom * d), (dx, dy)

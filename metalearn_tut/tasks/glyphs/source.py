@@ -11,7 +11,7 @@ import numpy as np
 
 from metalearn_tut.files.cache import cache_dir
 from metalearn_tut.tasks.files import cached_arrays
-from metalearn_tut.tasks.glyphs import reference as glyph_reference
+from metalearn_tut.tasks.glyphs import reference
 from metalearn_tut.tasks.glyphs.classes import script_of
 from metalearn_tut.tasks.glyphs.rendering import PER_CLASS, SIZE, render_classes
 from metalearn_tut.tasks.source import ClassSource, check_split
@@ -80,7 +80,7 @@ def glyphs(split: str, within_script: bool = False) -> ClassSource:
     ('Lao', 'Lao', 'Lao')
     """
     check_split(split)
-    codepoints = glyph_reference.read().codepoints.tolist()
+    codepoints = reference.read().codepoints.tolist()
     scripts = [script_of(c) or ("", "") for c in codepoints]
     chosen = [i for i, (where, _) in enumerate(scripts) if where == split]
     images = _all_images(cache_dir()).reshape(-1, PER_CLASS, 1, SIZE, SIZE)[chosen]
@@ -97,17 +97,17 @@ def glyphs(split: str, within_script: bool = False) -> ClassSource:
 @functools.lru_cache(maxsize=1)
 def _all_images(folder: Path) -> np.ndarray:
     """All images ``uint8 [20·n, 28, 28]``, drawn on first use, kept in the cache ``folder``."""
-    reference = glyph_reference.read()
+    expected = reference.read()
 
     def draw() -> dict[str, np.ndarray]:
-        return {"images": render_classes(reference.codepoints.tolist())}
+        return {"images": render_classes(expected.codepoints.tolist())}
 
-    name = f"glyphs-v{_VERSION}-{glyph_reference.fingerprint()}"
+    name = f"glyphs-v{_VERSION}-{reference.fingerprint()}"
     images = cached_arrays(name, draw)["images"]
-    if (off := glyph_reference.difference(images, reference)) > _TOLERANCE:
+    if (off := reference.difference(images, expected)) > _TOLERANCE:
         warnings.warn(
-            f"glyphs drawn with {glyph_reference.versions()} differ from those of the reference "
-            f"({reference.made_with}) by {off:.1f} gray levels of 255 on average: "
+            f"glyphs drawn with {reference.versions()} differ from those of the reference "
+            f"({expected.made_with}) by {off:.1f} gray levels of 255 on average: "
             "results may differ slightly",
             stacklevel=3,
         )

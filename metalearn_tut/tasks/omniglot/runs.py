@@ -93,20 +93,16 @@ def omniglot_runs(path: str | os.PathLike[str], *, size: int = 28) -> OmniglotRu
 def _run(
     run: PurePosixPath, names: Sequence[str], read: Callable[[str], bytes], path: Path, size: int
 ) -> Task:
-    training, test = (_images(run / part, names, path) for part in ("training", "test"))
+    training, test = _images(run / "training", names, path), _images(run / "test", names, path)
     listing = f"{run}/class_labels.txt"
     labels = _labels(read(listing), run.parent, training, test, f"{listing} in {path}")
-    support_x, query_x = (
-        np.stack([read_ink(read(name), f"{name} in {path}", size)[None] for name in part])
-        for part in (training, test)
-    )
-    return Task(
-        torch.from_numpy(support_x),
-        torch.arange(_WAYS),
-        torch.from_numpy(query_x),
-        torch.tensor(labels),
-        tags={"run": run.name},
-    )
+
+    def drawings(of: Sequence[str]) -> torch.Tensor:
+        ink = [read_ink(read(name), f"{name} in {path}", size) for name in of]
+        return torch.from_numpy(np.stack(ink)[:, None])
+
+    x, y = drawings(training), drawings(test)
+    return Task(x, torch.arange(_WAYS), y, torch.tensor(labels), tags={"run": run.name})
 
 
 def _images(folder: PurePosixPath, names: Sequence[str], path: Path) -> list[str]:

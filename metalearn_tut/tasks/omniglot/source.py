@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from metalearn_tut.checks import check_count
+from metalearn_tut.checks import check_choice, check_count
 from metalearn_tut.files.download import download as fetch
 from metalearn_tut.tasks import files
 from metalearn_tut.tasks.source import ClassSource, check_split
@@ -111,8 +111,7 @@ def omniglot(
 
 def _check_arguments(split: str, background: str, size: int) -> None:
     check_split(split)
-    if background not in ("full", "small1", "small2"):
-        raise ValueError(f"background must be 'full', 'small1' or 'small2', got {background!r}")
+    check_choice("background", background, ("full", "small1", "small2"))
     if background != "full" and split != "train":
         raise ValueError(
             f"background={background!r} is a training set: it goes with split='train', "
@@ -218,7 +217,7 @@ def read_ink(data: bytes, where: str, size: int) -> np.ndarray:
     Computed here, as Pillow's box filter counts a source pixel wholly or not at all.
     """
     ink = 255.0 - np.asarray(files.decode(data, where).convert("L"))  # [105, 105]
-    rows, columns = (_overlaps(n, size) for n in ink.shape)
+    rows, columns = _overlaps(ink.shape[0], size), _overlaps(ink.shape[1], size)
     return np.rint(rows @ ink @ columns.T * (size * size / ink.size)).astype(np.uint8)
 
 

@@ -5,10 +5,9 @@ from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.conv4 import Conv4
 from metalearn_tut.models.deploy import deploy
 from metalearn_tut.models.mode import evaluating
-from metalearn_tut.models.norms import NORMS, TaskBatchNorm2d
+from metalearn_tut.models.norms import NORMS, TaskBatchNorm2d, support_norm
 from metalearn_tut.models.random_masks import gumbel_mask, hard_mask
 from metalearn_tut.models.resnet12 import ResNet12
-from metalearn_tut.models.support_norm import support_norm
 
 __all__ = [
     "NORMS",

@@ -90,7 +90,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
         If the file is damaged, or not a checkpoint.
     """
     tensors, state = read_tensors(path)
-    if not {"step", "run"} <= state.keys():
+    if not {"step", "run", "validation"} <= state.keys():
         raise damaged(path, "checkpoint")
     return tensors, state
 

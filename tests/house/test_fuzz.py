@@ -370,9 +370,12 @@ def test_scores_are_finite_and_not_negative_or_the_task_is_refused(x, y, score, 
     if batch is REFUSED:
         return
     names = ("support", "query", "score", "seed", "label", "Hessian", "task")
-    criterion = saliency.Criterion(method=score, seed=seed)
-    call = lambda: saliency.scores_of(learner(), batch, criterion)  # noqa: E731
-    found = tried(call, *names)
+
+    def scored():
+        criterion = saliency.Criterion(method=score, seed=seed)
+        return saliency.scores_of(learner(), batch, criterion)
+
+    found = tried(scored, *names)
     if found is not REFUSED:
         assert all(finite(s) and bool((s >= 0).all()) for s in found[0].values())
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn_tut.models.bound import replaced
-from metalearn_tut.models.norms import TaskBatchNorm2d, normalize
+from metalearn_tut.models.norms.layers import TaskBatchNorm2d, normalize
 
 _support_rows: ContextVar[int | None] = ContextVar("support_rows", default=None)
 """How many rows, the first, are the support set; of each thread its own."""

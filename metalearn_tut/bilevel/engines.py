@@ -27,7 +27,6 @@ from metalearn_tut.bilevel.forward import (
     one_tensor,
     parameters_of,
     stepped_groups,
-    task_dimensions,
     trainable_of,
 )
 from metalearn_tut.bilevel.implicit import implicit_gradients
@@ -115,15 +114,11 @@ def meta_gradient(
         batch = TaskBatch.stack([batch] if isinstance(batch, Task) else batch)
     own, metas = parameters_of(model), trainable_of(model)
     check_stepped(model, metas)
-
-    def start(params: Params) -> tuple[Params, Rate]:
-        return completed(own, params, task_dimensions(own, params)), inner_lr
-
     result = task_gradients(
         model,
         batch,
         metas,
-        start,
+        lambda params: (completed(own, params), inner_lr),
         engine=engine,
         steps=inner_steps,
         first_order=first_order,

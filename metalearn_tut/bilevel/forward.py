@@ -60,12 +60,12 @@ def task_dimensions(own: Params, params: Params) -> torch.Size:
     return params[known].shape[: params[known].ndim - own[known].ndim] if known else torch.Size()
 
 
-def completed(own: Params, params: Params, lead: torch.Size) -> Params:
+def completed(own: Params, params: Params) -> Params:
     """The model's ``own`` parameters, with ``params`` in place of those of the same names.
 
-    The others, which are constants, get the leading task dimensions ``lead``.
+    The others, which are constants, get the leading task dimensions of these.
     """
-    full = {}
+    lead, full = task_dimensions(own, params), {}
     for name, p in own.items():
         full[name] = params[name] if name in params else p.detach().expand(*lead, *p.shape)
     return full

@@ -184,7 +184,7 @@ class InnerLoopLearner(Learner):
         own = bilevel.parameters_of(self.model)
         lead = task_dimensions(own, metas)
         zeros = {n: zeros_of(own[n], lead, ways) for n in self._zeros()}
-        params = completed(own, {**metas, **zeros}, lead)
+        params = completed(own, {**metas, **zeros})
         if self.rate_mode == "fixed":
             return params, self.inner_lr
         steps = self.inner_steps if steps is None else steps

@@ -97,5 +97,5 @@ def test_rounds_whose_beginning_is_lost_are_not_taken_for_a_new_run(tmp_path):
     fault_runs.pruning(tmp_path)
     for number in (0, 1):
         (tmp_path / f"round_0{number}.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="no pruning round at .*round_00.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no pruning round at .*round_00.safetensors"):
         fault_runs.pruning(tmp_path)

@@ -81,16 +81,14 @@ class Guard:
 
     def link(self) -> tuple[str, ...]:
         """Of ``flower-superlink``."""
-        return (
-            *("--enable-supernode-auth", "--ssl-ca-certfile", self._path("ca.crt")),
-            *("--ssl-certfile", self._path("server.pem")),
-            *("--ssl-keyfile", self._path("server.key")),
-        )
+        authority = "--enable-supernode-auth", "--ssl-ca-certfile", self._path("ca.crt")
+        own = "--ssl-certfile", self._path("server.pem"), "--ssl-keyfile", self._path("server.key")
+        return authority + own
 
     def node(self, client: int) -> tuple[str, ...]:
         """Of ``flower-supernode``."""
-        own = ("--auth-supernode-private-key", self._path(f"node-{client}"))
-        return ("--root-certificates", self._path("ca.crt"), *own)
+        authority = "--root-certificates", self._path("ca.crt")
+        return (*authority, "--auth-supernode-private-key", self._path(f"node-{client}"))
 
     def public_key(self, client: int) -> Path:
         """What the SuperLink is to know of a node."""

@@ -124,12 +124,10 @@ class LocalFlower:
         """Start the SuperNode of a client, with this guard or that of all."""
         config = f"partition-id={client} num-partitions={self.clients}"
         guard = guard or self.guard
-        self._start(
-            name or f"node-{client}",
-            *("flower-supernode", "--superlink", f"{HOST}:{self.port}", "--max-retries", "5"),
-            *(guard.node(client) if guard else ("--insecure",)),
-            *("--host", HOST, "--port", free_port(), "--node-config", config),
-        )
+        link = ["--superlink", f"{HOST}:{self.port}", "--max-retries", "5"]
+        link += guard.node(client) if guard else ["--insecure"]
+        own = ["--host", HOST, "--port", free_port(), "--node-config", config]
+        self._start(name or f"node-{client}", "flower-supernode", *link, *own)
 
     def stop_node(self, client: int, hard: bool = False) -> None:
         """End the SuperNode of a client; ``hard`` gives it no chance to say goodbye."""

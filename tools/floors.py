@@ -160,7 +160,7 @@ def main() -> None:
         PAGE.write_text(drawn(PAGE.read_text("utf-8"), edges, root), "utf-8")
     else:
         print(picture(edges))
-    wrong = [*climbs(edges), *circles(edges), *full_folders(root)]
+    wrong = [*climbs(edges), *circles(edges), *long_files(root), *full_folders(root)]
     if wrong:
         raise SystemExit("\n".join(wrong))
 

@@ -13,6 +13,7 @@ import background
 import numpy as np
 import pytest
 import torch
+from command_line import command
 from PIL import Image
 
 from metalearn_tut import saliency, tasks
@@ -36,14 +37,6 @@ TINY = [
     *("train", "--width", "4", "--queries", "2", "--steps", "6", "--tasks-per-step", "2"),
     *("--validate-every", "3", "--validation-tasks", "4", "--save-every", "2"),
 ]
-
-
-def command(capsys, *arguments):
-    """Exit code, standard output, and what it said on standard error beside progress bars."""
-    code = cli.run([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    said = [line for line in captured.err.split("\n") if line and "\r" not in line]
-    return code, captured.out, said
 
 
 def parameters(run):

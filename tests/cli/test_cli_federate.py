@@ -8,7 +8,7 @@ import background
 import numpy as np
 import pytest
 import torch
-from test_cli import command
+from command_line import command
 
 from metalearn_tut import gating, tasks
 from metalearn_tut.cli import program as cli

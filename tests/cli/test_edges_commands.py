@@ -3,9 +3,11 @@
 import json
 import shlex
 import shutil
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import command_line
 import numpy as np
 import pytest
 import torch
@@ -65,14 +67,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def command(capsys):
     """``command(*words)``: exit code, standard output, and the lines of standard error."""
-
-    def run(*words):
-        code = cli.run([str(word) for word in words])
-        captured = capsys.readouterr()
-        said = [line for line in captured.err.split("\n") if line and "\r" not in line]
-        return code, captured.out, said
-
-    return run
+    return partial(command_line.command, capsys)
 
 
 def adapted(run, task):

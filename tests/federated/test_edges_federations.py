@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from channel_cases import gated
+from command_line import command
 from federated_cases import ALL, gater_federation, maml_federation, nodes, vectors
-from test_cli import command
 
 from metalearn_tut import tasks
 from metalearn_tut.cli import program as cli

@@ -33,6 +33,10 @@ def test_no_folder_of_the_package_is_a_hallway():
     assert floors.full_folders(PACKAGE) == []
 
 
+def test_no_file_of_the_package_is_too_long():
+    assert floors.long_files(PACKAGE) == []
+
+
 def test_the_page_shows_what_the_imports_are():
     page = floors.PAGE.read_text("utf-8")
     assert floors.drawn(page, EDGES, PACKAGE) == page, "python tools/floors.py --page"

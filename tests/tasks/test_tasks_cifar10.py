@@ -236,6 +236,7 @@ def test_download_goes_through_the_checksum(tmp_path, monkeypatch):
 # --- the real files ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_test_set(data_root):
     """Decodes 10,000 small images, about a second."""
     path = data_root / "cifar10" / "test" / "ship.zip"

@@ -267,6 +267,7 @@ def test_absent_runs_are_named(tmp_path):
 # --- the real files ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_real_background_set(data_root):
     if not (data_root / "omniglot" / "images_background.zip").exists():
         pytest.skip("METALEARN_TUT_DATA holds no omniglot/images_background.zip")
@@ -284,6 +285,7 @@ def test_real_background_set(data_root):
     np.testing.assert_allclose(image, area_average(white, 28), atol=0.501)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background, n_classes", [("small1", 136), ("small2", 156)])
 def test_real_small_sets_never_meet_validation(data_root, background, n_classes):
     if not (data_root / "omniglot" / f"images_background_{background}.zip").exists():

@@ -127,10 +127,11 @@ class TaskSampler:
         """
         check_count(tasks_per_step=tasks_per_step)
         first = whole_number("start", start)
-        last = None if steps is None else whole_number("steps", steps, least=first)
         # a loader draws a seed for its workers: from the global generator, it would change a run
         options = {"generator": torch.Generator(), **options}
-        numbers = _From(first) if last is None else range(first, last)
+        numbers = (
+            _From(first) if steps is None else range(first, whole_number("steps", steps, first))
+        )
         return DataLoader(
             _Batches(self, tasks_per_step), batch_size=None, sampler=numbers, **options
         )

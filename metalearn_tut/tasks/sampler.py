@@ -106,10 +106,8 @@ class TaskSampler:
         ----------
         tasks_per_step : int
             Number of tasks T of a batch, at least 1.
-        steps : int, optional
-            The step at which the loader ends, itself left out; without end by default.
-        start : int, default 0
-            The first step.
+        steps, start : int, optional
+            From ``start``, 0 by default, up to ``steps``, which is left out; by default no end.
         **options
             ``num_workers``, ``pin_memory`` and others of :class:`torch.utils.data.DataLoader`.
 

@@ -29,11 +29,12 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 2147483647
 export IPYTHONDIR := $(CURDIR)/build/ipython
 
-.PHONY: help setup glyphs test book screenshots notebooks format lint bench constraints clean FORCE
+.PHONY: help setup glyphs test test-all book screenshots notebooks format lint bench constraints clean FORCE
 
 help:
 	@echo 'make setup        create $(VENV) and install the pinned versions (every other target does it too)'
-	@echo 'make test         ruff, unit tests, every notebook on a fresh kernel, the book contract'
+	@echo 'make test         what decides most, in five minutes: ruff, unit tests, every notebook, the book contract'
+	@echo 'make test-all     the slow tests, too'
 	@echo 'make book         execute every notebook, build the book, check it, print its address'
 	@echo 'make screenshots  pictures of every page, wide and narrow, light and dark (needs chromium)'
 	@echo 'make notebooks    executed copies of the notebooks in build/executed'
@@ -79,6 +80,10 @@ test: lint glyphs
 	    --nbval-current-env --nbval-cell-timeout=1800 --durations=15 --durations-min=5 --junitxml=build/junit.xml book tests metalearn_tut | tee build/pytest.log
 	@$(BIN)/python tools/notebook_times.py build/junit.xml
 	@tail -n 1 build/pytest.log
+
+# Runs killed at many moments, every network as a file, real data, the chapters as Colab runs them.
+test-all: export METALEARN_TUT_SLOW := 1
+test-all: test
 
 # Where real data is, and how much is computed, changes what a notebook shows.
 build/settings: FORCE

@@ -104,7 +104,9 @@ def measure(learner: MAML, batch: TaskBatch, stride: int, rounds: int) -> dict[s
         for side, invert in SIDES.items():
             times[side].append(seconds(lambda f=invert: [f(x) for x in rows.values()]))
         scoring.append(
-            seconds(lambda: saliency.scores_of(learner, batch, "anp", patch_stride=stride))
+            seconds(
+                lambda: saliency.scores_of(learner, batch, saliency.Criterion(patch_stride=stride))
+            )
         )
     medians = {side: statistics.median(found) for side, found in times.items()}
     return {

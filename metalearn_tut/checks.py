@@ -60,11 +60,7 @@ def check_count(**counts: int) -> tuple[int, ...]:
     >>> type(ways).__name__
     'int'
     """
-    numbers = {name: as_integer(value) for name, value in counts.items()}
-    for name, number in numbers.items():
-        if number is None or number < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {counts[name]!r}")
-    return tuple(numbers.values())
+    return tuple(whole_number(name, value, least=1) for name, value in counts.items())
 
 
 def check_rows(rows: Sequence[np.ndarray], n: int, name: str) -> None:

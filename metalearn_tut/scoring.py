@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 Metric = Callable[[Tensor, Tensor], Any]
 """(outputs [B, ...], targets [B, ...]) of one task -> one number."""
-Loss = Callable[[Tensor, Tensor], Tensor]
+TaskLoss = Callable[[Tensor, Tensor], Tensor]
 """(outputs [B, ...], targets [B, ...]) of one task -> one number with a gradient."""
 
 _ELEMENTWISE = (
@@ -137,12 +137,12 @@ def check_loss(name: str, loss: object, *, optional: bool = False) -> None:
         )
 
 
-def scalar_loss(loss: Loss, name: str = "loss") -> Loss:
+def scalar_loss(loss: TaskLoss, name: str = "loss") -> TaskLoss:
     """The same loss, of which every call is checked, and gets copies: it may change them."""
     return partial(_one_loss, loss, name)
 
 
-def _one_loss(loss: Loss, name: str, outputs: Tensor, targets: Tensor) -> Tensor:
+def _one_loss(loss: TaskLoss, name: str, outputs: Tensor, targets: Tensor) -> Tensor:
     """One task's loss, a scalar that can be differentiated wherever the outputs can.
 
     Raises

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import slow
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -17,6 +18,13 @@ settings.register_profile(
     "no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("no clock")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked slow is left to ``make test-all``."""
+    if os.environ.get("METALEARN_TUT_SLOW") != "1":
+        for item in slow.left_out(items):
+            item.add_marker(pytest.mark.skip(reason="slow: make test-all, or METALEARN_TUT_SLOW=1"))
 
 
 @pytest.fixture
@@ -32,3 +40,16 @@ def data_root() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real data: set METALEARN_TUT_DATA to the folder that holds it")
     return Path(folder)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with nothing in it."""
+    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def no_real_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has no real data sets."""
+    monkeypatch.delenv("METALEARN_TUT_DATA", raising=False)

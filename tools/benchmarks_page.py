@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks_boxes import engines, megabytes, single_tables
 from benchmarks_figure import bars
 from benchmarks_text import (
     NOT_YET,
@@ -225,52 +226,11 @@ def limits(results: Results) -> str:
 
 def rest(results: Results) -> str:
     """What is of interest to fewer readers, folded."""
-    parts = []
-    for name, case in results.cases().items():
-        one = case["seconds"].get("package, one thread")
-        if one is not None:
-            middle = {side: statistics.median(each) for side, each in case["seconds"].items()}
-            gaps = case["differences"]
-            rows = [
-                [side, milliseconds(s), f"{gaps[side]['float64']:.0e}, {gaps[side]['float32']:.0e}"]
-                for side, s in middle.items()
-            ]
-            head = ["side", "time of a step", "difference of gradients: float64, float32"]
-            parts += folded(f"Engines and networks: {name}", [table(head, rows)])
-    for name, case in (results.values("memory") or {}).items():
-        peak, before = peaks(case), peaks(case, "before")
-        rows = [[side, f"{before[side]:.0f} MB", f"{peak[side]:.0f} MB"] for side in peak]
-        head = ["side", "before the first step", "at most"]
-        parts += folded(f"Memory: {name}", [table(head, rows)])
-    if (started := results.values("start_up")) is not None:
-        middle = {name: statistics.median(each) for name, each in started["seconds"].items()}
-        rows = [[f"`{name}`", f"{each:.2f} s"] for name, each in middle.items()]
-        parts += folded("Imports and the command line", [table(["start", "time"], rows)])
-    if (one := results.values("one_task")) is not None:
-        rows = [[name, f"{statistics.median(r):.0f}"] for name, r in one["sampling"].items()]
-        parts += folded("Drawing tasks", [table(["tasks", "per second, one thread"], rows)])
-    if (scoring := results.values("saliency")) is not None:
-        rows = [
-            [name, f"{statistics.median(found['scoring_seconds']):.1f} s", f"{found['ratio']:.0f}"]
-            for name, found in scoring.items()
-        ]
-        head = ["ANP's scores of 20 tasks", "time", "inverse Hessians: times as fast as updates"]
-        parts += folded("Scoring weights for pruning", [table(head, rows)])
-    if (books := results.load("benchmarks/notebooks.json")) is not None:
-        costs, budget = books["values"]["notebooks"], books["config"]["budget"]
-        rows = [[name, f"{cost['ratio']:.0f}"] for name, cost in costs.items()]
-        head = ["notebook", f"pieces of work, each about a second; {budget:.0f} are allowed"]
-        parts += folded("What the notebooks cost", [table(head, rows)])
-    if (study := results.load("claims/metagater.json")) is not None:
-        gated = study["values"]["claims"]["6"]["values"]["ratios"]
-        rows = [
-            [name, f"{each['macs']:.2f}", f"{each['time']:.2f}"] for name, each in gated.items()
-        ]
-        head = ["network, share of filters open", "multiply-adds", "time"]
-        parts += folded("Gated inference, relative to no gates", [table(head, rows)])
     names = sorted(path.stem for path in (results.root / "results" / "benchmarks").glob("*.json"))
     told = [circumstances(n, results.load(f"benchmarks/{n}.json")) for n in names]
-    return "\n".join([*parts, *folded("Versions, dates and commits", told)])
+    boxes = [*engines(results), *megabytes(results), *single_tables(results)]
+    lines = [line for title, head, rows in boxes for line in folded(title, [table(head, rows)])]
+    return "\n".join([*lines, *folded("Versions, dates and commits", told)])
 
 
 PARTS: dict[str, Callable[[Results], str]] = {

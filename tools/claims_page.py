@@ -119,10 +119,11 @@ def _heading(name: str) -> str:
 def _study(found: Found, studies: dict[str, Found]) -> str:
     """What a study is about, its claims, and how it was run."""
     study, result = found
+    home = ROOT / "metalearn_tut" / "claims"
     again = f"```\nmetalearn-tut reproduce {study.name}\n```"
     parts = [
         f"(study-{study.name})=\n### Study `{study.name}`",
-        docstring(ROOT / "metalearn_tut" / "claims" / f"{study.name}.py"),
+        docstring(home / f"{claims.STUDIES[study.name].replace('.', '/')}.py"),
         *("\n".join(_claim(found, claim, studies)) for claim in study.claims),
     ]
     if result is None:

@@ -14,23 +14,20 @@ from typing import Any
 from metalearn_tut.claims.compact.claims import rows_of
 from metalearn_tut.files.cache import atomic_write
 from metalearn_tut.nb import plots
-from metalearn_tut.nb.plots_compact import trade_off
 from metalearn_tut.nb.recorded import FILE, Rows
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "results" / "claims" / "compact.json"
 FIGURE = ROOT / "book" / "_static" / "side_by_side.png"
 COSTS = {"bytes": "bytes of the file", "macs": "multiply-adds for an image"}
-LABELS = {
-    **{f"maml{w}": f"MAML {w}" for w in (8, 16, 32)},
-    **{f"proto{w}": f"prototypes {w}" for w in (8, 32)},
-    **{f"anp{share}": f"ANP {share} %" for share in (50, 75, 90)},
-    **{f"gated{price}": f"gates {price}" for price in ("0.5", "1", "2")},
-    "filters": "half the filters",
-    "residual": "residual",
-    "abp": "ABP",
-    "tsmd": "TSMD 8",
-    "tsmd-anp50": "TSMD 8, ANP 50 %",
+METHODS = {
+    "MAML, width 8 to 32": ("maml8", "maml16", "maml32"),
+    "prototypes, width 8 and 32": ("proto8", "proto32"),
+    "ANP, 50 to 90 % pruned": ("anp50", "anp75", "anp90"),
+    "half of the filters": ("filters",),
+    "residual network; by ABP": ("residual", "abp"),
+    "TSMD; with ANP": ("tsmd", "tsmd-anp50"),
+    "gates, price 0.5 to 2": ("gated0.5", "gated1", "gated2"),
 }
 
 
@@ -59,11 +56,11 @@ def front(rows: Rows, what: str) -> list[str]:
 
 def draw(rows: Rows, path: Path) -> None:
     """Accuracy against both costs, of the learners trained on clean tasks."""
-    clean = {LABELS[name]: row for name, row in rows.items() if name in LABELS}
-    with plots.figure(columns=2, width=5.6, height=4.0) as axes:
+    clean = {name: rows[name] for names in METHODS.values() for name in names}
+    with plots.figure(columns=2, width=5.6, height=4.4) as axes:
         for ax, (what, label) in zip(axes, COSTS.items(), strict=True):
-            points = {name: (row[what], row["accuracy"]) for name, row in clean.items()}
-            trade_off(ax, points, front(clean, what), xlabel=label)
+            plots.trade_off(ax, clean, METHODS, what, front(clean, what), label)
+        plots.legend_below(axes, columns=4)
         with atomic_write(path) as whole:
             about = {"Description": digest()}
             axes[0].figure.savefig(whole, dpi=150, metadata=about)

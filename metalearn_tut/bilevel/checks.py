@@ -115,7 +115,8 @@ def prepared(x: Tensor, y: Tensor, params: Params, name: str) -> tuple[Tensor, T
     check_finite(x, name)
     like = next(iter(params.values()))
     # what was computed inside inference_mode() could not be differentiated through
-    x, y = (t.clone() if t.is_inference() else t for t in (x, y))
+    x = x.clone() if x.is_inference() else x
+    y = y.clone() if y.is_inference() else y
     x = as_float(x.to(like.device), like.dtype)
     return x, y.to(like.device, like.dtype if y.is_floating_point() else y.dtype)
 

@@ -20,12 +20,14 @@ from metalearn_tut.bilevel.checks import (
     ways_of,
 )
 from metalearn_tut.bilevel.forward import (
+    check_stepped,
     completed,
     functional,
     norm_of,
     one_tensor,
     parameters_of,
     stepped_groups,
+    task_dimensions,
     trainable_of,
 )
 from metalearn_tut.bilevel.implicit import implicit_gradients
@@ -47,8 +49,6 @@ from metalearn_tut.tasks.task import Task, TaskBatch
 
 ENGINES = ("functional", "higher", "vectorised", "implicit")
 
-Objective = Callable[[Params, Any], tuple[Tensor, Tensor]]
-"""(meta-parameters, task or batch) -> (query loss or losses, query outputs)."""
 Start = Callable[[Params], tuple[Params, Rate]]
 """Meta-parameters -> (where the inner loop begins, its rates)."""
 
@@ -113,11 +113,17 @@ def meta_gradient(
     """
     if not isinstance(batch, TaskBatch):
         batch = TaskBatch.stack([batch] if isinstance(batch, Task) else batch)
+    own, metas = parameters_of(model), trainable_of(model)
+    check_stepped(model, metas)
+
+    def start(params: Params) -> tuple[Params, Rate]:
+        return completed(own, params, task_dimensions(own, params)), inner_lr
+
     result = task_gradients(
         model,
         batch,
-        trainable_of(model),
-        lambda params: (completed(model, params), inner_lr),
+        metas,
+        start,
         engine=engine,
         steps=inner_steps,
         first_order=first_order,
@@ -167,11 +173,11 @@ def task_gradients(
     if deferred and engine == "vectorised":
         raise ValueError("engine='vectorised' cannot be deferred; use engine='functional'")
     params, lr = start(metas)
-    inner = (settings.get(name) for name in ("masks", "groups"))
-    check_inner(params, steps, lr, *inner, settings.get("prox_weight", 0.0))
+    masks, groups = settings.get("masks"), settings.get("groups")
+    check_inner(params, steps, lr, masks, groups, settings.get("prox_weight", 0.0))
     assert_second_order_safe(model, engine, first_order=bool(settings.get("first_order")))
     batch = prepare(batch, params, ways_of(model, params), (inner_loss or loss, loss))
-    inner_loss = scalar_loss(inner_loss or loss, "inner_loss" if inner_loss else "loss")
+    inner_loss = scalar_loss(inner_loss, "inner_loss") if inner_loss else scalar_loss(loss)
     settings |= {"steps": steps, "loss": scalar_loss(loss), "inner_loss": inner_loss}
     with torch.enable_grad():
         if engine == "implicit":
@@ -218,7 +224,7 @@ def stacked(
     start: Start,
     *,
     loss: TaskLoss,
-    inner_loss: TaskLoss | None,
+    inner_loss: TaskLoss,
     **settings: Any,
 ) -> TaskGradients:
     """All tasks in one graph: every task gets its own copy of the meta-parameters."""
@@ -233,7 +239,7 @@ def stacked(
         batch,
         lr=lr,
         loss=vmap(loss),
-        inner_loss=vmap(inner_loss or loss),
+        inner_loss=vmap(inner_loss),
         norm=norm_of(model),
         axis=1,
         **settings,
@@ -278,9 +284,8 @@ def adapt(
         ``torch.no_grad()``, where memory does not grow with the number of steps.
     """
     start = parameters_of(model) if params is None else params
-    names = ("masks", "groups")
-    inner["groups"] = stepped_groups(model, inner.get("groups"))
-    check_inner(start, inner_steps, inner_lr, *map(inner.get, names), inner.get("prox_weight", 0.0))
+    masks, groups = inner.get("masks"), stepped_groups(model, inner.get("groups"))
+    check_inner(start, inner_steps, inner_lr, masks, groups, inner.get("prox_weight", 0.0))
     check_rows(support_x, support_y, "support")
     check_targets(support_y, "support_y", ways_of(model, start), loss)
     x, y = prepared(support_x, support_y, start, "support_x")
@@ -294,5 +299,5 @@ def adapt(
         private(start),
         steps=inner_steps,
         lr=inner_lr,
-        **inner,
+        **inner | {"groups": groups},
     )

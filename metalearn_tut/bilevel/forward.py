@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from inspect import signature
 
 import torch
@@ -39,25 +39,36 @@ def trainable_of(model: nn.Module) -> Params:
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 
-def completed(model: nn.Module, params: Params) -> Params:
-    """All parameters of the model, the frozen ones with the leading task dimension of the others.
+def check_stepped(who: object, stepped: Collection[str]) -> None:
+    """Refuse an inner loop in which nothing moves.
 
     Raises
     ------
     ValueError
-        If all parameters are frozen.
+        If ``stepped`` is empty, naming the type of ``who``.
     """
-    own = parameters_of(model)
-    known = next((n for n in own if n in params), None)
-    if known is None:
+    if not stepped:
         raise ValueError(
-            f"{type(model).__name__} has nothing to adapt: all parameters are frozen "
-            "(requires_grad=False)"
+            f"{type(who).__name__} has nothing to adapt: all parameters that its inner loop could "
+            "step are frozen (requires_grad=False)"
         )
-    lead = params[known].shape[: params[known].ndim - own[known].ndim]
-    return {
-        n: params[n] if n in params else p.detach().expand(*lead, *p.shape) for n, p in own.items()
-    }
+
+
+def task_dimensions(own: Params, params: Params) -> torch.Size:
+    """The leading dimensions that ``params`` have beyond the model's ``own``: ``[T]`` or ``[]``."""
+    known = next((n for n in own if n in params), None)
+    return params[known].shape[: params[known].ndim - own[known].ndim] if known else torch.Size()
+
+
+def completed(own: Params, params: Params, lead: torch.Size) -> Params:
+    """The model's ``own`` parameters, with ``params`` in place of those of the same names.
+
+    The others, which are constants, get the leading task dimensions ``lead``.
+    """
+    full = {}
+    for name, p in own.items():
+        full[name] = params[name] if name in params else p.detach().expand(*lead, *p.shape)
+    return full
 
 
 def stepped_groups(
@@ -122,7 +133,7 @@ def query_outputs(
 ) -> Tensor:
     """Outputs on the query set, normalized as the model's ``norm`` says.
 
-    With ``norm="support"`` the support set is sent along and alone provides the
+    With ``norm="support"`` (inductive) the support set is sent along and alone provides the
     batch statistics, so each query image is classified as if it had come alone.
     With ``"batch"`` the query batch provides its own statistics (transductive).
 

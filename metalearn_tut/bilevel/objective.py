@@ -11,11 +11,8 @@ from torch import Tensor
 
 from metalearn_tut.bilevel.forward import Forward, one_tensor, query_outputs
 from metalearn_tut.bilevel.inner import Params, inner_loop, inner_path
+from metalearn_tut.scoring import TaskLoss
 from metalearn_tut.tasks.task import Task, TaskBatch
-
-TaskLoss = Callable[[Tensor, Tensor], Tensor]
-"""(outputs [B, ...], targets [B, ...]) -> mean loss, a scalar."""
-
 
 Row = tuple[Tensor, Tensor, Callable[[], Sequence[Tensor]]]
 """One task's query loss, its query outputs, and what computes its meta-gradient when called."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metalearn_tut.bilevel.inner import Params, Rate
 
@@ -29,10 +29,8 @@ def initial_rates(mode: str, params: Params, lr: float, steps: int) -> Params:
         }[mode]
         shapes = {f"rates.{n}": tuple(per(p)) for n, p in params.items()}
     like = next(iter(params.values()), torch.empty(()))
-    return {
-        n: torch.full(shape, lr, dtype=like.dtype, device=like.device, requires_grad=True)
-        for n, shape in shapes.items()
-    }
+    starts = {n: torch.full(s, lr, dtype=like.dtype, device=like.device) for n, s in shapes.items()}
+    return {n: nn.Parameter(start) for n, start in starts.items()}
 
 
 def rates_of(

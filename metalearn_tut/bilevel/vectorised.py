@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import operator
 import random
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,8 +23,8 @@ from torch import Tensor, fx, nn
 from metalearn_tut.bilevel.batched import fold, layer_rule, unfold
 from metalearn_tut.bilevel.forward import Forward, parameters_of
 from metalearn_tut.bilevel.inner import Params
+from metalearn_tut.models.filters.tracing import ONE_AT_A_TIME, Tracer
 from metalearn_tut.models.inputs import check_images, prefer_channels_last
-from metalearn_tut.models.norms import TaskBatchNorm2d
 
 # They act on each number, or on each image's pixels, so a folded batch needs nothing special.
 _POINTWISE = {
@@ -68,29 +67,7 @@ def vectorised(model: nn.Module, tasks: int) -> Forward:
     return forward
 
 
-_ONE_AT_A_TIME = threading.Lock()
 _TRIES = 8  # another thread may have drawn the random numbers
-
-
-class _Tracer(fx.Tracer):
-    """While it runs, ``nn.Module.__call__`` is replaced for all threads: others pass through."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.thread = threading.get_ident()
-
-    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:
-        if threading.get_ident() != self.thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
-        if threading.get_ident() != self.thread:
-            return attr_val
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, TaskBatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: nn.Module) -> fx.Graph:
@@ -124,10 +101,10 @@ def trace(model: nn.Module) -> fx.Graph:
 
 def _traced(model: nn.Module) -> fx.Graph | None:
     """The graph, or None if random numbers were drawn meanwhile."""
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         before = _random_states()
         try:
-            graph = _Tracer().trace(model)
+            graph = Tracer().trace(model)
         except Exception as error:  # of whatever kind: forward() meets something that is no tensor
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ValueError(

@@ -8,27 +8,32 @@ not its full text; what is our reconstruction is called so.
 
 from metalearn_tut.block_voting.epochs import train_epochs
 from metalearn_tut.block_voting.few_shot import task_marks, vote_by_tasks
-from metalearn_tut.block_voting.filters import remove_filters, soft_filter_prune, zero_filters
-from metalearn_tut.block_voting.images import accuracy
-from metalearn_tut.block_voting.networks import BlockGate, GatedResNet, GatedResNet12
+from metalearn_tut.block_voting.filters import remove_zero_filters, soft_filter_prune, zero_filters
+from metalearn_tut.block_voting.images import image_accuracy
+from metalearn_tut.block_voting.networks import BlockGate, BlockGated, BlockGatedResNet12
 from metalearn_tut.block_voting.objectives import cross_entropy, distillation, target_rate
 from metalearn_tut.block_voting.recipe import Recipe, crop_and_flip, standard_recipes
 from metalearn_tut.block_voting.rounds import Round, vote_and_prune
-from metalearn_tut.block_voting.stages import Final, Pruned, abp_prune, finalise, train_gates
+from metalearn_tut.block_voting.stages import (
+    Final,
+    ShorterNetwork,
+    abp_prune,
+    finalise,
+    train_gates,
+)
 from metalearn_tut.block_voting.surgery import block_budget, prunable_blocks, remove_blocks
 from metalearn_tut.block_voting.votes import Votes, collect_marks, collect_votes, count_votes
 
 __all__ = [
     "BlockGate",
+    "BlockGated",
+    "BlockGatedResNet12",
     "Final",
-    "GatedResNet",
-    "GatedResNet12",
-    "Pruned",
     "Recipe",
     "Round",
+    "ShorterNetwork",
     "Votes",
     "abp_prune",
-    "accuracy",
     "block_budget",
     "collect_marks",
     "collect_votes",
@@ -37,9 +42,10 @@ __all__ = [
     "cross_entropy",
     "distillation",
     "finalise",
+    "image_accuracy",
     "prunable_blocks",
     "remove_blocks",
-    "remove_filters",
+    "remove_zero_filters",
     "soft_filter_prune",
     "standard_recipes",
     "target_rate",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,19 +15,15 @@ from torch import Tensor, nn
 from metalearn_tut.block_voting.images import Data, like, tensors
 from metalearn_tut.block_voting.objectives import Objective, cross_entropy
 from metalearn_tut.block_voting.recipe import Recipe
-from metalearn_tut.files.cache import remove_partial
 from metalearn_tut.files.content import architecture, described
 from metalearn_tut.files.progress import progress_bar
-from metalearn_tut.files.tensor_file import (
-    check_same_run,
-    copy_tensors,
-    read_tensors,
-    write_tensors,
-)
+from metalearn_tut.files.resume import Resume
+from metalearn_tut.files.tensor_file import copy_tensors
 from metalearn_tut.models.mode import fixed_layers
 from metalearn_tut.tasks.task import as_float
 
 History = dict[str, list[float]]
+_KIND = "file of training"
 
 
 def train_epochs(
@@ -103,28 +97,21 @@ def train_epochs(
     )
     settings = {"recipe": recipe, "seed": seed, "data": {"images": x, "labels": y}}
     settings |= {"objective": objective, "after_epoch": after_epoch, "note": note or {}}
-    kept = _Kept(file, network, optimizer, settings)
-    history = kept.read()
+    run = {} if file is None else _settings(network, **settings)
+    resume = Resume(file, run, kind=_KIND, unit="epoch")
+    momenta = _momenta(network, optimizer)
+    history: History = {"loss": [], "accuracy": []}
+    if kept := resume.begin(resume=True):
+        own = {**network.state_dict(), **momenta}
+        copy_tensors(resume.file, kept.tensors, own, _KIND)
+        history = kept.state["history"]
     first, steps = len(history["loss"]), math.ceil(len(x) / recipe.batch)
     shown = {"initial": steps * first, "unit": "step", "desc": title, "show": progress}
     with progress_bar(steps * recipe.epochs, **shown) as bar:
         for epoch in range(first, recipe.epochs):
             optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
-            training(network)
-            sums = torch.zeros(2, dtype=torch.float64, device=x.device)
-            with _seeded(zlib.crc32(f"{seed}/{title}/{epoch}".encode()), x.device) as generator:
-                for rows in torch.randperm(len(x), generator=generator).tensor_split(steps):
-                    rows = rows.to(x.device)
-                    images = as_float(x[rows], like(network).dtype)
-                    if recipe.augment is not None:
-                        images = recipe.augment(images, generator)
-                    loss, logits = objective(network, images, y[rows])
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                    right = (logits.argmax(1) == y[rows]).sum()
-                    sums += torch.stack([loss.detach() * len(rows), right])
-                    bar.update()
+            number = zlib.crc32(f"{seed}/{title}/{epoch}".encode())
+            sums = _epoch(network, optimizer, objective, x, y, recipe, number, bar)
             if after_epoch is not None:
                 after_epoch(network)
             means = dict(zip(("loss", "accuracy"), (sums / len(x)).tolist(), strict=True))
@@ -132,10 +119,40 @@ def train_epochs(
                 raise FloatingPointError(f"{title}: the loss is not finite in epoch {epoch + 1}")
             for name, mean in means.items():
                 history[name].append(mean)
-            kept.write(history)
+            resume.keep(epoch + 1, {**network.state_dict(), **momenta}, {"history": history})
             bar.set_postfix({n: f"{mean:.3f}" for n, mean in means.items()}, refresh=False)
     network.eval()
     return history
+
+
+def _epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    number: int,
+    bar: Any,
+) -> Tensor:
+    """One pass over the images in an order of this number: sums ``[2]`` of loss and right ones."""
+    training(network)
+    sums = torch.zeros(2, dtype=torch.float64, device=x.device)
+    steps = math.ceil(len(x) / recipe.batch)
+    with _seeded(number, x.device) as generator:
+        for rows in torch.randperm(len(x), generator=generator).tensor_split(steps):
+            rows = rows.to(x.device)
+            images = as_float(x[rows], like(network).dtype)
+            if recipe.augment is not None:
+                images = recipe.augment(images, generator)
+            loss, logits = objective(network, images, y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            right = (logits.argmax(1) == y[rows]).sum()
+            sums += torch.stack([loss.detach() * len(rows), right])
+            bar.update()
+    return sums
 
 
 def check_trainable(network: nn.Module) -> list[nn.Parameter]:
@@ -166,50 +183,22 @@ def training(network: nn.Module) -> None:
         layer.eval()
 
 
-class _Kept:
-    """The file that training can go on from: network, momentum, history, settings.
+def _settings(network: nn.Module, **given: Any) -> dict[str, Any]:
+    """What two trainings must have in common to be one, by content."""
+    frozen = [n for n, p in network.named_parameters() if not p.requires_grad]
+    own = {"network": architecture(network), "dtype": str(like(network).dtype), "frozen": frozen}
+    return described({**given, **own})
 
-    Settings are compared as JSON by content: see :func:`~metalearn_tut.files.content.described`.
-    """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str] | None,
-        network: nn.Module,
-        optimizer: torch.optim.SGD,
-        settings: Mapping[str, Any],
-    ) -> None:
-        self.path = None if path is None else Path(path).expanduser()
-        self.network = network
-        frozen = [n for n, p in network.named_parameters() if not p.requires_grad]
-        own = {
-            "network": architecture(network),
-            "dtype": str(like(network).dtype),
-            "frozen": frozen,
-        }
-        self.settings = {} if path is None else described({**settings, **own})
-        self.momenta: dict[str, Tensor] = {}
-        for name, p in ((n, p) for n, p in network.named_parameters() if p.requires_grad):
+def _momenta(network: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    """The optimizer's momenta by name, from now on in place."""
+    momenta = {}
+    for name, p in network.named_parameters():
+        if p.requires_grad:
             # zeros, which SGD's first step makes the gradient, as it would without them
             momentum = torch.zeros_like(p, requires_grad=False)
-            optimizer.state[p]["momentum_buffer"] = self.momenta[f"momentum.{name}"] = momentum
-
-    def read(self) -> History:
-        """The history of the file, whose tensors are now the network's; else an empty one."""
-        if self.path is not None:
-            remove_partial(self.path)
-        if self.path is None or not self.path.exists():
-            return {"loss": [], "accuracy": []}
-        saved, state = read_tensors(self.path, "file of training")
-        check_same_run(self.path, state.get("settings"), json.loads(json.dumps(self.settings)))
-        own = {**self.network.state_dict(), **self.momenta}
-        copy_tensors(self.path, saved, own, "file of training")
-        return state["history"]
-
-    def write(self, history: History) -> None:
-        if self.path is not None:
-            state = {"history": history, "settings": self.settings}
-            write_tensors(self.path, {**self.network.state_dict(), **self.momenta}, state)
+            optimizer.state[p]["momentum_buffer"] = momenta[f"momentum.{name}"] = momentum
+    return momenta
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.block_voting.images import batches
-from metalearn_tut.block_voting.networks.gated_resnet12 import GatedResNet12
+from metalearn_tut.block_voting.networks.block_gated_resnet12 import BlockGatedResNet12
 from metalearn_tut.block_voting.votes import RULES, Votes, votes_of
 from metalearn_tut.checks import as_integer, check_choice
 from metalearn_tut.learners.maml import MAML
@@ -22,7 +22,7 @@ def task_marks(learner: MAML, sampler: TaskSampler, n_tasks: int) -> Tensor:
     Parameters
     ----------
     learner : MAML
-        Its model is a :class:`~metalearn_tut.block_voting.GatedResNet12`. It adapts to
+        Its model is a :class:`~metalearn_tut.block_voting.BlockGatedResNet12`. It adapts to
         a task's support set, gates included, and is deployed: with statistics of the support
         set, so that each query image is marked alone.
     sampler : TaskSampler
@@ -75,7 +75,7 @@ def vote_by_tasks(
     ----------
     learner : MAML
         Meta-trained, with fixed inner rates, on a
-        :class:`~metalearn_tut.block_voting.GatedResNet12`.
+        :class:`~metalearn_tut.block_voting.BlockGatedResNet12`.
     sampler : TaskSampler
         Training tasks. The first ``n_tasks`` vote, the same in every round.
     n_prune : int
@@ -125,7 +125,7 @@ def vote_by_tasks(
     return rounds
 
 
-def _model(learner: MAML) -> GatedResNet12:
-    if not isinstance(learner.model, GatedResNet12):
-        raise TypeError(f"tasks vote on a GatedResNet12, got {type(learner.model).__name__}")
+def _model(learner: MAML) -> BlockGatedResNet12:
+    if not isinstance(learner.model, BlockGatedResNet12):
+        raise TypeError(f"tasks vote on a BlockGatedResNet12, got {type(learner.model).__name__}")
     return learner.model

@@ -61,7 +61,7 @@ def answers(network: nn.Module, images: Images) -> Tensor:
         return torch.cat([network(x).argmax(1) for x in batches(network, images)])
 
 
-def accuracy(network: nn.Module, data: Data) -> float:
+def image_accuracy(network: nn.Module, data: Data) -> float:
     """Share of the images that the network classifies rightly, in evaluation mode.
 
     Parameters
@@ -80,7 +80,7 @@ def accuracy(network: nn.Module, data: Data) -> float:
     >>> images = torch.tensor([[0.0, 1.0], [1.0, 0.0], [3.0, 2.0]])
     >>> network = nn.Linear(2, 2, bias=False)
     >>> _ = nn.init.eye_(network.weight)
-    >>> accuracy(network, (images, [1, 0, 1]))  # doctest: +ELLIPSIS
+    >>> image_accuracy(network, (images, [1, 0, 1]))  # doctest: +ELLIPSIS
     0.66...
     """
     _, labels = tensors(network, data)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.distillation.losses import check_temperature, kd_loss
 
 Objective = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -88,7 +88,7 @@ def target_rate(target: float, weight: float = 2.0) -> Objective:
     if not 0 <= target <= 1:
         raise ValueError(f"target must be in [0, 1], got {target}")
 
-    def objective(gated: GatedResNet, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(gated: BlockGated, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits, marks = gated.run(x)
         columns = [gated.numbers.index(int(name)) for name in gated.gates]
         rates = marks[:, columns].mean(0)

@@ -16,7 +16,7 @@ from metalearn_tut.files.content import described
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
+EPOCH_RATES: dict[str, Callable[[float], float]] = {
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "steps": lambda done: 0.1 ** ((done >= 1 / 2) + (done >= 3 / 4)),
     "constant": lambda done: 1.0,
@@ -64,7 +64,7 @@ class Recipe:
     augment: Augment | None = None
 
     def __post_init__(self) -> None:
-        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("schedule", self.schedule, EPOCH_RATES)
         for name, least in (("epochs", 0), ("batch", 1)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         if not 0 <= self.weight_decay < math.inf:
@@ -76,7 +76,7 @@ class Recipe:
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
-        return self.lr * SCHEDULES[self.schedule](epoch / self.epochs)
+        return self.lr * EPOCH_RATES[self.schedule](epoch / self.epochs)
 
     def settings(self) -> dict[str, Any]:
         """The same as JSON, for files: an augmentation by what it does, arguments included."""

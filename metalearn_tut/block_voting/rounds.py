@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from metalearn_tut.block_voting.epochs import History, train_epochs
-from metalearn_tut.block_voting.images import Data, accuracy
-from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.images import Data, image_accuracy
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.block_voting.objectives import check_distillation, distillation
 from metalearn_tut.block_voting.recipe import Recipe
 from metalearn_tut.block_voting.surgery import block_budget, frozen_blocks, most_prunable
@@ -20,7 +22,6 @@ from metalearn_tut.block_voting.votes import RULES, Votes, collect_votes
 from metalearn_tut.checks import as_integer, check_choice, check_count
 from metalearn_tut.files.cache import atomic_write, remove_partial
 from metalearn_tut.files.tensor_file import check_same_run, read_tensors
-from metalearn_tut.models.cifar_resnet import CifarResNet
 
 Out = str | os.PathLike[str] | None
 
@@ -48,7 +49,7 @@ class Round:
 
 
 def vote_and_prune(
-    gated: GatedResNet,
+    gated: BlockGated,
     data: Data,
     recipe: Recipe,
     *,
@@ -72,7 +73,7 @@ def vote_and_prune(
 
     Parameters
     ----------
-    gated : GatedResNet
+    gated : BlockGated
         After :func:`train_gates`.
     data : LabelledImages or (images, labels)
         The training images; they vote without augmentation.
@@ -151,7 +152,7 @@ def vote_and_prune(
 
 
 def number_to_prune(
-    gated: GatedResNet,
+    gated: BlockGated,
     ratio: float | None = None,
     n_prune: int | None = None,
     rule: str = "argmin",
@@ -187,9 +188,9 @@ def number_to_prune(
     return number
 
 
-def held_accuracy(network: CifarResNet | GatedResNet, held_out: Data | None) -> float | None:
+def held_accuracy(network: nn.Module, held_out: Data | None) -> float | None:
     """Accuracy on the held-out images, if there are any."""
-    return None if held_out is None else accuracy(network, held_out)
+    return None if held_out is None else image_accuracy(network, held_out)
 
 
 def file_in(out: Out, name: str) -> Path | None:
@@ -201,7 +202,7 @@ def _votes_in(file: Path | None, options: dict[str, Any]) -> Votes | None:
     """The votes of a round that was begun, if it is a round of this run."""
     if file is None or not file.exists():
         return None
-    note = read_tensors(file, "file of training")[1]["settings"]["note"]
+    note = read_tensors(file, "file of training")[1]["run"]["note"]
     check_same_run(file, {"options": note["options"]}, {"options": options})
     return Votes.from_json(note["votes"])
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from metalearn_tut.block_voting.epochs import History, check_trainable, train_epochs
 from metalearn_tut.block_voting.images import Data, batches, like, tensors
-from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.block_voting.objectives import Objective, cross_entropy
 from metalearn_tut.block_voting.recipe import Augment, Recipe, crop_and_flip, standard_recipes
 from metalearn_tut.block_voting.rounds import (
@@ -23,7 +24,6 @@ from metalearn_tut.block_voting.rounds import (
     vote_and_prune,
 )
 from metalearn_tut.block_voting.surgery import remove_blocks
-from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.mode import evaluating
 
 
@@ -33,7 +33,7 @@ class Final:
 
     Parameters
     ----------
-    network : CifarResNet
+    network : nn.Module
         Shorter, without gates, trained.
     history : dict
         Loss and accuracy of its epochs.
@@ -42,7 +42,7 @@ class Final:
         jumped to 1, and after training.
     """
 
-    network: CifarResNet
+    network: nn.Module
     history: History
     soft: float | None = None
     ungated: float | None = None
@@ -50,17 +50,17 @@ class Final:
 
 
 @dataclass(frozen=True)
-class Pruned:
+class ShorterNetwork:
     """What :func:`abp_prune` made: the network, and how each stage went."""
 
-    network: CifarResNet
+    network: nn.Module
     gates: History
     rounds: list[Round]
     final: Final
 
 
 def train_gates(
-    gated: GatedResNet,
+    gated: BlockGated,
     data: Data,
     recipe: Recipe,
     *,
@@ -73,7 +73,7 @@ def train_gates(
 
     Parameters
     ----------
-    gated : GatedResNet
+    gated : BlockGated
     data : LabelledImages or (images, labels)
         The training images.
     recipe : Recipe
@@ -101,7 +101,7 @@ def train_gates(
 
 
 def finalise(
-    gated: GatedResNet,
+    gated: BlockGated,
     data: Data,
     recipe: Recipe,
     *,
@@ -118,7 +118,7 @@ def finalise(
 
     Parameters
     ----------
-    gated : GatedResNet
+    gated : BlockGated
         After :func:`vote_and_prune`; left as it is.
     data, recipe, held_out, out, seed, progress
         As for :func:`vote_and_prune`.
@@ -145,7 +145,7 @@ def finalise(
 
 
 def abp_prune(
-    network: CifarResNet | GatedResNet,
+    network: nn.Module,
     data: Data,
     *,
     ratio: float | None = None,
@@ -158,13 +158,14 @@ def abp_prune(
     seed: int = 0,
     progress: bool = True,
     **voting: Any,
-) -> Pruned:
+) -> ShorterNetwork:
     """Automatic block-wise pruning (ABP, arXiv:2205.03602), all three stages.
 
     Parameters
     ----------
-    network : CifarResNet or GatedResNet
-        Fresh or trained, left as it is; with gates if they are not to be the usual ones.
+    network : CifarResNet or BlockGated
+        Fresh or trained, left as it is; with gates if they are not to be the usual ones, or if it
+        is another network, whose blocks :class:`BlockGated` is told.
     data : LabelledImages or (images [M, 3, H, W], labels [M])
         The training images.
     ratio, n_prune
@@ -200,6 +201,7 @@ def abp_prune(
 
     Examples
     --------
+    >>> from metalearn_tut.models import CifarResNet
     >>> images, labels = torch.rand(12, 3, 8, 8), torch.arange(12) % 3
     >>> short = Recipe(1, 0.01)
     >>> pruned = abp_prune(CifarResNet(20, classes=3), (images, labels), ratio=0.25,
@@ -215,8 +217,8 @@ def abp_prune(
         raise ValueError(f"recipes must be three, got {len(first_middle_last)}")
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)
-        is_gated = isinstance(network, GatedResNet)
-        gated = copy.deepcopy(network) if is_gated else GatedResNet(network)
+        is_gated = isinstance(network, BlockGated)
+        gated = copy.deepcopy(network) if is_gated else BlockGated(network)
     check_trainable(gated.network)  # the gates alone could be trained, but are gone in the end
     number_to_prune(gated, ratio, n_prune, **voting)  # refused now, and not hours later
     if held_out is not None:
@@ -227,10 +229,10 @@ def abp_prune(
     counts = {"ratio": ratio, "n_prune": n_prune, "held_out": held_out}
     rounds = vote_and_prune(gated, data, middle, **counts, **voting, **shared)
     final = finalise(gated, data, last, held_out=held_out, **shared)
-    return Pruned(final.network, history, rounds, final)
+    return ShorterNetwork(final.network, history, rounds, final)
 
 
-def check_surgery(gated: GatedResNet, network: CifarResNet, data: Data) -> None:
+def check_surgery(gated: BlockGated, network: nn.Module, data: Data) -> None:
     """Compare a shortened network with masks of 0 and 1, on eight images.
 
     Raises

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut.block_voting.images import Images, batches
-from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.checks import as_integer, check_choice, check_count, check_seed
 from metalearn_tut.models.mode import evaluating
 
@@ -169,12 +169,12 @@ def lowest(marks: Tensor, q: int) -> Tensor:
     return blocks - 1 - from_behind[:, :number]
 
 
-def collect_marks(gated: GatedResNet, images: Images) -> Tensor:
+def collect_marks(gated: BlockGated, images: Images) -> Tensor:
     """Soft marks ``[M, N]`` of images, in evaluation mode and without augmentation.
 
     Parameters
     ----------
-    gated : GatedResNet
+    gated : BlockGated
         Left as it was.
     images : array or tensor [M, 3, H, W]
         ``uint8`` or floats.
@@ -192,7 +192,7 @@ def collect_marks(gated: GatedResNet, images: Images) -> Tensor:
 
 
 def collect_votes(
-    gated: GatedResNet,
+    gated: BlockGated,
     images: Images,
     rule: str = "argmin",
     *,
@@ -205,7 +205,7 @@ def collect_votes(
 
     Parameters
     ----------
-    gated : GatedResNet
+    gated : BlockGated
         Left as it was. Its soft marks are read, whatever its masks are: 0/1 marks would be
         decided by ties.
     images : array or tensor [M, 3, H, W]
@@ -239,5 +239,5 @@ def votes_of(marks: Tensor, candidates: Sequence[int], rule: str, **settings: An
 
 
 def _check_gated(gated: nn.Module) -> None:
-    if not isinstance(gated, GatedResNet):
-        raise TypeError(f"images vote on a GatedResNet, got {type(gated).__name__}")
+    if not isinstance(gated, BlockGated):
+        raise TypeError(f"images vote on a BlockGated, got {type(gated).__name__}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 
-from metalearn_tut.checks import check_choice
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
 __all__ = ["STUDIES", "Claim", "Job", "Results", "Study", "Verdict", "load"]
@@ -37,5 +36,7 @@ def load(name: str) -> Study:
     ValueError
         If there is none.
     """
+    from metalearn_tut.checks import check_choice  # brings PyTorch
+
     check_choice("study", name, STUDIES)
     return importlib.import_module(f"{__name__}.{STUDIES[name]}").STUDY

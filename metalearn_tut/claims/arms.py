@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_tut.claims.paired import Difference, accuracies, difference
+from metalearn_tut.claims.statistics import Difference, accuracies, difference
 from metalearn_tut.claims.study import Results
+
+SEEDS = (0, 1, 2)
+WAYS, QUERIES = 5, 50  # classes of a few-shot task, and query images of a test task
 
 
 @dataclass(frozen=True)
@@ -20,18 +23,19 @@ class Arms:
     Parameters
     ----------
     results : Results
-        Of the jobs; an arm's values have :func:`~metalearn_tut.claims.paired.counts` by split.
-    seeds : sequence of int
+        Of the jobs; an arm's values have, by split,
+        :func:`~metalearn_tut.claims.statistics.correct_counts`.
+    seeds : sequence of int, default (0, 1, 2)
         All that an arm may have been run with; it must have been with the first.
-    queries : int
+    queries : int, default 50
         Query images of a test task.
     of : str, default "tasks"
         What was counted in, in words.
     """
 
     results: Results
-    seeds: Sequence[int]
-    queries: int
+    seeds: Sequence[int] = SEEDS
+    queries: int = QUERIES
     of: str = "tasks"
 
     def values(self, arm: str) -> list[dict[str, Any]]:

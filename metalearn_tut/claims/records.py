@@ -45,7 +45,7 @@ def _path(job: Job, folder: Path) -> Path:
     return folder / f"{job.key}.json"
 
 
-def beside(job: Job, folder: Path, *studies: str) -> Path:
+def folder_of_job(job: Job, folder: Path, *studies: str) -> Path:
     """Where a job finds what another one left, if that is done; else where it makes it itself.
 
     Parameters

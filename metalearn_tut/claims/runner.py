@@ -15,10 +15,12 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from metalearn_tut.claims.records import clear_partial, record_of, write_record
 from metalearn_tut.claims.study import Job
 
 _SPAWN = mp.get_context("spawn")  # a forked process would share PyTorch's threads and locks
+DIED = "its process ended without a word (killed, or out of memory?)"
 
 
 @dataclass
@@ -90,16 +93,16 @@ def run_jobs(
     outcome = Outcome({name: record for name, record in found.items() if record})
     todo = [job for job in jobs if not found[job.name]]
     try:
-        attempts = closing(_attempts(todo, folder, min(processes, len(todo)), threads))
         # Closed, which ends the workers, before anyone counts what they have kept.
-        with _environment(environment or {}), _said(len(jobs), outcome) as say, attempts as ended:
-            for job, problem in ended:
+        ended = closing(_run(todo, folder, processes, threads, environment or {}))
+        with _progress(len(jobs), outcome) as show, ended as each:
+            for job, problem in each:
                 record = record_of(job, folder)
                 if problem or record is None:
                     outcome.failed[job.name] = problem or "its record is not there"
                 else:
                     outcome.records[job.name] = record
-                say(job)
+                show(job)
     except KeyboardInterrupt:
         done = sum(record_of(job, folder) is not None for job in jobs)
         raise KeyboardInterrupt(
@@ -128,117 +131,100 @@ def _check(jobs: Sequence[Job]) -> None:
 
 
 class _Worker:
-    """A process that does one job after another, and the job it has."""
+    """A pool of one process: who killed it is known, and no other job is killed with it."""
 
-    def __init__(self, threads: int) -> None:
-        self.pipe, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_serve, args=(theirs, threads), daemon=True)
-        with _deaf_to_interrupts():  # Ctrl-C is for this process, which ends the others
-            self.process.start()
-        theirs.close()  # so that the end of the process is the end of the pipe
-        self.job: Job | None = None
+    def __init__(self, environment: Mapping[str, str], *prepare: Any) -> None:
+        self.environment = environment
+        self.options = {"mp_context": _SPAWN, "initializer": _prepare, "initargs": prepare}
+        self.pool = ProcessPoolExecutor(1, **self.options)
 
-    def give(self, job: Job, folder: Path) -> None:
-        self.job = job
-        with suppress(OSError):  # it has died already, as problem() will say
-            self.pipe.send((job, folder))
-
-    def problem(self) -> str | None:
-        """Why the job failed, if it did; waits for its end."""
-        try:
-            return self.pipe.recv()
-        except (EOFError, OSError):
-            self.process.join()
-            return f"its process ended with exit code {self.process.exitcode}"
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-
-def _attempts(
-    jobs: Sequence[Job], folder: Path, processes: int, threads: int
-) -> Iterator[tuple[Job, str | None]]:
-    """Each job when it has ended, with what went wrong, if anything."""
-    waiting, busy = list(reversed(jobs)), [_Worker(threads) for _ in range(processes)]
-    try:
-        for worker in busy:
-            worker.give(waiting.pop(), folder)
-        while busy:
-            for pipe in wait([worker.pipe for worker in busy]):
-                place = next(i for i, worker in enumerate(busy) if worker.pipe is pipe)
-                worker = busy[place]
-                job, problem = worker.job, worker.problem()
-                if not waiting or not worker.process.is_alive():
-                    worker.end()
-                    busy[place : place + 1] = [_Worker(threads)] if waiting else []
-                if waiting:
-                    busy[place].give(waiting.pop(), folder)
-                yield job, problem
-    finally:
-        for worker in busy:
-            worker.end()
+    def start(self, job: Job, folder: Path) -> Future[str | None]:
+        """Do a job: what went wrong, if anything."""
+        with _inherited(self.environment):
+            try:
+                return self.pool.submit(_attempt, job, folder)
+            except BrokenProcessPool:  # by the job before
+                self.pool = ProcessPoolExecutor(1, **self.options)
+                return self.pool.submit(_attempt, job, folder)
 
 
 @contextmanager
-def _environment(more: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for the processes that are started meanwhile."""
-    before = dict(os.environ)
-    os.environ.update(more)
+def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
+    """What a process has that is started meanwhile: these variables, and no ear for Ctrl-C.
+
+    That is for this process, which ends the others.
+    """
+    variables, handler = dict(os.environ), signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(environment)
     try:
         yield
     finally:
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(variables)
+        signal.signal(signal.SIGINT, handler)
 
 
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C, as a process started meanwhile then does from its first moment."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _run(
+    jobs: Sequence[Job],
+    folder: Path,
+    processes: int,
+    threads: int,
+    environment: Mapping[str, str],
+) -> Iterator[tuple[Job, str | None]]:
+    """Each job when it has ended, with what went wrong, if anything."""
+    leash, our_end = _SPAWN.Pipe(duplex=False)
+    waiting, running = iter(jobs), {}
+    workers = [_Worker(environment, leash, threads) for _ in range(processes)]
     try:
-        yield
+        for worker, job in zip(workers, waiting, strict=False):
+            running[worker.start(job, folder)] = job, worker
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, worker = running.pop(future)
+                if (following := next(waiting, None)) is not None:
+                    running[worker.start(following, folder)] = following, worker
+                died = isinstance(future.exception(), BrokenProcessPool)
+                yield job, DIED if died else future.result()
     finally:
-        signal.signal(signal.SIGINT, previous)
+        our_end.close()  # ends all workers, whatever they do
+        for worker in workers:
+            worker.pool.shutdown()
+        leash.close()
 
 
 @contextmanager
-def _said(total: int, outcome: Outcome) -> Iterator[Any]:
+def _progress(total: int, outcome: Outcome) -> Iterator[Callable[[Job], None]]:
     """A bar of jobs (on a terminal), and a function that prints what became of one."""
     if outcome.records:
         print(f"{len(outcome.records)} of {total} jobs were done before", flush=True)
     with tqdm(total=total, initial=len(outcome.records), unit="job", disable=None) as bar:
 
-        def say(job: Job) -> None:
-            record = outcome.records.get(job.name)
-            said = f"{record['values']['seconds']:.0f} s" if record else outcome.failed[job.name]
+        def show(job: Job) -> None:
+            if record := outcome.records.get(job.name):
+                result = f"{record['values']['seconds']:.0f} s"
+            else:
+                result = f"failed: {outcome.failed[job.name]}"
             count = len(outcome.records) + len(outcome.failed)
-            tqdm.write(f"[{count}/{total}] {job.name}: {'' if record else 'failed: '}{said}")
+            tqdm.write(f"[{count}/{total}] {job.name}: {result}")
             bar.update()
 
-        yield say
+        yield show
 
 
 # In the processes that do it
 
 
-def _serve(pipe: Connection, threads: int) -> None:
-    """Do the jobs that come through the pipe until it is closed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _prepare(leash: Connection, threads: int) -> None:
+    """Before a worker's first job."""
+    threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its own is the system's, left over when this is killed
     torch.set_num_threads(threads)
-    while True:
-        try:
-            job, folder = pipe.recv()
-        except EOFError:
-            return
-        pipe.send(_attempt(job, folder))
 
 
-def _end_with_parent() -> None:
-    """An orphan would go on writing where a resumed study does."""
-    mp.parent_process().join()
+def _end_with(leash: Connection) -> None:
+    """End this process when nobody holds the other end; an orphan would disturb who resumes."""
+    with suppress(EOFError, OSError):
+        leash.recv()
     os._exit(1)
 
 
@@ -252,10 +238,10 @@ def _attempt(job: Job, folder: Path) -> str | None:
         values = job.run(job.config, work)
         write_record(job, folder, values, seconds=time.perf_counter() - start, resumed=resumed)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {error}"
         try:
             (folder / f"{job.key}.error.txt").write_text(traceback.format_exc())
         except OSError:  # on a full disk, say
-            return said
-        return f"{said} (all of it: {folder / job.key}.error.txt)"
+            return problem
+        return f"{problem} (all of it: {folder / job.key}.error.txt)"
     return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-Values = dict[str, Any]
+Config = Values = dict[str, Any]
 
 
 class Undecided(Exception):

@@ -5,17 +5,8 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
-
-from metalearn_tut.training import checkpoint
-
-
-def given(value: Any) -> bool:
-    """Whether an option was given, if its default is None or, of a flag, False; 0 was."""
-    return value is not None and value is not False
 
 
 def check_folder(option: str, folder: Path) -> None:
@@ -39,27 +30,6 @@ def check_file(option: str, file: Path) -> None:
     if file.is_dir():
         raise IsADirectoryError(f"{option}: cannot write {file}: it is a folder, name a file in it")
     check_folder(option, file.parent)
-
-
-def check_export(o: SimpleNamespace) -> None:
-    """Refuse what ``export`` cannot write, and what it would destroy.
-
-    Raises
-    ------
-    ValueError, OSError
-        For another ending than ``.safetensors`` and ``.onnx``, for options of a task where none
-        is adapted to, and for a file that a run is known by or gone on with.
-    """
-    if o.file.suffix not in (".safetensors", ".onnx"):
-        raise ValueError(f"FILE must end in .safetensors or .onnx, got {o.file}")
-    check_file("FILE", o.file)
-    if o.file.name in (checkpoint.BEST, checkpoint.LAST, checkpoint.PRUNED) and o.file.exists():
-        raise FileExistsError(f"FILE: {o.file} belongs to a run, which would lose it: name another")
-    usual = {"data": None, "root": None, "split": "test", "ways": None, "shots": None}
-    usual |= {"seed": 1, "task": 0}
-    if o.file.suffix == ".safetensors":
-        for name in (n for n, value in usual.items() if getattr(o, n) != value):
-            raise ValueError(f"--{name}: only an .onnx file is of one task, {o.file} is of none")
 
 
 def check_new_run(out: Path, *others: str) -> None:

@@ -1,4 +1,11 @@
-"""Start the command line in several processes that train together on this machine."""
+"""Start the command line in several processes that train together on this machine.
+
+They are told what ``torchrun`` would tell them, and ``torchrun -m metalearn_tut train …`` works,
+too. It is not what ``--processes`` starts, since it sends Ctrl-C to all processes at once, so that
+the first may find the others gone before it has said how to go on; ends all others a tenth of a
+second after the first failure, so that a mistake that each of them finds is told by one, several
+or none; and turns every exit code into 1, with a traceback of its own.
+"""
 
 from __future__ import annotations
 

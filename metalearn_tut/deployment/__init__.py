@@ -1,5 +1,5 @@
 """Floor 6: files that answer without PyTorch."""
 
-from metalearn_tut.deployment.network import Exported, export_onnx
+from metalearn_tut.deployment.network_export import Exported, export_network
 
-__all__ = ["Exported", "export_onnx"]
+__all__ = ["Exported", "export_network"]

@@ -6,8 +6,8 @@ a summary of its equations, not its full text, and no public code; what is our r
 called so.
 """
 
-from metalearn_tut.distillation.coupling import ORDERS
 from metalearn_tut.distillation.distiller import MetaDistiller
+from metalearn_tut.distillation.guided_student import ORDERS
 from metalearn_tut.distillation.losses import kd_loss, rkd_loss
 
 __all__ = ["ORDERS", "MetaDistiller", "kd_loss", "rkd_loss"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,29 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel import (
-    Params,
-    TaskGradients,
-    assert_second_order_safe,
-    functional,
-    query_outputs,
-)
+from metalearn_tut.bilevel import Params, TaskGradients, assert_second_order_safe
 from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
-from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.checks import check_choice, whole_number
-from metalearn_tut.distillation.coupling import ORDERS, Coupling, teach
+from metalearn_tut.distillation.checks import check_apart, check_pair
+from metalearn_tut.distillation.guided_student import ORDERS, GuidedStudent, teacher_path
 from metalearn_tut.distillation.losses import check_temperature, check_weight, kd_loss
-from metalearn_tut.distillation.parts import OwnStream, check_apart, check_pair
+from metalearn_tut.distillation.objective import task_row
+from metalearn_tut.distillation.own_stream import OwnStream
 from metalearn_tut.files.content import described
-from metalearn_tut.learners.learner import Predictor, TaskLosses, attach_gradients
+from metalearn_tut.learners.gradients import attach_gradients
+from metalearn_tut.learners.learner import Learner, TaskLosses
 from metalearn_tut.learners.maml import MAML
+from metalearn_tut.learners.predictor import Predictor
 from metalearn_tut.models.bound import at_rest, forget_statistics
-from metalearn_tut.scoring import Metric, check_aligned, check_loss, scalar_loss, scores
+from metalearn_tut.scoring import Metric, TaskLoss, check_aligned, check_loss, scores
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 
-class MetaDistiller:
+class MetaDistiller(Learner):
     """Task-specific meta distillation (TSMD): meta-learn a student that is taught each task.
 
     Inner loops, on the support set of task i (the paper's equations 6 and 7):
@@ -127,10 +123,12 @@ class MetaDistiller:
         check_pair(teacher, student, features=rkd_weight > 0)
         if fixed_teacher and through_teacher:
             raise ValueError("through_teacher=True trains the teacher; fixed_teacher=True does not")
-        self.teacher, self.student = teacher, student
         kd = partial(kd_loss, temperature=temperature) if kd is None else kd
         check_loss("kd", kd)
-        self.coupling = Coupling(kd=kd, order=order, through_teacher=through_teacher, **weights)
+        super().__init__()
+        self.teacher, self.student, self.kd = teacher, student, kd
+        options = {"order": order, "through_teacher": through_teacher}
+        self.guided_student = GuidedStudent(kd=kd, **weights, **options)
         self.outer_kd_weight, self.fixed_teacher = outer_kd_weight, fixed_teacher
         adapts = fixed_teacher_inner_adapt or not fixed_teacher
         self.teacher_steps = teacher.inner_steps if adapts else 0
@@ -145,15 +143,27 @@ class MetaDistiller:
         """The student's inner steps."""
         return self.student.inner_steps
 
+    @property
+    def metric(self) -> Metric | None:
+        """How a task is scored: the student's."""
+        return self.student.metric
+
+    def _parts(self) -> dict[str, MAML]:
+        return {"teacher.": self.teacher, "student.": self.student}
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Both networks, by what their tensors' names begin with."""
+        return {first: learner.model for first, learner in self._parts().items()}
+
     def meta_parameters(self) -> Params:
         """Those of both learners, as ``teacher.<name>`` (unless fixed) and ``student.<name>``.
 
         ``meta_train(..., outer_lr={"teacher": 1e-3, "student": 3e-3})`` trains them at two rates.
         """
-        learners = {"student": self.student}
-        if not self.fixed_teacher:
-            learners = {"teacher": self.teacher, **learners}
-        return {f"{k}.{n}": p for k, v in learners.items() for n, p in v.meta_parameters().items()}
+        parts = self._parts()
+        if self.fixed_teacher:
+            del parts["teacher."]
+        return {f"{k}{n}": p for k, v in parts.items() for n, p in v.meta_parameters().items()}
 
     def fixed_parameters(self) -> Params:
         """Those of a fixed teacher: students adapt by them, and are nothing without."""
@@ -161,29 +171,19 @@ class MetaDistiller:
         return {f"teacher.{n}": p for n, p in own}
 
     @property
-    def metric(self) -> Metric | None:
-        """How a task is scored: the student's."""
-        return self.student.metric
-
-    @property
     def masks(self) -> Params:
         """The masks of both learners, as ``teacher.<name>`` and ``student.<name>``."""
-        learners = {"teacher": self.teacher, "student": self.student}
-        return {f"{k}.{n}": mask for k, v in learners.items() for n, mask in v.masks.items()}
+        return {f"{k}{n}": mask for k, v in self._parts().items() for n, mask in v.masks.items()}
 
     def set_masks(self, masks: Mapping[str, Tensor] | None) -> None:
         """Prune both networks, or either: names as in :attr:`masks`."""
-        for name, learner in (("teacher", self.teacher), ("student", self.student)):
-            own = {n: m for n, m in (masks or {}).items() if n.startswith(f"{name}.")}
-            learner.set_masks({n.removeprefix(f"{name}."): m for n, m in own.items()} or None)
-
-    def networks(self) -> dict[str, nn.Module]:
-        """Both networks, by the name that is the first part of their tensors' names."""
-        return {"teacher": self.teacher.model, "student": self.student.model}
+        for first, learner in self._parts().items():
+            own = {n: m for n, m in (masks or {}).items() if n.startswith(first)}
+            learner.set_masks({n.removeprefix(first): m for n, m in own.items()} or None)
 
     def settings(self) -> dict[str, Any]:
         """All that decides the learner's results but its tensors, as JSON."""
-        names = ("coupling", "outer_kd_weight", "fixed_teacher", "teacher_steps")
+        names = ("guided_student", "outer_kd_weight", "fixed_teacher", "teacher_steps")
         own = {name: getattr(self, name) for name in (*names, "teacher", "student")}
         if self.fixed_teacher:  # no part of the state, but what the student learns from
             own["teacher_weights"] = [*self.teacher.model.parameters()]
@@ -195,7 +195,7 @@ class MetaDistiller:
         own.teacher = self.teacher.working(training=training)
         own.student = self.student.working(training=training)
         if training is False:
-            own.coupling = replace(self.coupling, kd=at_rest(self.coupling.kd))
+            own.guided_student = replace(self.guided_student, kd=at_rest(self.kd))
         return own
 
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
@@ -203,65 +203,29 @@ class MetaDistiller:
 
         The loss of a task is the sum of the student's and (unless fixed) the teacher's: each
         depends on its own network's parameters alone, so that one backward pass gives both
-        gradients.
-
-        Parameters
-        ----------
-        batch : TaskBatch
-            T tasks.
-        progress : float
-            Not used.
+        gradients. ``progress`` is not used.
         """
         metas, own = self.meta_parameters(), self.working()
         if not metas:
             raise ValueError("MetaDistiller has nothing to train: all parameters are frozen")
         check_apart(self.teacher, self.student)
-        learners = (own.teacher, own.student)
         forget_statistics(self.student.model)
         if not self.fixed_teacher:
             forget_statistics(self.teacher.model)
-        for learner in learners:
-            first_order = learner.options["first_order"]
-            assert_second_order_safe(learner.model, learner.engine, first_order=first_order)
-        psi, theta = ({n: _leaf(p) for n, p in v.meta_parameters().items()} for v in learners)
+        for part in (own.teacher, own.student):
+            assert_second_order_safe(part.model, part.engine, first_order=part.first_order)
+        psi = {n: p.detach().requires_grad_() for n, p in self.teacher.meta_parameters().items()}
+        theta = {n: p.detach().requires_grad_() for n, p in self.student.meta_parameters().items()}
         params, _ = self.student.start(theta)
         losses = self.student.inner_loss, self.student.loss
         batch = prepare(batch, params, ways_of(self.student.model, params), losses)
         stream = OwnStream(batch.support_x.device)
         with torch.enable_grad():
-            rows = (own._task(task, psi, theta, stream) for task in batch)
+            rows = (task_row(own, task, psi, theta, stream) for task in batch)
             result = TaskGradients.of_tasks(metas, rows)
         check_aligned(self.student.loss, result.outputs[0], batch.query_y[0])
         scored = scores(self.metric, result.outputs, batch.query_y)
         return TaskLosses(attach_gradients(result, metas), scored)
-
-    def _task(
-        self, task: Task, psi: Params, theta: Params, stream: OwnStream
-    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """Summed query loss, the student's query outputs, gradients in order of the metas."""
-        support, coupling = (task.support_x, task.support_y), self.coupling
-        value, gradients, teachers, fixed = 0.0, [], None, self.fixed_teacher
-        with stream(), torch.set_grad_enabled(not fixed):
-            reached = teach(self.teacher, psi, *support, self.teacher_steps, every=coupling.every)
-            if not fixed or self.outer_kd_weight:
-                teachers = _on_query(self.teacher, reached[-1], task)
-        if not fixed:
-            value = scalar_loss(self.teacher.loss)(teachers, task.query_y)
-        if not fixed and not coupling.through_teacher:  # free the large graph, then build the next
-            gradients = _gradients(value, psi.values())
-            value, teachers = value.detach(), teachers.detach()
-        with torch.random.fork_rng(stream.gpus):
-            guides = coupling.guides(
-                self.teacher.model, reached, task.support_x, self.student.inner_steps
-            )
-        end = coupling.learn(self.student, theta, guides, *support)
-        outputs = _on_query(self.student, end, task)
-        value = value + scalar_loss(self.student.loss)(outputs, task.query_y)
-        if self.outer_kd_weight:
-            value = value + self.outer_kd_weight * scalar_loss(coupling.kd, "kd")(outputs, teachers)
-        left = [*psi.values()] if coupling.through_teacher else []
-        gradients = [*gradients, *_gradients(value, [*left, *theta.values()])]
-        return value.detach(), outputs.detach(), gradients
 
     @torch.no_grad()
     def adapt(
@@ -277,7 +241,7 @@ class MetaDistiller:
         Parameters
         ----------
         support_x, support_y : Tensor
-            As for :meth:`metalearn_tut.learners.MAML.adapt`.
+            As for :meth:`metalearn_tut.learners.InnerLoopLearner.adapt`.
         steps, teacher_steps : int, optional
             Inner steps of the student and of the teacher, those of training by default.
 
@@ -290,27 +254,23 @@ class MetaDistiller:
         steps = self.student.inner_steps if steps is None else whole_number("steps", steps)
         teacher_steps = self.teacher_steps if teacher_steps is None else teacher_steps
         whole_number("teacher_steps", teacher_steps)
-        own = self.working(training=False)
-        teacher, student = own.teacher, own.student
-        theta, model = student.meta_parameters(), student.model
         check_rows(support_x, support_y, "support")
-        ways = student.ways_for(support_y)
+        own = self.working(training=False)
+        guided, teacher, student = own.guided_student, own.teacher, own.student
+        theta, ways = student.meta_parameters(), student.ways_for(support_y)
         params, _ = student.start(theta, ways, steps)
-        check_targets(support_y, "support_y", ways_of(model, params), student.inner_loss)
+        check_targets(support_y, "support_y", ways_of(student.model, params), student.inner_loss)
         x, y = prepared(support_x, support_y, params, "support_x")
-        reached: Sequence[Params] = ()
-        if self.coupling.guided and steps:
-            psi, every = teacher.meta_parameters(), self.coupling.every
-            reached = teach(teacher, psi, x, y, teacher_steps, ways=ways, every=every)
-        guides = own.coupling.guides(teacher.model, reached, x, steps)
-        end = own.coupling.learn(student, theta, guides, x, y, ways=ways)
-        return Predictor(model, end, support_x)
+        reached: tuple[Params, ...] = ()
+        if guided.listens and steps:
+            psi, options = teacher.meta_parameters(), {"ways": ways, "every": guided.every}
+            reached = teacher_path(teacher, psi, x, y, teacher_steps, **options)
+        guides = guided.guides(teacher.model, reached, x, steps)
+        end = guided.learn(student, theta, guides, x, y, ways=ways)
+        return Predictor(student.model, end, support_x)
 
     def deploy(self, task: Task) -> nn.Module:
-        """The student adapted to a task as an ordinary network: no part of the teacher is in it.
-
-        It is what runs on the device, and what is to be saved, counted and timed.
-        """
+        """The student adapted to a task: an ordinary network without any part of the teacher."""
         return self.adapt(task.support_x, task.support_y).deploy()
 
     def adaptation_macs(self, n_support: int, macs: Callable[[nn.Module], int]) -> dict[str, int]:
@@ -318,7 +278,7 @@ class MetaDistiller:
 
         A step costs three forward passes over the support set (a backward pass counts as two),
         guidance one for each teacher that is asked. Inference costs ``macs`` of the deployed
-        network, and no teacher.
+        network.
 
         Parameters
         ----------
@@ -334,22 +294,7 @@ class MetaDistiller:
         >>> MetaDistiller(teacher, student).adaptation_macs(10, lambda network: 12)
         {'teacher': 1920, 'student': 720}
         """
-        steps, passes = self.student.inner_steps, 0
-        if self.coupling.guided and steps:
-            asked = self.coupling.guided_by(self.teacher_steps, steps)
-            passes = 3 * self.teacher_steps + len(set(asked))
-        own = {"teacher": (passes, self.teacher), "student": (3 * steps, self.student)}
-        return {name: n * n_support * macs(learner.model) for name, (n, learner) in own.items()}
-
-
-def _leaf(p: Tensor) -> Tensor:
-    return p.detach().requires_grad_()
-
-
-def _gradients(value: Tensor, leaves: Iterable[Tensor]) -> list[Tensor]:
-    return list(torch.autograd.grad(value, list(leaves), materialize_grads=True))
-
-
-def _on_query(learner: MAML, params: Params, task: Task) -> Tensor:
-    forward, norm = functional(learner.model), norm_of(learner.model)
-    return query_outputs(forward, params, task.support_x, task.query_x, norm)
+        steps = self.student.inner_steps
+        passes = self.guided_student.teacher_passes(self.teacher_steps, steps)
+        teacher, student = passes * macs(self.teacher.model), 3 * steps * macs(self.student.model)
+        return {"teacher": n_support * teacher, "student": n_support * student}

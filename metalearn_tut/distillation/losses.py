@@ -61,15 +61,14 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
             f"got shapes {shape} and {list(teacher_logits.shape)}"
         )
     _check_floats("logits", student_logits, teacher_logits)
-    for name, logits in (("student", student_logits), ("teacher", teacher_logits)):
-        _check_a_class_is_left(f"{name}_logits", logits)
-    student, teacher = (
-        F.log_softmax(logits / temperature, dim=1) for logits in (student_logits, teacher_logits)
-    )
-    probabilities = teacher.exp()
+    _check_a_class_is_left("student_logits", student_logits)
+    _check_a_class_is_left("teacher_logits", teacher_logits)
+    log_p_s = F.log_softmax(student_logits / temperature, dim=1)
+    log_p_t = F.log_softmax(teacher_logits / temperature, dim=1)
+    p_t = log_p_t.exp()
     # 0 · log 0 is 0, and so are its derivatives; 0 · (-inf - -inf) would be NaN
-    apart = (teacher - student).masked_fill(probabilities == 0, 0.0)
-    return temperature**2 * (probabilities * apart).sum() / len(apart)
+    apart = (log_p_t - log_p_s).masked_fill(p_t == 0, 0.0)
+    return temperature**2 * (p_t * apart).sum() / len(apart)
 
 
 def _check_a_class_is_left(name: str, logits: Tensor) -> None:
@@ -132,8 +131,8 @@ def rkd_loss(
     >>> rkd_loss(large, small).item() < 1e-6
     True
     """
-    for name, weight in (("distance_weight", distance_weight), ("angle_weight", angle_weight)):
-        check_weight(name, weight)
+    check_weight("distance_weight", distance_weight)
+    check_weight("angle_weight", angle_weight)
     shapes = [list(f.shape) for f in (student_features, teacher_features)]
     fit = [len(shape) for shape in shapes] == [2, 2] and shapes[0][0] == shapes[1][0]
     if not fit or 0 in shapes[0] + shapes[1]:

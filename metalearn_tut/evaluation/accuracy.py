@@ -1,10 +1,8 @@
-"""What a learner's accuracy may claim: paired tasks, fixed steps, and an interval."""
+"""A learner's accuracy on new tasks: the same ones for all, with a fixed number of steps."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metalearn_tut.checks import whole_number
+from metalearn_tut.evaluation.intervals import Evaluation
 from metalearn_tut.files.content import content_hash, described
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.models.few_shot import FewShotNetwork
@@ -26,24 +25,6 @@ PROTOCOLS = {
     "group": "group norm: each image alone",
     "none": "no normalization across images",
 }
-
-
-def interval(values: Tensor) -> tuple[float, float]:
-    """Mean and half-width of its 95 % interval, ``1.96 · sd / sqrt(n)``, sd with n - 1.
-
-    Examples
-    --------
-    >>> mean, half = interval(torch.tensor([0.0, 1.0, 0.0, 1.0]))
-    >>> round(mean, 3), round(half, 3)
-    (0.5, 0.566)
-    """
-    if values.ndim != 1 or not len(values):
-        raise ValueError(
-            f"values must be a vector of at least one number, got shape {list(values.shape)}"
-        )
-    values = values.double()
-    half = 1.96 * values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return values.mean().item(), half
 
 
 def protocol_of(predict: Any, x: Tensor) -> str:
@@ -67,99 +48,6 @@ def protocol_of(predict: Any, x: Tensor) -> str:
     if any(isinstance(m, TaskBatchNorm2d) or m.running_mean is None for m in norms):
         return PROTOCOLS["support"]
     return "running statistics of training" if norms else PROTOCOLS["none"]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Per-task results of one learner on one list of tasks.
-
-    Parameters
-    ----------
-    values : Tensor [n]
-        One number per task, in task order: accuracy, unless another metric was given.
-    sampler : str
-        Which tasks.
-    protocol : str
-        How query images were normalized; numbers of different protocols answer different
-        questions.
-    steps : int or None
-        Inner steps taken, if the learner takes any.
-    metric : str, default "accuracy"
-        What the values are.
-    not_finite : int, default 0
-        Number of tasks whose outputs held NaN or infinity: a diverged learner's. Their rows
-        with NaN count as wrong in an accuracy.
-    measure : str, default ""
-        Of a metric that was given, a hash of what it does: two may have one name.
-    """
-
-    values: Tensor
-    sampler: str
-    protocol: str
-    steps: int | None = None
-    metric: str = "accuracy"
-    not_finite: int = 0
-    measure: str = field(default="", repr=False)
-
-    @property
-    def mean(self) -> float:
-        """Mean over tasks."""
-        return interval(self.values)[0]
-
-    @property
-    def half_width(self) -> float:
-        """Half-width of the 95 % interval over tasks."""
-        return interval(self.values)[1]
-
-    def __str__(self) -> str:
-        name = "" if self.metric == "accuracy" else f"{self.metric} "
-        steps = "" if self.steps is None else f", {self.steps} inner steps"
-        return (
-            f"{name}{self.mean:.4f} ± {self.half_width:.4f} "
-            f"({len(self.values)} tasks{steps}; {self.protocol}{self._bad()})"
-        )
-
-    def _bad(self) -> str:
-        return f"; outputs of {self.not_finite} tasks are not finite" if self.not_finite else ""
-
-    def to_dict(self, values: bool = False) -> dict[str, Any]:
-        """What a results file holds, ready for JSON.
-
-        Parameters
-        ----------
-        values : bool, default False
-            Include the number of every task.
-        """
-        summary = {
-            "metric": self.metric,
-            "mean": self.mean,
-            "half_width": self.half_width,
-            "n_tasks": len(self.values),
-            "steps": self.steps,
-            "protocol": self.protocol,
-            "sampler": self.sampler,
-        }
-        if self.not_finite:
-            summary["not_finite"] = self.not_finite
-        return {**summary, "values": self.values.tolist()} if values else summary
-
-
-def paired_difference(a: Evaluation, b: Evaluation) -> tuple[float, float]:
-    """Mean of ``a - b`` task by task, and the half-width of its 95 % interval.
-
-    Raises
-    ------
-    ValueError
-        If the two were not measured by one metric on the same tasks.
-    """
-    for what, x, y in (
-        ("the same tasks", *(f"{len(e.values)} of {e.sampler}" for e in (a, b))),
-        ("one metric", a.metric, b.metric),
-        ("one metric", *(f"{e.metric} {e.measure}" for e in (a, b))),
-    ):
-        if x != y:
-            raise ValueError(f"paired_difference needs {what} on both sides, got {x} and {y}")
-    return interval(a.values.double() - b.values.double())
 
 
 def evaluate(

@@ -220,7 +220,6 @@ def fed_avg(model: nn.Module, inner_lr: float = 0.4) -> MAML:
 def per_fed_avg(model: nn.Module, inner_lr: float = 0.4, **settings: Any) -> MAML:
     """Per-FedAvg (Fallah et al. 2020): clients descend their loss after one step, as in MAML.
 
-    ``first_order=True`` is its cheaper variant (FO). The one whose second derivatives are
-    differences (HF) is at hand for gated networks only: ``MetaGater(..., update="difference")``.
+    ``first_order=True`` is its cheaper variant (FO).
     """
     return MAML(model, inner_lr, inner_steps=1, **settings)

@@ -26,19 +26,15 @@ from metalearn_tut.federated.aggregation import (
 )
 from metalearn_tut.federated.federation import Federation
 from metalearn_tut.federated.outcome import Record, check_answered, unanswered
-from metalearn_tut.files.cache import remove_partial
 from metalearn_tut.files.content import as_json
-from metalearn_tut.files.tensor_file import (
-    check_same_run,
-    copy_tensors,
-    damaged,
-    read_tensors,
-    write_tensors,
-)
+from metalearn_tut.files.progress import progress_bar
+from metalearn_tut.files.resume import Resume
+from metalearn_tut.files.tensor_file import copy_tensors
 
 Ask = Callable[[Sequence[int], State, int], Mapping[int, Any]]
 """(clients, the server's state, round) -> what came back of each: a Reply, or what went wrong."""
 SERVER = "server.safetensors"
+_KIND = "server's checkpoint"
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +45,8 @@ def run_rounds(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     save_every: int = 1,
-    watch: Callable[[int], Mapping[str, Any]] | None = None,
+    watch: Callable[[int], Mapping[str, Any] | None] | None = None,
+    progress: bool = False,
 ) -> list[Record]:
     """Train the federation's learner in place, round by round.
 
@@ -74,6 +71,8 @@ def run_rounds(
     watch : callable, optional
         Called with the number of each round when it is done and the learner is at the server's
         state; the mapping that it returns (numbers, of any library) joins the round's record.
+    progress : bool, default False
+        Show a bar with loss and accuracy of the last round.
 
     Returns
     -------
@@ -110,38 +109,36 @@ def run_rounds(
     """
     (save_every,) = check_count(save_every=save_every)
     ask = in_process(federation) if ask is None else ask
+    file, run = (None, {}) if out is None else (Path(out) / SERVER, federation.describe())
+    server = Resume(file, run, kind=_KIND, unit="round")
     state, records = state_of(federation.learner), []
-    path = None if out is None else Path(out).expanduser() / SERVER
-    run = {} if path is None else federation.describe()
-    if path is not None:
-        remove_partial(path)
-    if path is not None and path.exists():
-        if not resume:
-            raise FileExistsError(f"{path.parent} holds a run: resume=True goes on with it")
-        records = _restore(path, state, run)
-    for number in range(len(records), federation.rounds):
-        chosen = federation.clients(number)
-        replies = ask(chosen, state, number)
-        state, record = _server_step(federation, chosen, replies, state, number)
-        load_state(federation.learner, state)
-        records.append(record if watch is None else {**record, **as_json(watch(number) or {})})
-        done = number + 1
-        if path is not None and (done % save_every == 0 or done == federation.rounds):
-            write_tensors(path, state, {"records": records, "run": run})
+    if kept := server.begin(resume):
+        copy_tensors(server.file, kept.tensors, state, _KIND)
+        records = kept.state["records"][: server.step]
+    shown = {"initial": len(records), "unit": "round", "desc": "federate", "show": progress}
+    with progress_bar(federation.rounds, **shown) as bar, server.explained():
+        for number in range(len(records), federation.rounds):
+            chosen = federation.clients(number)
+            replies = ask(chosen, state, number)
+            state, record = _server_step(federation, chosen, replies, state, number)
+            load_state(federation.learner, state)
+            watched = {} if watch is None else as_json(watch(number) or {})
+            records.append({**record, **watched})
+            done = number + 1
+            if done % save_every == 0 or done == federation.rounds:
+                # rounds at the end that nobody answered are done again
+                server.keep(done - unanswered(records), state, {"records": records})
+            bar.set_postfix(_told(record), refresh=False)
+            bar.update()
     load_state(federation.learner, state)
     check_answered(records)
     return records
 
 
-def _restore(path: Path, state: Params, run: dict[str, Any]) -> list[Record]:
-    """The rounds done, and their model in ``state``."""
-    tensors, rest = read_tensors(path, "server's checkpoint")
-    if not {"records", "run"} <= rest.keys():
-        raise damaged(path, "server's checkpoint")
-    check_same_run(path, rest["run"], run)
-    copy_tensors(path, tensors, state, "server's checkpoint")
-    records = rest["records"]
-    return records[: len(records) - unanswered(records)]
+def _told(record: Record) -> dict[str, str]:
+    """A round's means, for the bar."""
+    means = {name: record[name] for name in ("loss", "accuracy")}
+    return {name: f"{mean:.3f}" for name, mean in means.items() if mean is not None}
 
 
 def _server_step(

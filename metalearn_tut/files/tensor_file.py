@@ -134,7 +134,7 @@ def _difference(name: str, before: Any, now: Any) -> tuple[str, Any, Any] | None
     """The first place, by its dotted name, where two JSON values differ, and what stands there."""
     if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
         return None if before == now else (name, before, now)
-    for key in sorted(before.keys() | now.keys()):
+    for key in (*sorted(before.keys() & now.keys()), *sorted(before.keys() ^ now.keys())):
         dotted = f"{name}.{key}" if name else key
         if found := _difference(dotted, before.get(key), now.get(key)):
             return found

@@ -5,9 +5,9 @@ Meta-Learning*, 2020 (arXiv:2011.12511). We know the paper's abstract and a summ
 equations, not its full text; what is our reconstruction is called so.
 """
 
+from metalearn_tut.gating.channel_gate import ChannelGate, channel_mask, open_share
 from metalearn_tut.gating.counts import active_macs
 from metalearn_tut.gating.evaluation import active_share, is_gated
-from metalearn_tut.gating.gates import ChannelGate, channel_mask, open_share
 from metalearn_tut.gating.learner import UPDATES, MetaGater
 from metalearn_tut.gating.networks import ChannelGated, ChannelGatedConv4, ChannelGatedResNet12
 from metalearn_tut.gating.skipping import skip, skip_each

@@ -17,9 +17,10 @@ def active_macs(
     """Multiply-adds for each image when closed filters are left out, gates included.
 
     ``sum_l k_l² · (open inputs) · (open outputs) · H_l W_l``, and all that has no gate, and for
-    each gate ``C_in · hidden + hidden · C_out``. All open, that is :func:`macs` of the network:
-    those of the one without gates, and the gates'. :func:`~metalearn_tut.gating.skip_each`
-    does so many multiply-adds (a layer closed altogether excepted: it still computes a filter).
+    each gate ``C_in · hidden + hidden · C_out``. All open, that is
+    :func:`~metalearn_tut.evaluation.cost.macs` of the network: those of the one without gates,
+    and the gates'. :func:`~metalearn_tut.gating.skip_each` does so many multiply-adds (a layer
+    closed altogether excepted: it still computes a filter).
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def active_macs(
     >>> from metalearn_tut.models import Conv4
     >>> from metalearn_tut.evaluation.cost import macs
     >>> network, x = ChannelGatedConv4(Conv4(1, ways=5, width=8)), torch.rand(3, 1, 28, 28)
-    >>> active = active_macs(network, network.masks(x, how="closed"), x.shape[1:])
+    >>> active = active_macs(network, network.masks(x, gate_mode="closed"), x.shape[1:])
     >>> active.tolist(), macs(network, x.shape[1:])
     ([912, 912, 912], 203704)
     """

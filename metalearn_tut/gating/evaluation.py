@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_tut.gating import active_macs
+from metalearn_tut.gating.counts import active_macs
 from metalearn_tut.gating.networks import ChannelGated
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.tasks.task import as_float

@@ -12,28 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_tut.bilevel import (
-    Params,
     TaskGradients,
     assert_second_order_safe,
     parameters_of,
-    trainable_of,
 )
 from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
 from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.checks import check_choice, check_seed
 from metalearn_tut.files.content import architecture, described
-from metalearn_tut.gating.differences import difference_gradients
 from metalearn_tut.gating.networks import ChannelGated
 from metalearn_tut.gating.stages import STAGES, Stages
-from metalearn_tut.learners.learner import Predictor, TaskLosses, attach_gradients
+from metalearn_tut.learners.gradients import attach_gradients
+from metalearn_tut.learners.learner import Learner, TaskLosses
+from metalearn_tut.learners.predictor import Predictor
 from metalearn_tut.models.bound import at_rest, for_tasks
-from metalearn_tut.scoring import Metric, check_aligned, check_function, check_loss, scores
+from metalearn_tut.scoring import Metric, check_aligned, check_function, scores
 from metalearn_tut.tasks.task import Task, TaskBatch
 
-UPDATES = ("full", "first", "difference")
+UPDATES = ("full", "first_order")
 
 
-class MetaGater:
+class MetaGater(Learner):
     """Meta-learn where a channel-gated network starts, for one step of each of its two parts.
 
     On the support set of task i, with ``theta`` the backbone and ``phi`` the gates,
@@ -55,7 +54,7 @@ class MetaGater:
     stages : sequence of {"backbone", "gates"}, default ("backbone", "gates")
         The steps, in order. Each takes its gradient at what those before it made. Several of a
         kind are several steps; none at all is FedAvg with gates.
-    backbone_gates : {"open", "gated"}
+    backbone_gates : {"open", "learned"}
         Gates in a step of the backbone: all open, or by ``phi``.
     sparsity : float, default 2
         Weight of R, >= 0; 0 prices nothing.
@@ -66,16 +65,13 @@ class MetaGater:
     warmup : float, default 0
         Share of training during which R has no weight, so that gates do not close before
         they carry information.
-    update : {"full", "first", "difference"}
-        The meta-gradient: exact; without second derivatives; or with products of Hessian and
-        vector by :func:`~metalearn_tut.gating.differences.difference_gradients`.
-    delta : float, default 1e-3
-        Width of these differences.
+    update : {"full", "first_order"}
+        The meta-gradient: exact, or without second derivatives.
     detach_stage1 : bool, default False
         Take for constants in a stage what the stages before it made of the other part. F is
         the same; its gradient lacks the path through the second stage.
     relaxed : bool, default False
-        Gates that are never 0 or 1 (``how="soft"``) in all that is learned from. With them
+        Gates that are never 0 or 1 (``gate_mode="soft"``) in all that is learned from. With them
         finite differences converge to ``update="full"``, which for hard ones they do not: a
         straight-through gradient is not the gradient of the mask that it passes through.
     loss : callable, default cross entropy
@@ -131,7 +127,6 @@ class MetaGater:
         two_sided: bool = False,
         warmup: float = 0.0,
         update: str = "full",
-        delta: float = 1e-3,
         detach_stage1: bool = False,
         relaxed: bool = False,
         loss: TaskLoss = F.cross_entropy,
@@ -140,50 +135,35 @@ class MetaGater:
     ) -> None:
         if not isinstance(model, ChannelGated):
             raise TypeError(f"model must have channel gates, got {type(model).__name__}")
-        gate_lr = inner_lr if gate_lr is None else gate_lr
-        if isinstance(stages, str):
-            raise ValueError(f"stages must be a sequence of names, got {stages!r}")
-        for stage in stages:
-            check_choice("stages", stage, STAGES)
-        check_choice("backbone_gates", backbone_gates, ("open", "gated"))
         check_choice("update", update, UPDATES)
         check_seed(seed)
-        numbers = {"inner_lr": inner_lr, "gate_lr": gate_lr, "sparsity": sparsity}
-        for name, value in numbers.items():
-            if not 0 <= value < inf:
-                raise ValueError(f"{name} must be finite and >= 0, got {value}")
-        for name, value in {"target": target or 0.0, "warmup": warmup}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in 0..1, got {value}")
-        if two_sided and target is None:
-            raise ValueError("two_sided=True needs a target")
-        if not 0 < delta < inf:
-            raise ValueError(f"delta must be positive, got {delta}")
-        check_loss("loss", loss)
         check_function("metric", metric, optional=True)
+        if not 0 <= sparsity < inf:
+            raise ValueError(f"sparsity must be finite and >= 0, got {sparsity}")
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"warmup must be in 0..1, got {warmup}")
+        super().__init__()
         self.model, self.loss, self.sparsity, self.warmup = model, loss, sparsity, warmup
-        self.update, self.delta, self.seed, self.metric = update, delta, seed, metric
+        self.update, self.seed, self.metric = update, seed, metric
         self.inner = Stages(
             model=model,
             loss=loss,
-            lr={"backbone": inner_lr, "gates": gate_lr},
-            stages=tuple(stages),
+            inner_lr=inner_lr,
+            gate_lr=inner_lr if gate_lr is None else gate_lr,
+            stages=stages if isinstance(stages, str) else tuple(stages),
             backbone_gates=backbone_gates,
-            how="soft" if relaxed else "learned",
+            gate_mode="soft" if relaxed else "learned",
             target=target,
             two_sided=two_sided,
             detach_stage1=detach_stage1,
-            first_order=update == "first",
+            first_order=update == "first_order",
         )
-
-    def meta_parameters(self) -> Params:
-        """The parameters that are not frozen: those of gates are called ``gates.*``."""
-        return trainable_of(self.model)
 
     def settings(self) -> dict[str, Any]:
         """All that decides what it learns, as JSON."""
-        own = ("sparsity", "warmup", "update", "delta", "seed", "metric")
-        inner = ("lr", "stages", "backbone_gates", "how", "target", "two_sided", "detach_stage1")
+        own = ("sparsity", "warmup", "update", "seed", "metric")
+        inner = ("inner_lr", "gate_lr", "stages", "backbone_gates", "gate_mode")
+        inner += ("target", "two_sided", "detach_stage1")
         found = {name: getattr(self, name) for name in own}
         found |= {name: getattr(self.inner, name) for name in inner}
         frozen = sorted(n for n, p in self.model.named_parameters() if not p.requires_grad)
@@ -212,23 +192,15 @@ class MetaGater:
         accuracy = scores(self.metric, result.outputs, batch.query_y)
         return TaskLosses(attach_gradients(result, metas), accuracy)
 
+    @torch.enable_grad()
     def _task(self, task: Task, sparsity: float) -> tuple[Tensor, Tensor, list[Tensor]]:
         """F, the query logits, and the gradient in the order of the meta-parameters."""
         leaves = {n: p.detach().requires_grad_() for n, p in self.meta_parameters().items()}
         noises = self.model.noise(len(task.support_x)), self.model.noise(len(task.query_x))
         support = task.support_x, task.support_y, noises[0], sparsity
-        with torch.set_grad_enabled(self.update != "difference"):
-            steps, reached = zip(*self.inner.steps(leaves, *support), strict=True)
-        end = reached[-1]
-        if self.update == "difference":
-            end = {n: p.detach().requires_grad_() for n, p in end.items()}
-        with torch.enable_grad():
-            value, logits = self.inner.query_value(end, task, noises, sparsity)
-        wanted = end if self.update == "difference" else leaves
-        found = torch.autograd.grad(value, list(wanted.values()), materialize_grads=True)
-        if self.update == "difference":
-            at_end = dict(zip(end, found, strict=True))
-            found = difference_gradients(at_end, steps[1:], self.delta).values()
+        adapted = self.inner.adapt(leaves, *support)
+        value, logits = self.inner.query_value(adapted, task, noises, sparsity)
+        found = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
         return value.detach(), logits.detach(), list(found)
 
     @torch.no_grad()
@@ -256,5 +228,5 @@ class MetaGater:
         noise = self.model.noise(len(x), generator)
         network = for_tasks(self.model, training=False)
         inner = replace(self.inner, model=network, loss=at_rest(self.loss))
-        *_, (_, end) = inner.steps(params, x, y, noise, self.sparsity)
-        return Predictor(network, {**parameters_of(network), **end}, support_x)  # frozen ones, too
+        adapted = inner.adapt(params, x, y, noise, self.sparsity)
+        return Predictor(network, parameters_of(network) | adapted, support_x)  # frozen ones, too

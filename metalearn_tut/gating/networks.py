@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.gating.gates import TAU, ChannelGate, GatedPass, How
+from metalearn_tut.gating.channel_gate import TAU, ChannelGate, GatedPass, GateMode
 from metalearn_tut.models import inputs
 from metalearn_tut.models.conv4 import Conv4
 from metalearn_tut.models.few_shot import FewShotNetwork
@@ -42,24 +42,35 @@ class DensePass(GatedPass):
 
 
 class ChannelGated(FewShotNetwork):
-    """What the gated networks share; subclasses say which network and where its gates are."""
+    """What the gated networks share; subclasses say which network and where its gates are.
+
+    A gated network is made of the blocks and the head of a plain one, under the same names, and
+    of ``gates``. ``plain`` is the kind of the plain one, ``options`` are what it was built with.
+    """
 
     plain: ClassVar[type[FewShotNetwork]]
+    options: ClassVar[tuple[str, ...]]
 
-    def _adopt(self, network: FewShotNetwork, hidden: int, open_bias: float, tau: float) -> None:
+    def __init__(
+        self, network: FewShotNetwork, hidden: int = 16, open_bias: float = 2.0, tau: float = TAU
+    ) -> None:
         if type(network) is not self.plain:
             raise TypeError(
                 f"network must be a {self.plain.__name__}, got {type(network).__name__}"
             )
         if not tau > 0:
             raise ValueError(f"tau must be positive, got {tau}")
-        vars(self).update(vars(copy.deepcopy(network)))  # all that a network is made of
-        self.tau = tau
-        gated = (self.get_submodule(n) for n, (_, gate) in self.wires.items() if gate is not None)
+        with torch.device("meta"):  # draws no weights: the head is the network's
+            super().__init__(network.head.in_features, network.ways, network.norm)
+        for name in self.options:
+            setattr(self, name, getattr(network, name))
+        self.blocks, self.head = copy.deepcopy((network.blocks, network.head))
+        self.tau, self.training = tau, network.training
+        gated = [self.get_submodule(n) for n, (_, gate) in self.wires.items() if gate is not None]
         self.gates = nn.ModuleList(
             ChannelGate(conv.in_channels, conv.out_channels, hidden, open_bias) for conv in gated
         )
-        self.gates.to(network.head.weight)
+        self.gates.to(self.head.weight)
 
     @property
     def sizes(self) -> list[int]:
@@ -73,9 +84,11 @@ class ChannelGated(FewShotNetwork):
 
     def ungated(self) -> FewShotNetwork:
         """A copy without gates: all filters open."""
-        network = copy.deepcopy(self)
-        del network.gates, network.tau
-        network.__class__ = self.plain
+        options = {name: getattr(self, name) for name in self.options}
+        with torch.device("meta"):  # draws no weights: the layers are these
+            network = self.plain(ways=self.ways, norm=self.norm, **options)
+        network.blocks, network.head = copy.deepcopy((self.blocks, self.head))
+        network.training = self.training
         return network
 
     @property
@@ -88,38 +101,27 @@ class ChannelGated(FewShotNetwork):
         raise NotImplementedError(f"{type(self).__name__} must define flow(x, run)")
 
     def run(
-        self,
-        x: Tensor,
-        n_support: int | None = None,
-        *,
-        how: How = "learned",
-        noise: Sequence[Tensor] | None = None,
+        self, x: Tensor, n_support: int | None = None, **gating: Any
     ) -> tuple[Tensor, list[Tensor]]:
-        """Logits ``[B, ways]`` and the masks ``[B, C_l]``, in the order of the gates."""
-        run = DensePass(self.gates, how, noise, self.tau, n_support)
+        """Logits ``[B, ways]`` and the masks ``[B, C_l]``; ``gating`` as for a call."""
+        run = DensePass(self.gates, tau=self.tau, n_support=n_support, **gating)
         return run.head(self.head, self.flow(x, run)), run.masks
 
-    def embed(
-        self,
-        x: Tensor,
-        n_support: int | None = None,
-        *,
-        how: How = "learned",
-        noise: Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        """Features ``[B, D]`` of the images ``x``; ``how`` and ``noise`` as for a call."""
-        return self.flow(x, DensePass(self.gates, how, noise, self.tau, n_support))
-
     def masks(self, x: Tensor, n_support: int | None = None, **gating: Any) -> list[Tensor]:
-        """The masks ``[B, C_l]`` alone."""
+        """The masks ``[B, C_l]`` alone, in the order of the gates."""
         return self.run(x, n_support, **gating)[1]
+
+    def embed(self, x: Tensor, n_support: int | None = None, **gating: Any) -> Tensor:
+        """Features ``[B, D]`` of the images ``x``."""
+        run = DensePass(self.gates, tau=self.tau, n_support=n_support, **gating)
+        return self.flow(x, run)
 
     def forward(
         self,
         x: Tensor,
         n_support: int | None = None,
         *,
-        how: How = "learned",
+        gate_mode: GateMode = "learned",
         noise: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """Logits ``[B, ways]`` of the images ``x``.
@@ -129,17 +131,17 @@ class ChannelGated(FewShotNetwork):
         x : Tensor [B, C, H, W]
         n_support : int, optional
             As for every few-shot network.
-        how : {"learned", "soft", "open", "closed"} or sequence of masks
+        gate_mode : {"learned", "soft", "open", "closed"} or sequence of masks
             By the gates; by the gates' relaxation, for finite differences; all filters or
             none, whatever the gates say; or a mask ``[C_l]`` or ``[B, C_l]`` for each gate.
         noise : sequence of Tensor [B, C_l], optional
             From :meth:`noise`, in training. Without it gates are deterministic, in both
             modes: a filter is open if its logit is above 0.
         """
-        return self.run(x, n_support, how=how, noise=noise)[0]
+        return self.run(x, n_support, gate_mode=gate_mode, noise=noise)[0]
 
 
-class ChannelGatedConv4(ChannelGated, Conv4):
+class ChannelGatedConv4(ChannelGated):
     """A Conv4 with a gate at each of its four convolutions.
 
     ``x_{l+1} = g_l · relu(pool(norm(W_l * x_l)))``, the mask ``g_l`` of an image computed from
@@ -181,12 +183,7 @@ class ChannelGatedConv4(ChannelGated, Conv4):
     """
 
     plain = Conv4
-
-    def __init__(
-        self, network: Conv4, hidden: int = 16, open_bias: float = 2.0, tau: float = TAU
-    ) -> None:
-        nn.Module.__init__(self)
-        self._adopt(network, hidden, open_bias, tau)
+    options = ("in_channels", "width", "image_size", "group_size")
 
     @property
     def wires(self) -> dict[str, tuple[int | None, int | None]]:
@@ -203,7 +200,7 @@ class ChannelGatedConv4(ChannelGated, Conv4):
         return x.flatten(1)
 
 
-class ChannelGatedResNet12(ChannelGated, ResNet12):
+class ChannelGatedResNet12(ChannelGated):
     """A ResNet-12 with a gate at each of the three convolutions of its blocks.
 
     The masks multiply what the next convolution of the block reads and, after the third, what
@@ -231,14 +228,14 @@ class ChannelGatedResNet12(ChannelGated, ResNet12):
     """
 
     plain = ResNet12
+    options = ("in_channels", "widths", "inner")
 
     def __init__(
         self, network: ResNet12, hidden: int = 16, open_bias: float = 2.0, tau: float = TAU
     ) -> None:
-        nn.Module.__init__(self)
-        if any(isinstance(block, ShortcutBlock) for block in network.blocks):
+        if any(isinstance(part, ShortcutBlock) for part in network.modules()):
             raise ValueError("network has pruned blocks, which have no filters to gate")
-        self._adopt(network, hidden, open_bias, tau)
+        super().__init__(network, hidden, open_bias, tau)
 
     @property
     def wires(self) -> dict[str, tuple[int | None, int | None]]:

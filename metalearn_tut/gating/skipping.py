@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.gating.gates import GatedPass, How
+from metalearn_tut.gating.channel_gate import GatedPass, GateMode
 from metalearn_tut.gating.networks import After, ChannelGated
 
 
@@ -33,7 +33,7 @@ class SkippingPass(GatedPass):
         bias = None if conv.bias is None else conv.bias[wanted]
         x = after(_sliced(norm, F.conv2d(x, weight, bias, conv.stride, conv.padding), wanted))
         self.present = wanted
-        if shut or len(mask) > 1 or not isinstance(self.how, str):
+        if shut or len(mask) > 1 or not isinstance(self.gate_mode, str):
             x = mask[:, wanted, None, None] * x
         return x
 
@@ -67,7 +67,7 @@ def _sliced(norm: nn.Module, x: Tensor, kept: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def skip(network: ChannelGated, x: Tensor, *, how: How = "learned") -> Tensor:
+def skip(network: ChannelGated, x: Tensor, *, gate_mode: GateMode = "learned") -> Tensor:
     """Logits of a gated network, computed without the filters that no row of ``x`` opens.
 
     The same numbers as ``network(x)`` to rounding. A batch of images that open different
@@ -79,7 +79,7 @@ def skip(network: ChannelGated, x: Tensor, *, how: How = "learned") -> Tensor:
         Deployed (:meth:`metalearn_tut.learners.Predictor.deploy`), or with a norm that reads
         each channel of each image alone.
     x : Tensor [B, C, H, W]
-    how
+    gate_mode
         As for a call of the network, but for ``"soft"``.
 
     Returns
@@ -100,14 +100,14 @@ def skip(network: ChannelGated, x: Tensor, *, how: How = "learned") -> Tensor:
     >>> torch.allclose(skip(network, x), network(x), atol=1e-6)
     True
     """
-    if how == "soft":
-        raise ValueError("how='soft' leaves no filter out: use 'learned'")
-    run = SkippingPass(network.gates, how, None, network.tau)
+    if gate_mode == "soft":
+        raise ValueError("gate_mode='soft' leaves no filter out: use 'learned'")
+    run = SkippingPass(network.gates, gate_mode, tau=network.tau)
     return run.head(network.head, network.flow(x, run))
 
 
-def skip_each(network: ChannelGated, x: Tensor, *, how: str = "learned") -> Tensor:
+def skip_each(network: ChannelGated, x: Tensor, *, gate_mode: str = "learned") -> Tensor:
     """The logits of :func:`skip`, one image at a time: each computes its own open filters only."""
     if not len(x):
-        return skip(network, x, how=how)
-    return torch.cat([skip(network, row, how=how) for row in x.split(1)])
+        return skip(network, x, gate_mode=gate_mode)
+    return torch.cat([skip(network, row, gate_mode=gate_mode) for row in x.split(1)])

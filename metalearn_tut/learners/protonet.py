@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel import Params, parameters_of, trainable_of
+from metalearn_tut.bilevel import Params, parameters_of
 from metalearn_tut.bilevel.checks import check_finite, check_rows, check_targets, prepare
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.files.content import architecture, described
-from metalearn_tut.learners.learner import TaskLosses, check_query, read_by
+from metalearn_tut.learners.learner import Learner, TaskLosses
+from metalearn_tut.learners.predictor import Predictor
 from metalearn_tut.models import deploy
-from metalearn_tut.models.bound import with_tensors, without_statistics
-from metalearn_tut.models.deploy import with_statistics
+from metalearn_tut.models.bound import with_tensors
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import Metric, check_function, score
 from metalearn_tut.tasks.task import TaskBatch
@@ -61,7 +60,7 @@ def distance_logits(features: Tensor, centers: Tensor) -> Tensor:
     return -(features.unsqueeze(1) - centers).square().sum(-1)
 
 
-class ProtoNet:
+class ProtoNet(Learner):
     """Prototypical networks (Snell et al. 2017): classify by the nearest class mean.
 
     ``p(y = c | x) ~ exp(-|f(x) - c_c|^2)``, ``c_c`` the mean embedding of class c's support.
@@ -81,11 +80,12 @@ class ProtoNet:
         if not hasattr(model, "embed"):
             raise ValueError(f"ProtoNet needs a model with embed(x), got {type(model).__name__}")
         check_function("metric", metric, optional=True)
+        super().__init__()
         self.model, self.metric = model, metric
 
     def meta_parameters(self) -> Params:
         """The embedding's parameters that are not frozen."""
-        params = trainable_of(self.model)
+        params = super().meta_parameters()
         if isinstance(self.model, FewShotNetwork):
             params = {n: p for n, p in params.items() if not n.startswith("head.")}
         return params
@@ -134,13 +134,12 @@ def logits(model: nn.Module, support_x: Tensor, support_y: Tensor, query_x: Tens
         both = model.embed(torch.cat([support_x, query_x]), n)
         support, query = both[:n], both[n:]
     else:
-        support, query = (model.embed(x.clone()) for x in (support_x, query_x))
+        support, query = model.embed(support_x.clone()), model.embed(query_x.clone())
     return distance_logits(query, prototypes(support, support_y))
 
 
-@dataclass(frozen=True)
-class NearestPrototype:
-    """A prototypical network with the support set of one task, as a function of its input.
+class NearestPrototype(Predictor):
+    """A prototypical network with the support set of one task.
 
     Parameters
     ----------
@@ -150,57 +149,31 @@ class NearestPrototype:
     support_y : Tensor [N·K]
     """
 
-    model: nn.Module
-    support_x: Tensor
-    support_y: Tensor
-    network: nn.Module = field(init=False, repr=False)
+    def __init__(self, model: nn.Module, support_x: Tensor, support_y: Tensor) -> None:
+        self.support_y = support_y.to(next(model.parameters()).device, copy=True)
+        params = dict(model.named_parameters())
+        super().__init__(model, params, support_x, learned_statistics=True)
 
-    @torch.no_grad()
-    def __post_init__(self) -> None:
-        params = {n: p.detach().clone() for n, p in self.model.named_parameters()}
-        never = without_statistics(self.model, learned=True)
-        model = network = with_tensors(self.model, params, training=False, by_batch=never)
-        x = read_by(model, self.support_x)
-        if norm_of(model) == "none":  # a network of this package says what it normalizes by
-            network = with_statistics(model, lambda net: net.embed(x.clone()))
-        own = {"model": model, "support_x": self.support_x.detach().clone(), "network": network}
-        own["support_y"] = self.support_y.to(x.device).clone()
-        for name, value in own.items():
-            object.__setattr__(self, name, value)
+    def _run(self, network: nn.Module, x: Tensor) -> Tensor:
+        return network.embed(x.clone())
 
-    @torch.no_grad()
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits ``[B, N]`` for inputs ``x [B, ...]`` (``uint8`` images or floats).
+    def _outputs(self, support_x: Tensor, x: Tensor) -> Tensor:
+        return logits(with_tensors(self.network, {}), support_x, self.support_y, x)
 
-        Raises
-        ------
-        ValueError
-            If one of ``x`` and the support set holds ``uint8`` images, and the other numbers
-            outside 0..1.
-        """
-        check_query(self.support_x, x)
-        network = with_tensors(self.network, {})
-        support, query = (read_by(network, rows) for rows in (self.support_x, x))
-        return logits(network, support, self.support_y, query)
-
-    @torch.no_grad()
-    def deploy(self) -> nn.Module:
-        """An ordinary network in evaluation mode, a linear layer in place of the prototypes.
+    def _deployed(self, support_x: Tensor) -> nn.Module:
+        """A linear layer in place of the prototypes; in a network of this package, the head.
 
         ``-|f - c|^2 = 2 c·f - |c|^2 - |f|^2``, and the last term is the same for all classes: a
-        linear layer with weights ``2 c`` and biases ``-|c|^2`` gives the same probabilities. In a
-        network of this package it is the head.
+        linear layer with weights ``2 c`` and biases ``-|c|^2`` gives the same probabilities.
         """
-        support = read_by(self.network, self.support_x)
-        with torch.autocast(support.device.type, enabled=False):
-            features = with_tensors(self.network, {}).embed(support.clone())
-            centers = prototypes(features, self.support_y)
-            weight, bias = 2 * centers, -centers.square().sum(1)
-            expected = features @ weight.T + bias
-            if isinstance(self.network, FewShotNetwork):
-                head = {"head.weight": weight, "head.bias": bias}
-                return deploy(self.network, head, support, expected=expected)
-            return deploy(Embedded(self.network, weight, bias), {}, support, expected=expected)
+        features = self._run(with_tensors(self.network, {}), support_x)
+        centers = prototypes(features, self.support_y)
+        weight, bias = 2 * centers, -centers.square().sum(1)
+        expected = features @ weight.T + bias
+        if isinstance(self.network, FewShotNetwork):
+            head = {"head.weight": weight, "head.bias": bias}
+            return deploy(self.network, head, support_x, expected=expected)
+        return deploy(Embedded(self.network, weight, bias), {}, support_x, expected=expected)
 
 
 class Embedded(nn.Module):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metalearn_tut import bilevel
@@ -12,14 +13,14 @@ from metalearn_tut.bilevel import Params
 from metalearn_tut.bilevel.checks import prepare, ways_of
 from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.inner import Rate, masked, private
+from metalearn_tut.learners.inner_loop import InnerLoopLearner
 from metalearn_tut.learners.learner import TaskLosses
-from metalearn_tut.learners.maml import MAML
 from metalearn_tut.models.bound import for_tasks
-from metalearn_tut.scoring import scalar_loss
+from metalearn_tut.scoring import Metric, TaskLoss, scalar_loss
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 
-class Reptile(MAML):
+class Reptile(InnerLoopLearner):
     """Reptile (Nichol et al. 2018): move the start towards where each task ends.
 
     The update direction of task i is ``theta - theta_i'``, with ``theta_i'`` the result of
@@ -30,29 +31,40 @@ class Reptile(MAML):
 
     Parameters
     ----------
-    model, inner_lr, inner_steps
+    model, inner_lr, inner_steps, zero_head, head, groups
         As for :class:`MAML`.
-    **settings
-        ``zero_head``, ``head``, ``groups``, ``loss``, ``inner_loss``, ``metric``, ``masks``,
-        ``prox_weight``, as there.
+    loss, inner_loss, metric, masks, prox_weight
+        As there.
     """
 
     def __init__(
-        self, model: nn.Module, inner_lr: float = 0.4, inner_steps: int = 1, **settings: Any
+        self,
+        model: nn.Module,
+        inner_lr: Rate = 0.4,
+        inner_steps: int = 1,
+        *,
+        zero_head: bool = False,
+        head: str = "head",
+        groups: Sequence[Sequence[str]] | None = None,
+        loss: TaskLoss = F.cross_entropy,
+        inner_loss: TaskLoss | None = None,
+        metric: Metric | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+        prox_weight: float = 0.0,
     ) -> None:
-        allowed = {
-            "zero_head",
-            "head",
-            "groups",
-            "loss",
-            "inner_loss",
-            "metric",
-            "masks",
-            "prox_weight",
-        }
-        if unknown := sorted(set(settings) - allowed):
-            raise TypeError(f"Reptile has no argument {unknown[0]!r}")
-        super().__init__(model, inner_lr, inner_steps, **settings)
+        super().__init__(
+            model,
+            inner_lr,
+            inner_steps,
+            zero_head=zero_head,
+            head=head,
+            groups=groups,
+            loss=loss,
+            inner_loss=inner_loss,
+            metric=metric,
+            masks=masks,
+            prox_weight=prox_weight,
+        )
 
     @torch.no_grad()
     def _task(

@@ -45,9 +45,9 @@ def tensors_of(learner: Learner) -> dict[str, Tensor]:
 
 
 def networks_of(learner: Learner) -> dict[str, nn.Module]:
-    """The networks behind a learner, by the first part of their tensors' names."""
+    """The networks behind a learner, by what their tensors' names begin with."""
     if callable(getattr(learner, "networks", None)):
-        return {f"{name}.": network for name, network in learner.networks().items()}
+        return learner.networks()
     model = getattr(learner, "model", None)
     return {"": model} if isinstance(model, nn.Module) else {}
 

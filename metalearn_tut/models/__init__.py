@@ -8,6 +8,7 @@ from metalearn_tut.models.mode import evaluating
 from metalearn_tut.models.norms import NORMS, TaskBatchNorm2d
 from metalearn_tut.models.random_masks import gumbel_mask, hard_mask
 from metalearn_tut.models.resnet12 import ResNet12
+from metalearn_tut.models.support_norm import support_norm
 
 __all__ = [
     "NORMS",
@@ -19,5 +20,6 @@ __all__ = [
     "evaluating",
     "gumbel_mask",
     "hard_mask",
+    "support_norm",
     "with_tensors",
 ]

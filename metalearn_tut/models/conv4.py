@@ -44,7 +44,9 @@ class Conv4(FewShotNetwork):
     width : int or sequence of 4 ints, default 32
         Channels of every block, or of each.
     norm : {"batch", "support", "group", "none"}, default "batch"
-        Whose statistics normalize a query image: see :class:`TaskBatchNorm2d`.
+        Whose statistics normalize a query image: those of all query images of its task
+        (transductive), those of the support set (inductive), its own, or none: see
+        :class:`~metalearn_tut.models.norms.TaskBatchNorm2d`.
     image_size : int, default 28
         Side of the square images, at least 16 (four poolings halve it four times).
     group_size : int, optional

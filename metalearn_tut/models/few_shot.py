@@ -43,7 +43,8 @@ class FewShotNetwork(nn.Module):
     def norm(self) -> str:
         """The norm mode, one of ``NORMS``: a result is only comparable within one mode.
 
-        ``"batch"`` and ``"support"`` have the same parameters and may be set to each other.
+        ``"batch"`` (transductive) and ``"support"`` (inductive) have the same parameters and may
+        be set to each other.
         It says how query images are to be normalized; the caller acts on it by passing
         ``n_support``.
         """

@@ -20,7 +20,7 @@ class TaskBatchNorm2d(nn.Module):
     * all rows (``n_support=None``), as in the MAML paper: the result for a query image then
       depends on the query images that came with it (a *transductive* number), or
     * the first ``n_support`` rows, the task's support set: every query image is classified
-      alone, as it must be once the network is deployed.
+      alone (an *inductive* number), as it must be once the network is deployed.
 
     Running statistics would mix tasks, and ``eval()`` would silently switch to them: this
     layer does the same in both modes.
@@ -186,9 +186,9 @@ def usual_group_size(channels: int) -> int:
 def make_norm(norm: str, channels: int, group_size: int | None = None) -> nn.Module:
     """The layer that one of :data:`NORMS` stands for.
 
-    ``"batch"`` and ``"support"`` are the same :class:`TaskBatchNorm2d` (they differ in the
-    ``n_support`` it is called with), ``"group"`` is a ``GroupNorm`` of groups of
-    ``group_size`` channels, by default :func:`usual_group_size`, ``"none"`` the identity.
+    ``"batch"`` (transductive) and ``"support"`` (inductive) are the same :class:`TaskBatchNorm2d`
+    (they differ in the ``n_support`` it is called with), ``"group"`` is a ``GroupNorm`` of groups
+    of ``group_size`` channels, by default :func:`usual_group_size`, ``"none"`` the identity.
 
     Raises
     ------

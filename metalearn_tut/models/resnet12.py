@@ -79,7 +79,8 @@ class ResNet12(FewShotNetwork):
     in_channels : int, default 3
         Channels of the images.
     norm : {"batch", "support", "group", "none"}, default "batch"
-        Whose statistics normalize a query image: see
+        Whose statistics normalize a query image: those of all query images of its task
+        (transductive), those of the support set (inductive), its own, or none: see
         :class:`~metalearn_tut.models.norms.TaskBatchNorm2d`.
     inner : sequence of 4 pairs of ints, optional
         Channels after the first and the second convolution of each block, where a network that

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colors, told apart by most color-blind readers, each with its own dash.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # as many as colors: told apart without them
 _STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
@@ -213,16 +214,8 @@ def coverage(
     """
     rows = np.arange(len(centers))
     for i, (name, half) in enumerate(half_widths.items()):
-        width = 3.5 - 1.5 * i  # told apart without color, too
-        ax.errorbar(
-            centers,
-            rows + 0.35 * i,
-            xerr=half,
-            fmt="none",
-            elinewidth=width,
-            color=COLORS[i],
-            label=name,
-        )
+        style = {"fmt": "none", "elinewidth": 3.5 - 1.5 * i}  # told apart without color, too
+        ax.errorbar(centers, rows + 0.35 * i, xerr=half, color=COLORS[i], label=name, **style)
     ax.axvline(truth, color="black", linestyle="--", linewidth=1.5)
     ax.set_yticks([])
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=len(half_widths))
@@ -256,3 +249,47 @@ def ranked_losses(
         ax.plot(columns[where], losses[where], style, color=color, markersize=4, label=name)
     ax.set_yscale("log")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+
+
+def trade_off(
+    ax: Axes,
+    rows: Mapping[str, Mapping[str, float]],
+    methods: Mapping[str, Sequence[str]],
+    cost: str,
+    front: Sequence[str],
+    xlabel: str,
+) -> None:
+    """Accuracy against a cost: a mark for each method, and the Pareto front as steps.
+
+    Parameters
+    ----------
+    rows : mapping of name to mapping
+        ``accuracy`` and the cost.
+    methods : mapping of method to names
+        At most seven methods, told apart by color and mark.
+    cost : str
+        What the horizontal axis shows, on a logarithmic scale.
+    front : sequence of str
+        The names that no other makes needless: filled marks, joined by a line.
+    xlabel : str
+        The cost in words, with its unit.
+    """
+    if len(methods) > len(MARKERS):
+        raise ValueError(f"trade_off has marks for at most 7 methods, got {len(methods)}")
+    points = {name: (rows[name][cost], rows[name]["accuracy"]) for name in rows}
+    steps = sorted(points[name] for name in front)
+    ax.plot(*zip(*steps, strict=True), "-", drawstyle="steps-post", color="gray", zorder=1)
+    for (method, names), color, marker in zip(methods.items(), COLORS, MARKERS, strict=False):
+        style = {"marker": marker, "linestyle": "none", "color": color, "markersize": 8}
+        for name in names:
+            ax.plot(*points[name], **style, markerfacecolor=color if name in front else "none")
+        ax.plot([], [], **style, label=method)
+    ax.set(xscale="log", xlabel=xlabel, ylabel="accuracy")
+    ax.tick_params(axis="x", which="minor", labelbottom=False)
+    ax.margins(0.1)
+
+
+def legend_below(axes: Sequence[Axes], columns: int) -> None:
+    """One legend for panels that show the same, below all of them."""
+    handles = axes[0].get_legend_handles_labels()
+    axes[0].figure.legend(*handles, loc="outside lower center", ncols=columns)

@@ -1,4 +1,4 @@
-"""Trained learners that come with the package: small files, each loaded in an instant."""
+"""Floor 7: trained learners that come with the package: small files, each loaded in an instant."""
 
 from __future__ import annotations
 

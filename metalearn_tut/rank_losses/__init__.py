@@ -15,11 +15,10 @@ from metalearn_tut.rank_losses.aggregate import Selection, TaskAggregate
 from metalearn_tut.rank_losses.baselines import Oracle, WorstMixture, simplex_projection
 from metalearn_tut.rank_losses.guidance import LogNormalGuidance, clean_losses
 from metalearn_tut.rank_losses.ranked_range import RankedRange
-from metalearn_tut.rank_losses.thresholds import DCARange, ThresholdTracker
+from metalearn_tut.rank_losses.thresholds import ThresholdTracker
 from metalearn_tut.rank_losses.variational import difference_of_tops, nested_hinges
 
 __all__ = [
-    "DCARange",
     "LogNormalGuidance",
     "Oracle",
     "RankedRange",

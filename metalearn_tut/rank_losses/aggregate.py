@@ -1,4 +1,4 @@
-"""What every rank loss is: task losses in, constant task weights out, and a log of both."""
+"""What every rank loss is: task losses in, constant task weights out."""
 
 from __future__ import annotations
 
@@ -35,18 +35,23 @@ class TaskAggregate:
 
     Attributes
     ----------
+    step : int
+        Steps since the run began.
     log : list of Selection
-        What was selected in every step since the run began, resumed parts included.
+        What was selected in every step that this process has made.
+    keeps_log : bool, default False
+        Set it to True to have the log in ``state_dict()``, too, some 100 bytes a step: a run
+        that is resumed then has the whole log.
     """
 
     def __init__(self, burn_in: int = 0) -> None:
-        self.burn_in = whole_number("burn_in", burn_in)
+        self.burn_in, self.keeps_log = whole_number("burn_in", burn_in), False
         self.load_state_dict({})
 
     def __call__(self, losses: Tensor) -> Tensor:
         """The aggregated loss of ``losses [n]``, a scalar; its gradient is the weights.
 
-        Counts as one step, and is logged.
+        Counts as one step.
         """
         weights = self.select(losses)
         kept = weights > 0
@@ -58,7 +63,7 @@ class TaskAggregate:
     def select(self, losses: Tensor) -> Tensor:
         """Weights ``[n]`` for ``losses [n]``: >= 0, without gradient, all 0 if none is kept.
 
-        Counts as one step, and is logged.
+        Counts as one step.
 
         Raises
         ------
@@ -69,10 +74,11 @@ class TaskAggregate:
         check_losses(losses)
         losses = losses.detach()
         weights, low, high = self._weigh(losses)
-        if len(self.log) < self.burn_in:
+        if self.step < self.burn_in:
             weights, low, high = uniform(losses), None, None
         kept = tuple(torch.nonzero(weights).flatten().tolist())
         self.log.append(Selection(low, high, kept))
+        self.step += 1
         return weights
 
     def _weigh(self, losses: Tensor) -> tuple[Tensor, float | None, float | None]:
@@ -80,12 +86,15 @@ class TaskAggregate:
         raise TypeError(f"{type(self).__name__} must define _weigh(losses)")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, and the log, as JSON."""
-        log = [[low, high, list(kept)] for low, high, kept in self.log]
-        return {"memory": copy.deepcopy(self.memory), "log": log}
+        """All that the next step depends on, as JSON."""
+        state = {"step": self.step, "memory": copy.deepcopy(self.memory)}
+        if self.keeps_log:
+            state["log"] = [[low, high, list(kept)] for low, high, kept in self.log]
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state_dict`` gave; from ``{}`` begin anew."""
+        self.step = state.get("step", 0)
         self.memory: dict[str, Any] = copy.deepcopy(dict(state.get("memory", {})))
         self.log = [Selection(low, high, tuple(kept)) for low, high, kept in state.get("log", [])]
 

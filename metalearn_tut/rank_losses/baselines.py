@@ -60,7 +60,7 @@ class WorstMixture(TaskAggregate):
         n = len(losses)
         if n > self.pool:
             raise ValueError(f"a batch of {n} tasks is larger than the pool of {self.pool}")
-        here = (torch.arange(n) + len(self.log) * n) % self.pool
+        here = (torch.arange(n) + self.step * n) % self.pool
         mixture = self.mixture
         weights = mixture[here] * self.pool / n
         mixture[here] += self.rate * losses.to("cpu", torch.float64)
@@ -115,7 +115,7 @@ class Oracle(TaskAggregate):
         return f"Oracle({self.noisy!r})"
 
     def _weigh(self, losses: Tensor) -> tuple[Tensor, None, None]:
-        first = len(self.log) * len(losses)
+        first = self.step * len(losses)
         clean = [not self.noisy(first + i) for i in range(len(losses))]
         kept = torch.tensor(clean, dtype=losses.dtype, device=losses.device)
         return kept / max(1, sum(clean)), None, None

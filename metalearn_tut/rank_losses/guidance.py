@@ -128,7 +128,7 @@ class LogNormalGuidance(TaskAggregate):
         logs = _logarithms(losses)
         if self.source is None:
             self._update(logs)
-        elif len(self.log) % self.every == 0:
+        elif self.step % self.every == 0:
             reference = self.source()
             check_losses(reference)
             check_remembered(reference)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from metalearn_tut.checks import check_choice, check_count
+from metalearn_tut.checks import check_choice
 from metalearn_tut.rank_losses.aggregate import check_remembered, uniform
 from metalearn_tut.rank_losses.ranked_range import RankedRange
 from metalearn_tut.rank_losses.variational import difference_of_tops, nested_hinges
@@ -109,7 +109,7 @@ class ThresholdTracker(RankedRange):
         check_remembered(losses)
         m, k = self.ranks(n := len(losses))
         exact = losses.to("cpu", torch.float64)
-        if len(self.log) < self.burn_in:
+        if self.step < self.burn_in:
             self.memory.setdefault("burn_in", []).extend(exact.tolist())
             return uniform(losses), None, None
         if "thresholds" not in self.memory:
@@ -117,7 +117,7 @@ class ThresholdTracker(RankedRange):
             self.memory["thresholds"] = self._start(collected, m / n, k / n)
         low, high = self.memory["thresholds"]
         weights, slopes = self._derivatives(exact, m, k)
-        eta = [rate / (1 + len(self.log) - self.burn_in) ** self.decay / n for rate in self.rates]
+        eta = [rate / (1 + self.step - self.burn_in) ** self.decay / n for rate in self.rates]
         self.memory["thresholds"] = [
             None if low is None else low - eta[0] * slopes[0],
             None if high is None else high + eta[1] * slopes[1],
@@ -154,51 +154,6 @@ class ThresholdTracker(RankedRange):
         rest = iter(by_threshold)
         slopes = [None if t is None else next(rest).item() for t in places]
         return by_loss.clamp(min=0), slopes  # F1's is -1 between thresholds that have crossed
-
-
-class DCARange(RankedRange):
-    """Ranked range by the difference-of-convex algorithm (DCA), on a stream of batches.
-
-    ``psi`` is a difference of two convex top sums. The algorithm replaces the subtracted one by
-    its tangent at the present parameters, takes some steps on what is left, and repeats. Here
-    an outer iteration is ``every`` steps: the upper threshold is set half way between the m-th
-    and the (m+1)-th largest loss of its first batch, and stays; the ranks 1..k are sorted anew
-    in each step. Tasks of these ranks below the threshold weigh ``1/(k-m)``.
-
-    Parameters
-    ----------
-    m, k, burn_in
-        As for :class:`RankedRange`.
-    every : int, default 10
-        Steps of an outer iteration; with 1 (and distinct losses) it is :class:`RankedRange`.
-
-    Notes
-    -----
-    Public code for ranked ranges by HeTRoM's authors freezes the gradient of the subtracted sum on
-    a fixed set of examples. Batches of new tasks have no such gradient; freezing the threshold
-    in its place is our reconstruction.
-    """
-
-    def __init__(self, m: int, k: int, *, every: int = 10, burn_in: int = 0) -> None:
-        (self.every,) = check_count(every=every)
-        super().__init__(m, k, burn_in=burn_in)
-
-    def _settings(self) -> str:
-        return f", every={self.every}"
-
-    def _weigh(self, losses: Tensor) -> tuple[Tensor, float | None, float | None]:
-        check_remembered(losses)
-        m, k = self.ranks(len(losses))
-        order = losses.sort(descending=True, stable=True).indices
-        if (len(self.log) - self.burn_in) % self.every == 0 or "high" not in self.memory:
-            ranked = losses[order].tolist()
-            self.memory["high"] = boundary(ranked, m) if m else None
-        high = self.memory["high"]
-        weights = torch.zeros_like(losses)
-        weights[order[:k]] = 1 / (k - m)
-        if high is not None:
-            weights[losses.double() > high] = 0.0
-        return weights, losses[order[k - 1]].item(), high
 
 
 def boundary(ranked: list[float], rank: int) -> float:

@@ -41,19 +41,15 @@ from typing import Any
 
 import torch
 
-from metalearn_tut import gating, learners
-from metalearn_tut import models, tasks
-
-from metalearn_tut.training import checkpoint
-from metalearn_tut.distillation import MetaDistiller
-from metalearn_tut.federated import Federation, by_classes, fed_avg, per_fed_avg
-from metalearn_tut.gating import MetaGater
+from metalearn_tut import gating, models, tasks
+from metalearn_tut.checks import check_choice
+from metalearn_tut.federated import Federation, by_classes
+from metalearn_tut.files.tensor_file import read_tensors
 from metalearn_tut.learners.learner import Learner
-from metalearn_tut.learners.protonet import ProtoNet
+from metalearn_tut.runs.algorithms import ALGORITHMS, FEDERATED
 from metalearn_tut.saliency.sparse import load_sparse, read_sparse
 from metalearn_tut.tasks import ClassSource
-from metalearn_tut.checks import check_choice
-from metalearn_tut.files.tensor_file import read_tensors
+from metalearn_tut.training import checkpoint
 
 Config = Mapping[str, Any]
 
@@ -85,39 +81,6 @@ MODELS: dict[str, Callable[..., torch.nn.Module]] = {
     "ResNet12": models.ResNet12,
     "ChannelGatedConv4": partial(_gated, models.Conv4, gating.ChannelGatedConv4),
     "ChannelGatedResNet12": partial(_gated, models.ResNet12, gating.ChannelGatedResNet12),
-}
-
-
-def _distiller(
-    model: torch.nn.Module, *, teacher: Config, student: Config | None = None, **options: Any
-) -> MetaDistiller:
-    """A student on this model, and its teacher: that of a run, or an untrained one.
-
-    A run of None says that the weights of a trained one will be put into it.
-    """
-    device = next(model.parameters()).device
-    if options.get("fixed_teacher") and "run" not in teacher:
-        raise ValueError("a fixed teacher must be a trained one: its configuration needs a run")
-    if teacher.get("run") is not None:
-        known = load_learner(teacher["run"], device)
-    else:
-        known = build_learner(teacher, device)
-    return MetaDistiller(known, learners.MAML(model, **student or {}), **options)
-
-
-ALGORITHMS: dict[str, Callable[..., Learner]] = {
-    "maml": learners.MAML,
-    "fomaml": learners.fomaml,
-    "anil": learners.anil,
-    "reptile": learners.Reptile,
-    "metasgd": learners.meta_sgd,
-    "protonet": ProtoNet,
-    "tsmd": _distiller,
-}
-FEDERATED: dict[str, Callable[..., Learner]] = {
-    "metagater": MetaGater,
-    "per_fedavg": per_fed_avg,
-    "fedavg": fed_avg,
 }
 
 
@@ -156,7 +119,8 @@ def build_learner(config: Config, device: str | torch.device = "cpu") -> Learner
     ----------
     config : mapping
         ``model``: a ``name`` among ``MODELS`` and its arguments; ``algorithm``: a ``name``
-        among ``ALGORITHMS`` or ``FEDERATED`` and its arguments. For ``"tsmd"`` these are
+        among those of :mod:`metalearn_tut.runs.algorithms` and arguments of its learner: those
+        that are options of the command line, and any other. For ``"tsmd"`` these are
         ``student``, the arguments of its MAML; ``teacher``, a configuration of its own that may
         name a trained ``run`` to begin with; and those of
         :class:`~metalearn_tut.distillation.MetaDistiller`. Gated networks take the arguments
@@ -180,7 +144,8 @@ def build_learner(config: Config, device: str | torch.device = "cpu") -> Learner
         if part not in config:
             raise ValueError(f"a configuration needs model and algorithm, got {list(config)}")
     model = _make("model", MODELS, config["model"]).to(device)
-    return _make("algorithm", {**ALGORITHMS, **FEDERATED}, config["algorithm"], model)
+    makers = {name: kind.learner for name, kind in {**ALGORITHMS, **FEDERATED}.items()}
+    return _make("algorithm", makers, config["algorithm"], model)
 
 
 def build_federation(

@@ -17,19 +17,21 @@ from metalearn_tut.saliency.masks import (
     kept_fraction,
     layer_fractions,
     mask_optimizer,
-    schedule_to,
     select,
 )
 from metalearn_tut.saliency.obs import obs_scores, prune_layer
+from metalearn_tut.saliency.plan import SCORES, Criterion, Rounds, schedule_to
 from metalearn_tut.saliency.round_files import Pruned, load_round
 from metalearn_tut.saliency.rounds import anp_prune
-from metalearn_tut.saliency.scoring import SCORES, scores_of
+from metalearn_tut.saliency.scoring import scores_of
 from metalearn_tut.saliency.sparse import Sparse, load_sparse, read_sparse, save_sparse
 
 __all__ = [
     "SCORES",
+    "Criterion",
     "LayerHessian",
     "Pruned",
+    "Rounds",
     "Sparse",
     "anp_prune",
     "best_filters",

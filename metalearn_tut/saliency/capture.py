@@ -122,7 +122,8 @@ def prunable_parameters(learner: MAML, layers: Sequence[str] | None = None) -> l
 def free_leaves(learner: MAML, layer: str) -> list[str]:
     """Names of a layer's weight and bias, as far as they are meta-learned."""
     free = free_parameters(learner)
-    return [n for n in (parameter_name(layer, leaf) for leaf in ("weight", "bias")) if n in free]
+    names = [parameter_name(layer, leaf) for leaf in ("weight", "bias")]
+    return [name for name in names if name in free]
 
 
 def patches(
@@ -158,9 +159,10 @@ def patches(
     True
     """
     x = x.detach()
-    rows = x.reshape(-1, x.shape[-1]) if isinstance(module, nn.Linear) else None
-    rows = _unfolded(module, x, patch_stride) if rows is None else rows
-    rows = rows.double()
+    if isinstance(module, nn.Linear):
+        rows = x.reshape(-1, x.shape[-1]).double()
+    else:
+        rows = _unfolded(module, x, patch_stride).double()
     counts = module.bias is not None if bias is None else bias
     return F.pad(rows, (0, 1), value=1.0) if counts else rows
 
@@ -199,8 +201,8 @@ def watch(
     # a private copy, with the adapted weights: hooks on the learner's own would be seen by others
     network = learner.adapt(task.support_x, task.support_y, steps=inner_steps).network
     like = next(network.parameters())
-    sets = (task.support_x, task.query_x)
-    support, query = (as_float(x.to(like.device), like.dtype) for x in sets)
+    support = as_float(task.support_x.to(like.device), like.dtype)
+    query = as_float(task.query_x.to(like.device), like.dtype)
     forward, norm = functional(network), norm_of(network)
     beside = len(support) if data == "query" and norm == "support" else 0  # rows of the support
     own = {name: network.get_submodule(name) for name in layers}

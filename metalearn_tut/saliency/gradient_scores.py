@@ -36,12 +36,11 @@ def random_scores(learner: MAML, *, seed: int = 0, layers: Sequence[str] | None 
     check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     names, params = prunable_parameters(learner, layers), parameters_of(learner.model)
-    return {
-        n: torch.rand(params[n].shape, generator=generator, dtype=torch.float64).to(
-            params[n].device
-        )
-        for n in names
-    }
+    scores = {}
+    for name in names:
+        drawn = torch.rand(params[name].shape, generator=generator, dtype=torch.float64)
+        scores[name] = drawn.to(params[name].device)
+    return scores
 
 
 def gradient_scores(

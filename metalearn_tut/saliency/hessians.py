@@ -72,8 +72,9 @@ class LayerHessian:
     @cached_property
     def condition(self) -> float:
         """Condition number ``|H| |H^-1|`` in the 1-norm."""
-        norms = (m.abs().sum(0).max().item() for m in (self.matrix, self.inverse))
-        return math.prod(norms)
+        norm = self.matrix.abs().sum(0).max()
+        norm_of_inverse = self.inverse.abs().sum(0).max()
+        return (norm * norm_of_inverse).item()
 
 
 def layer_hessians(

@@ -98,25 +98,19 @@ def select(
     {'weight': tensor([[ True, False, False,  True]])}
     """
     _check_scores(scores, masks)
-    check_step("step", step)
+    if not 0 <= step < 1:
+        raise ValueError(f"step must be a share in [0, 1), got {step}")
     layers = _giving(masks, allocation, spare)
     flat = {layer: _flat(scores, names).double() for layer, names in layers.items()}
     kept = {layer: _flat(masks, names) for layer, names in layers.items()}
-    total, free = (sum(map(torch.numel, group)) for group in (masks.values(), kept.values()))
+    weights = {layer: masks[names[0]].numel() for layer, names in layers.items()}
+    total = sum(mask.numel() for mask in masks.values())
     if allocation == "uniform":
-        for layer in layers:
-            count = _count(step * total / free, len(kept[layer]))
-            _require(f"layer {layer!r}", count, int(kept[layer].sum()))
-            kept[layer] = _without_smallest(flat[layer], kept[layer], count)
+        kept = _alike(flat, kept, step * total)
     else:
-        sizes = {layer: masks[names[0]].numel() for layer, names in layers.items()}
-        ranked = torch.cat([_scaled(flat[n], kept[n], sizes[n], allocation) for n in layers])
-        count, all_kept = _count(step, total), torch.cat(list(kept.values()))
-        _require("the network", count, int((all_kept & torch.isfinite(ranked)).sum()))
-        parts = _without_smallest(ranked, all_kept, count).split([*map(len, kept.values())])
-        kept = dict(zip(kept, parts, strict=True))
-    for layer, names in layers.items():
-        if not kept[layer][: masks[names[0]].numel()].any():
+        kept = _by_one_ranking(flat, kept, weights, _count(step, total), allocation)
+    for layer, left in kept.items():
+        if not left[: weights[layer]].any():
             raise ValueError(
                 f"layer {layer!r} would be pruned fully, with no weight left; prune less, spare "
                 "it, or use allocation='global' or 'lamp'"
@@ -126,62 +120,6 @@ def select(
         parts = kept[layer].split([masks[n].numel() for n in names])
         chosen |= {n: part.view(masks[n].shape) for n, part in zip(names, parts, strict=True)}
     return chosen
-
-
-def schedule_to(keep: float, step: float = 0.1, now: float = 1.0) -> list[float]:
-    """Rounds of equal shares, and at last what remains, from ``now`` down to ``keep``.
-
-    Raises
-    ------
-    ValueError
-        If ``step`` is not positive, or ``keep`` not between 0 and ``now``.
-
-    Examples
-    --------
-    >>> schedule_to(0.65), schedule_to(0.5, 0.25)
-    ([0.1, 0.1, 0.1, 0.05], [0.25, 0.25])
-    """
-    if not now <= 1:
-        raise ValueError(f"now must be a share of at most 1, got {now}")
-    if not (0 < keep < now and step >= 1e-6):
-        raise ValueError(
-            f"keep must be between 0 and {now:.3g}, what there is, and step positive, got "
-            f"keep={keep:g} and step={step:g}"
-        )
-    rounds = int((now - keep) / step)
-    rest = round(now - keep - rounds * step, 9)
-    return [step] * rounds + [rest] * (rest > 0)
-
-
-def check_step(name: str, step: float) -> None:
-    """Refuse a share that is none."""
-    if not 0 <= step < 1:
-        raise ValueError(f"{name} must be a share in [0, 1), got {step}")
-
-
-def check_schedule(
-    masks: Mapping[str, Tensor],
-    schedule: Sequence[float],
-    *,
-    allocation: str = "uniform",
-    spare: Sequence[str] = (),
-    first: int = 1,
-) -> None:
-    """Refuse, before any work, a schedule that takes more than there is.
-
-    Raises
-    ------
-    ValueError
-        Naming the round (they are counted from ``first``) and the layer.
-    """
-    # scores for which a layer keeps its weights longest: if these fail, all do
-    scores = {n: torch.full(m.shape, float(m.ndim > 1)) for n, m in masks.items()}
-    masks = {n: m.cpu() for n, m in masks.items()}
-    for number, step in enumerate(schedule, start=first):
-        try:
-            masks = select(scores, masks, step, allocation=allocation, spare=spare)
-        except ValueError as error:
-            raise ValueError(f"schedule cannot be followed in round {number}: {error}") from None
 
 
 def _giving(
@@ -223,6 +161,29 @@ def _count(share: float, size: int) -> int:
 def _require(who: str, count: int, left: int) -> None:
     if count > left:
         raise ValueError(f"{who} is to give {count} weights and has {left} left to give")
+
+
+def _alike(flat: Masks, kept: Masks, count: float) -> Masks:
+    """What is left when the layers together give so many weights, each the same share."""
+    share = count / sum(len(left) for left in kept.values())
+    after = {}
+    for layer, left in kept.items():
+        own = _count(share, len(left))
+        _require(f"layer {layer!r}", own, int(left.sum()))
+        after[layer] = _without_smallest(flat[layer], left, own)
+    return after
+
+
+def _by_one_ranking(
+    flat: Masks, kept: Masks, weights: Mapping[str, int], count: int, allocation: str
+) -> Masks:
+    """What is left without the smallest of all layers' scores, each scaled by its layer's."""
+    scaled = [_scaled(flat[layer], kept[layer], weights[layer], allocation) for layer in kept]
+    ranked, all_kept = torch.cat(scaled), torch.cat(list(kept.values()))
+    _require("the network", count, int((all_kept & torch.isfinite(ranked)).sum()))
+    sizes = [len(left) for left in kept.values()]
+    parts = _without_smallest(ranked, all_kept, count).split(sizes)
+    return dict(zip(kept, parts, strict=True))
 
 
 def _without_smallest(scores: Tensor, kept: Tensor, count: int) -> Tensor:

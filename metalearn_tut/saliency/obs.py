@@ -61,7 +61,8 @@ def obs_scores(
         if update_hinv and not all(k.bool().all() for k in keep):
             diagonal = _diagonals(hessian, as_rows(*keep).bool())  # [d, C_out]
         rows = weights.square() / (diagonal + guard)
-        scores |= dict(zip(names, from_rows(rows, *(params[n] for n in names)), strict=True))
+        shaped = from_rows(rows, *(params[n] for n in names))
+        scores |= dict(zip(names, shaped, strict=True))
     return scores
 
 

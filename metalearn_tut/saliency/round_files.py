@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metalearn_tut.files.tensor_file import check_same_run, read_tensors, write_tensors
+from metalearn_tut.files.resume import Resume
+from metalearn_tut.files.tensor_file import read_tensors
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.learners.state import load_state, state_of
 from metalearn_tut.saliency.masks import Masks
@@ -74,31 +76,26 @@ class RoundFolder:
 
     def begin(self, resume: bool) -> tuple[int, list[dict[str, Any]]]:
         """Rounds done, and their history; the learner is then as it was after the last one."""
-        if self.path is None:
+        if self.path is None or not self.path.exists():
             return 0, []
-        for left in self.path.glob(".round_*.safetensors"):  # half written by a killed process
-            left.unlink(missing_ok=True)
-        found = sorted(self.path.glob("round_*.safetensors"))
-        if not found:
-            return 0, []
-        if not resume:
-            raise FileExistsError(
-                f"{self.path} holds a pruning run: go on with it (resume=True) or name another "
-                "folder"
-            )
+        found = sorted(file.name for file in self.path.glob("round_*.safetensors"))
         done = 0
         while self.file(done + 1).exists():
             done += 1
-        before = read_tensors(self.file(done), _KIND)[1]["config"]
-        check_same_run(self.file(done), before, self._config(done))
-        return done, load_round(self.file(done), self.learner).history
+        kept = self._at(done, beside=[*found, self.file(done + 1).name]).begin(resume)
+        if kept is None and found:
+            raise FileNotFoundError(f"no {_KIND} at {self.file(done)}, and later ones are there")
+        if kept is None:
+            return 0, []
+        load_state(self.file(done), kept.tensors, self.learner)
+        return done, kept.state["history"]
 
     def keep(self, number: int, history: list[dict[str, Any]]) -> None:
         """Write the learner as it is after a round."""
-        if self.path is None:
-            return
-        state = {"history": history, "config": self._config(number)}
-        write_tensors(self.file(number), state_of(self.learner), state)
+        self._at(number).keep(number, state_of(self.learner), {"history": history})
 
-    def _config(self, done: int) -> dict[str, Any]:
-        return self.config | {"schedule": self.config["schedule"][:done]}
+    def _at(self, done: int, beside: Sequence[str] = ()) -> Resume:
+        """The file after so many rounds, of whose schedule only these count."""
+        run = self.config | {"schedule": self.config["schedule"][:done]}
+        file = None if self.path is None else self.file(done)
+        return Resume(file, run, kind=_KIND, unit="round", beside=beside)

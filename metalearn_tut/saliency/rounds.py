@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from metalearn_tut.bilevel import parameters_of
-from metalearn_tut.checks import check_choice, check_count, check_index, check_seed
 from metalearn_tut.files.content import as_json, described
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.learners.maml import MAML
@@ -18,40 +17,23 @@ from metalearn_tut.saliency.hessians import layer_hessians
 from metalearn_tut.saliency.masks import (
     Masks,
     check_pruned,
-    check_schedule,
     full_masks,
     kept_fraction,
     layer_fractions,
     select,
 )
+from metalearn_tut.saliency.plan import Criterion, Rounds, check_schedule
 from metalearn_tut.saliency.round_files import Pruned, RoundFolder
-from metalearn_tut.saliency.scoring import SCORES, remove, scores_of
+from metalearn_tut.saliency.scoring import remove, scores_of
 from metalearn_tut.tasks.sampler import TaskSampler
-
-Retrain = Callable[[MAML, int], Any]
 
 
 def anp_prune(
     learner: MAML,
     sampler: TaskSampler,
-    schedule: Sequence[float] = (0.1,) * 8 + (0.05,),
-    retrain: Retrain | None = None,
+    rounds: Rounds | Sequence[float] = Rounds.schedule,
+    criterion: Criterion | str = "anp",
     *,
-    score: str = "anp",
-    n_tasks: int = 20,
-    first_task: int = 0,
-    layers: Sequence[str] | None = None,
-    allocation: str = "uniform",
-    spare: Sequence[str] = (),
-    inner_steps: int | None = None,
-    data: str = "support",
-    patch_stride: int = 1,
-    ridge: float = 1e-6,
-    guard: float = 1e-5,
-    update_hinv: bool = False,
-    compensate: bool = True,
-    seed: int = 0,
-    note: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -69,41 +51,11 @@ def anp_prune(
         rates). Changed in place. Masks that it has count as rounds before the first.
     sampler : TaskSampler
         The tasks to score by, usually training tasks. Their tags are not looked at.
-    schedule : sequence of float, default nine rounds down to 15 %
-        Share of all prunable weights (biases included, norms not) to take in each round.
-    retrain : callable, optional
-        Trains the masked learner, say with :func:`~metalearn_tut.training.meta_train`. A
-        mapping that it returns (numbers, of any library) goes into the history as JSON.
-    score : {"anp", "lobs", "magnitude", "random", "snip", "meta_snip", "meta_taylor"}
-        ``"anp"``: :func:`obs_scores` with the Hessians at adapted weights; ``"lobs"``: at the
-        meta-learned weights (``inner_steps=0``); the others: see :func:`magnitude_scores`,
-        :func:`random_scores` and :func:`gradient_scores`.
-    n_tasks, first_task : int, default 20 and 0
-        Tasks per round, and the index of the very first.
-    layers : sequence of names, optional
-        Layers that are pruned and counted; all by default. See :func:`prunable_layers`.
-    allocation, spare
-        Which layers give how much: see :func:`select`.
-    inner_steps, data, patch_stride, ridge
-        See :func:`layer_hessians`.
-    guard, update_hinv
-        See :func:`obs_scores` and :func:`prune_layer`.
-    compensate : bool, default True
-        Whether the weights that stay make up for those that go, whatever the score: a score
-        says which weights go, this what becomes of the others.
-
-        =====================  ===========================  ====================================
-        ..                     ``compensate=True``          ``compensate=False``
-        =====================  ===========================  ====================================
-        ``"anp"``, ``"lobs"``  OBS, whose score assumes it  OBS's ranking, the rest stays
-        the others             the same surgery, with the   as magnitude, SNIP and the like are
-                               Hessians of ``"anp"``        published: the rest stays
-        =====================  ===========================  ====================================
-    seed : int, default 0
-        Of ``"random"``.
-    note : mapping, optional
-        More for the files, by content, such as what ``retrain`` depends on: a run with another
-        note is not gone on with.
+    rounds : Rounds, or a schedule alone
+        How much goes in each round, and the training that follows; by default nine rounds down
+        to 15 % without training.
+    criterion : Criterion, or the name of its method
+        Which weights go, and what becomes of the others.
     out : path, optional
         Folder for ``round_01.safetensors`` and so on: weights, masks and history after each
         round; ``round_00.safetensors`` is the learner as it came.
@@ -152,46 +104,27 @@ def anp_prune(
     >>> [round(r["kept"], 2) for r in history], masks["0.weight"].shape
     ([0.81, 0.51], torch.Size([8, 4]))
     """
-    given = dict(locals())
-    check_choice("score", score, SCORES)
-    check_choice("compensate", compensate, (True, False))
-    check_choice("update_hinv", update_hinv, (True, False))
-    schedule = _shares_of(schedule)
-    (n_tasks,) = check_count(n_tasks=n_tasks)
-    first_task, seed = check_index(first_task), check_seed(seed)
-    check_capture(learner, data, patch_stride)
-    chosen = prunable_layers(learner, layers)
-    if compensate or score in ("anp", "lobs"):
-        check_untied(learner, chosen)
-    config = {} if out is None else {n: described(given[n]) for n in _COMPARED}
-    config |= {} if note is None else {"note": described(note)}
-    folder = RoundFolder(out, learner, config | {"schedule": schedule})
+    rounds = rounds if isinstance(rounds, Rounds) else Rounds(rounds)
+    criterion = Criterion(method=criterion) if isinstance(criterion, str) else criterion
+    schedule = rounds.schedule
+    _check_layers(learner, criterion)
+    folder = RoundFolder(out, learner, _compared(learner, sampler, rounds, criterion, out))
     done, history = folder.begin(resume)
-    masks, where = full_masks(learner, layers), {"allocation": allocation, "spare": spare}
+    masks = full_masks(learner, criterion.layers)
+    where = {"allocation": criterion.allocation, "spare": criterion.spare}
     check_schedule(masks, schedule[done:], first=done + 1, **where)
     if not done:
         folder.keep(0, history)
-    hessian = {"layers": layers, "data": data, "patch_stride": patch_stride, "ridge": ridge}
-    surgery = {"guard": guard, "update_hinv": update_hinv}
     shown = {"initial": done, "unit": "round", "desc": "prune", "show": progress}
     with progress_bar(len(schedule), **shown) as bar:
         for number in range(done + 1, len(schedule) + 1):
-            start = first_task + (number - 1) * n_tasks
-            tasks = sampler.tasks(range(start, start + n_tasks)).blind()
-            scores, hessians = scores_of(
-                learner, tasks, score, inner_steps=inner_steps, seed=seed + (number << 32),
-                **hessian, **surgery,
-            )  # fmt: skip
-            masks = select(scores, masks, schedule[number - 1], allocation=allocation, spare=spare)
-            if compensate and not hessians:
-                hessians = layer_hessians(learner, tasks, inner_steps=inner_steps, **hessian)
-            remove(learner, masks, hessians if compensate else {}, **surgery)
-            record = {"round": number, **_shares(learner, masks)}
-            record["condition"] = {n: h.condition for n, h in hessians.items()}
-            returned = None if retrain is None else retrain(learner, number)
+            now = criterion.in_round(number)
+            masks, condition = _prune(learner, sampler, masks, schedule[number - 1], now)
+            record = {"round": number, **_shares(learner, masks), "condition": condition}
+            returned = None if rounds.retrain is None else rounds.retrain(learner, number)
             record["retrained"] = as_json(returned) if isinstance(returned, Mapping) else {}
             check_pruned(parameters_of(learner.model), masks)
-            _check_kept(full_masks(learner, layers), masks)
+            _check_kept(full_masks(learner, criterion.layers), masks)
             history.append(record)
             folder.keep(number, history)
             bar.set_postfix(kept=f"{record['kept']:.0%}", refresh=False)
@@ -199,10 +132,39 @@ def anp_prune(
     return Pruned(masks, history)
 
 
-_COMPARED = (
-    *("learner", "sampler", "score", "n_tasks", "first_task", "layers", "allocation", "spare"),
-    *("inner_steps", "data", "patch_stride", "ridge", "guard", "update_hinv", "compensate", "seed"),
-)
+def _check_layers(learner: MAML, criterion: Criterion) -> None:
+    """Refuse a learner, or layers, that cannot be pruned as the criterion says."""
+    check_capture(learner, criterion.data, criterion.patch_stride)
+    chosen = prunable_layers(learner, criterion.layers)
+    if criterion.compensate or criterion.has_hessians:
+        check_untied(learner, chosen)
+
+
+def _compared(
+    learner: MAML, sampler: TaskSampler, rounds: Rounds, criterion: Criterion, out: Any
+) -> dict[str, Any]:
+    """What two runs must have in common to be one; nothing where nothing is kept."""
+    if out is None:
+        return {"schedule": rounds.schedule}
+    parts = {"learner": learner, "sampler": sampler, "criterion": criterion}
+    parts |= {} if rounds.note is None else {"note": rounds.note}
+    return {n: described(part) for n, part in parts.items()} | {"schedule": rounds.schedule}
+
+
+def _prune(
+    learner: MAML, sampler: TaskSampler, masks: Masks, step: float, criterion: Criterion
+) -> tuple[Masks, dict[str, float]]:
+    """Take a share of the weights: the new masks, and the condition of each Hessian."""
+    first = criterion.first_task
+    tasks = sampler.tasks(range(first, first + criterion.n_tasks)).blind()
+    scores, hessians = scores_of(learner, tasks, criterion)
+    where = {"allocation": criterion.allocation, "spare": criterion.spare}
+    masks = select(scores, masks, step, **where)
+    if criterion.compensate and not hessians:
+        steps = criterion.inner_steps
+        hessians = layer_hessians(learner, tasks, inner_steps=steps, **criterion.hessian)
+    remove(learner, masks, hessians if criterion.compensate else {}, **criterion.surgery)
+    return masks, {n: h.condition for n, h in hessians.items()}
 
 
 def _check_kept(own: Masks, masks: Masks) -> None:
@@ -213,16 +175,6 @@ def _check_kept(own: Masks, masks: Masks) -> None:
                 f"the mask of {name} is another one after retraining: pruned weights would grow "
                 "again, or more are gone than the schedule says; leave the learner its masks"
             )
-
-
-def _shares_of(schedule: Sequence[float]) -> list[float]:
-    """A schedule as numbers, whatever sequence it is."""
-    try:
-        return [float(step) for step in schedule]
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"schedule must be a sequence of shares, one for each round, got {schedule!r}"
-        ) from error
 
 
 def _shares(learner: MAML, masks: Masks) -> dict[str, Any]:

@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from metalearn_tut.bilevel import parameters_of
-from metalearn_tut.checks import check_choice
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.saliency.capture import free_leaves
 from metalearn_tut.saliency.gradient_scores import (
-    KINDS,
     gradient_scores,
     magnitude_scores,
     random_scores,
 )
 from metalearn_tut.saliency.hessians import LayerHessian, layer_hessians
 from metalearn_tut.saliency.obs import Scores, obs_scores, prune_layer
+from metalearn_tut.saliency.plan import Criterion
 from metalearn_tut.tasks.task import TaskBatch
-
-SCORES = ("anp", "lobs", "magnitude", "random", *KINDS)
 
 
 def scores_of(
-    learner: MAML,
-    tasks: TaskBatch,
-    score: str,
-    *,
-    layers: Sequence[str] | None = None,
-    inner_steps: int | None = None,
-    seed: int = 0,
-    guard: float = 1e-5,
-    update_hinv: bool = False,
-    **hessian: Any,
+    learner: MAML, tasks: TaskBatch, criterion: Criterion | str = "anp"
 ) -> tuple[Scores, dict[str, LayerHessian]]:
-    """The scores of one of ``SCORES``, and the Hessians that they come from, if any.
+    """The scores that a criterion, or a method's name, asks for; also their Hessians, if any.
 
-    Arguments are those of :func:`anp_prune`.
+    Of its tasks the criterion says nothing here: they are given.
     """
-    check_choice("score", score, SCORES)
-    if score in ("anp", "lobs"):
-        steps = 0 if score == "lobs" else inner_steps
-        hessians = layer_hessians(learner, tasks, layers=layers, inner_steps=steps, **hessian)
-        return obs_scores(learner, hessians, guard=guard, update_hinv=update_hinv), hessians
-    if score == "magnitude":
+    how = Criterion(method=criterion) if isinstance(criterion, str) else criterion
+    steps, layers = how.inner_steps, how.layers
+    if how.has_hessians:
+        steps = 0 if how.method == "lobs" else steps
+        hessians = layer_hessians(learner, tasks, inner_steps=steps, **how.hessian)
+        return obs_scores(learner, hessians, **how.surgery), hessians
+    if how.method == "magnitude":
         return magnitude_scores(learner, layers=layers), {}
-    if score == "random":
-        return random_scores(learner, seed=seed, layers=layers), {}
-    return gradient_scores(learner, tasks, kind=score, layers=layers, inner_steps=inner_steps), {}
+    if how.method == "random":
+        return random_scores(learner, seed=how.seed, layers=layers), {}
+    return gradient_scores(learner, tasks, kind=how.method, layers=layers, inner_steps=steps), {}
 
 
 def remove(
@@ -63,13 +51,14 @@ def remove(
 ) -> None:
     """Set the learner's masks; in layers with a Hessian the weights that stay compensate first.
 
-    Without Hessians nothing compensates: what ``compensate=False`` of :func:`anp_prune` is.
+    Without Hessians nothing compensates: what ``compensate=False`` is.
     """
     params = parameters_of(learner.model)
     for layer, h in hessians.items():
         weight, *bias = free_leaves(learner, layer)
         names = [weight, bias[0] if bias else None]  # a frozen bias makes up for nothing
-        old, keep = ([tensors.get(n) for n in names] for tensors in (params, masks))
+        old = [params.get(name) for name in names]
+        keep = [masks.get(name) for name in names]
         new = prune_layer(*old, *keep, h, guard=guard, update_hinv=update_hinv)
         with torch.no_grad():
             for tensor, value in zip(old, new, strict=True):

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file each, written whole or not at all.
 
-Tensors are those of :func:`metalearn_tut.learners.state_of`, ``adam.<key>.<name>`` (the optimizer)
-and ``history.<name>`` (one number per step); everything else is JSON in the file's metadata.
+Tensors are those of :func:`metalearn_tut.learners.state_of`, ``optimizer.*`` and ``scheduler.*``
+(what these two need) and ``history.<name>`` (one number per step); everything else is JSON in the
+file's metadata.
 """
 
 from __future__ import annotations
@@ -10,44 +11,48 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metalearn_tut.files.cache import atomic_write, remove_partial
-from metalearn_tut.files.tensor_file import check_same_run, damaged, read_tensors, write_tensors
+from metalearn_tut.files.cache import atomic_write
+from metalearn_tut.files.resume import Resume
+from metalearn_tut.files.tensor_file import damaged, read_tensors, write_tensors
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.state import load_state, state_of
+from metalearn_tut.training.history import History
+from metalearn_tut.training.outer_step import FIRST, OuterStep
+from metalearn_tut.training.plan import Memory
 
 BEST, LAST, HISTORY = "best.safetensors", "last.safetensors", "history.json"
 PRUNED = "pruned.safetensors"
-_ADAM = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps per tensor
 _SERIES, _LISTS = ("loss", "accuracy"), ("validation", "skipped")
 
 
-@runtime_checkable
-class Memory(Protocol):
-    """What an aggregate of task losses has if it remembers earlier steps."""
+def contents(
+    learner: Learner, history: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the JSON of a checkpoint from which nothing is gone on with.
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that its next call depends on, as JSON."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; from ``{}`` begin anew."""
+    ``history`` has the lists ``loss`` and ``accuracy``, one number per step, and the JSON lists
+    ``validation`` and ``skipped``.
+    """
+    tensors, history = dict(state_of(learner)), history or {}
+    for name in _SERIES:
+        tensors[f"history.{name}"] = torch.tensor(history.get(name, []), dtype=torch.float64)
+    return tensors, {name: history.get(name, []) for name in _LISTS}
 
 
 def save(
     path: str | os.PathLike[str],
     learner: Learner,
     *,
-    optimizer: torch.optim.Adam | None = None,
     step: int = 0,
     history: Mapping[str, Any] | None = None,
-    memory: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint.
+    """Write a checkpoint that can be loaded, but not resumed from.
 
     Parameters
     ----------
@@ -55,15 +60,10 @@ def save(
         The file; it is replaced at once, or stays as it is if writing fails.
     learner : Learner
         Its whole state is kept: see :func:`metalearn_tut.learners.state_of`.
-    optimizer : Adam, optional
-        Whose state the next step depends on; without it the file cannot be resumed from.
     step : int, default 0
         Steps done.
     history : mapping, optional
-        Lists ``loss`` and ``accuracy`` with one number per step, and the JSON lists
-        ``validation`` and ``skipped``.
-    memory : mapping, optional
-        The aggregate's ``state_dict()``.
+        See :func:`contents`.
     run : mapping, optional
         ``{"training": {...}, "config": {...}}``: what was run, as JSON.
 
@@ -72,27 +72,15 @@ def save(
     OSError
         If the file cannot be written (full disk, no permission).
     """
-    tensors = dict(state_of(learner))
-    for name, p in learner.meta_parameters().items() if optimizer is not None else ():
-        tensors |= {f"adam.{key}.{name}": t for key, t in _moments(optimizer, p).items()}
-    history = history or {}
-    for name in _SERIES:
-        tensors[f"history.{name}"] = torch.tensor(history.get(name, []), dtype=torch.float64)
-    lists = {name: history.get(name, []) for name in _LISTS}
-    state = {"step": step, **lists, "memory": memory or {}, "run": run or {}}
-    write_tensors(path, tensors, state)
-
-
-def _moments(optimizer: torch.optim.Adam, p: Tensor) -> dict[str, Tensor]:
-    """What Adam keeps of ``p``; before its first step, which may be skipped, zeros."""
-    zeros = {"step": torch.tensor(0.0), **{key: torch.zeros_like(p) for key in _ADAM[1:]}}
-    return {key: optimizer.state.get(p, zeros)[key] for key in _ADAM}
+    tensors, state = contents(learner, history)
+    write_tensors(path, tensors, {**state, "step": step, "run": run or {}})
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors of a checkpoint file, and its JSON.
 
-    That is ``step``, ``validation``, ``skipped``, ``memory`` and ``run``.
+    That is ``step``, ``validation``, ``skipped`` and ``run``; in one that can be resumed from
+    also ``memory``, ``optimizer`` and ``scheduler``.
 
     Raises
     ------
@@ -102,7 +90,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
         If the file is damaged, or not a checkpoint.
     """
     tensors, state = read_tensors(path)
-    if "step" not in state:
+    if not {"step", "run"} <= state.keys():
         raise damaged(path, "checkpoint")
     return tensors, state
 
@@ -126,37 +114,6 @@ def load(path: str | os.PathLike[str], learner: Learner) -> dict[str, Any]:
     tensors, state = read(path)
     load_state(path, tensors, learner)
     return state
-
-
-def restore(
-    path: str | os.PathLike[str],
-    learner: Learner,
-    optimizer: torch.optim.Adam,
-    run: Mapping[str, Any],
-) -> tuple[int, dict[str, Any], dict[str, Any]]:
-    """Everything that the next step depends on.
-
-    Returns the steps done, the history, and the aggregate's memory.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :func:`load`; also if another ``run`` wrote the file, naming what differs, or if it
-        holds no optimizer state.
-    """
-    tensors, state = read(path)
-    check_same_run(path, state["run"], json.loads(json.dumps(run)))
-    load_state(path, tensors, learner)
-    if not any(name.startswith("adam.") for name in tensors):
-        raise ValueError(f"cannot resume {path}: it holds no optimizer state")
-    for name, p in learner.meta_parameters().items():
-        kept = {key: tensors[f"adam.{key}.{name}"] for key in _ADAM}
-        # like p also in memory layout, on which the last bit of an update may depend
-        moments = {key: torch.empty_like(p).copy_(kept[key]).detach() for key in _ADAM[1:]}
-        optimizer.state[p] = {"step": kept["step"], **moments}
-    history = {name: tensors[f"history.{name}"].tolist() for name in _SERIES}
-    lists = {name: state.get(name, []) for name in _LISTS}
-    return state["step"], {**history, **lists}, state.get("memory", {})
 
 
 def find(run: str | os.PathLike[str]) -> Path:
@@ -193,97 +150,89 @@ def export(run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     tensors, state = read(source)
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path}")
-    kept = {n: t for n, t in tensors.items() if not n.startswith(("adam.", "history."))}
-    state.pop("memory", None)
+    kept = {n: t for n, t in tensors.items() if not n.startswith((*FIRST, "history."))}
+    state = {name: state[name] for name in ("step", "run", *_LISTS)}
     state["validation"] = [v for v in state["validation"] if v["step"] == state["step"]]
     write_tensors(path, kept, state)
 
 
 class RunFolder:
-    """Where a run keeps its best and its last checkpoint; without a path it keeps nothing.
+    """Where a run keeps its last checkpoint and its best; without a path only the best, in memory.
 
     Parameters
     ----------
     path : path or None
         The folder.
-    learner, optimizer, run
-        What every checkpoint holds: see :func:`save`.
-    writes : bool
-        False in all processes but one.
+    learner : Learner
+    outer : OuterStep
+        Whose state the next step depends on.
+    run : mapping
+        See :func:`save`; two runs must have it in common to be one.
     memory : Memory, optional
         The aggregate, if it remembers earlier steps.
+    restores_best : bool, default True
+        Whether the learner is to be at its best validation in the end.
+    writes : bool, default True
+        False in all processes but one.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str] | None,
         learner: Learner,
-        optimizer: torch.optim.Adam,
+        outer: OuterStep,
         run: Mapping[str, Any],
-        writes: bool,
+        *,
         memory: Memory | None = None,
+        restores_best: bool = True,
+        writes: bool = True,
     ) -> None:
         self.path = None if path is None else Path(path).expanduser()
-        self.learner, self.optimizer, self.run, self.writes = learner, optimizer, run, writes
-        self.memory = memory
-        self.step: int | None = None
+        self.learner, self.outer, self.memory = learner, outer, memory
+        self.restores_best, self.writes = restores_best, writes
+        last, best = (None if path is None else self.path / name for name in (LAST, BEST))
+        self.last = Resume(last, run, beside=(BEST, HISTORY), writes=writes)
+        self.best = Resume(best, run, writes=writes)
+        self._best: dict[str, Tensor] = {}
 
     def begin(self, resume: bool) -> tuple[int, dict[str, Any]]:
         """Steps done and history: those of the last checkpoint, or none; so is the memory."""
-        if self.path is None:
+        kept = self.last.begin(resume)
+        if kept is None:
+            if self.path is not None and self.writes:
+                # a best one alone is what was left of a run that just began
+                self.best.file.unlink(missing_ok=True)
             return 0, {}
-        last, best = self.path / LAST, self.path / BEST
-        if not resume and (last.exists() or best.exists()):
-            raise holds_a_run(self.path)
-        if self.writes:
-            make_ready(self.path)
-        if not last.exists():  # a best one alone is what was left of a run that just began
-            if self.writes:
-                best.unlink(missing_ok=True)
-            return 0, {}
-        self.step, history, memory = restore(last, self.learner, self.optimizer, self.run)
+        tensors, state = kept
+        if "optimizer" not in state:
+            raise ValueError(f"cannot resume {self.last.file}: it holds no optimizer state")
+        if self.restores_best and state["validation"]:
+            self._best = read(self.best.file)[0]
+        load_state(self.last.file, tensors, self.learner)
+        self.outer.load(tensors, state)
         if self.memory is not None:
-            self.memory.load_state_dict(memory)
-        return self.step, history
+            self.memory.load_state_dict(state["memory"])
+        history = {name: tensors[f"history.{name}"].tolist() for name in _SERIES}
+        return state["step"], {**history, **{name: state[name] for name in _LISTS}}
 
-    def keep(self, step: int, history: Mapping[str, Any], improved: bool) -> None:
+    def keep(self, step: int, history: History, improved: bool) -> None:
         """Write the last checkpoint, after the best: a run resumed between them writes both."""
+        if improved and self.restores_best:
+            self._best = {n: t.detach().clone() for n, t in state_of(self.learner).items()}
         if self.path is None:
             return
-        if self.writes:
-            memory = None if self.memory is None else self.memory.state_dict()
-            state = {"optimizer": self.optimizer, "step": step, "history": history}
-            state |= {"memory": memory, "run": self.run}
-            if improved:
-                save(self.path / BEST, self.learner, **state)
-            save(self.path / LAST, self.learner, **state)
-        self.step = step
+        tensors, state = contents(self.learner, vars(history))
+        needed, rest = self.outer.state()
+        memory = {} if self.memory is None else self.memory.state_dict()
+        whole = {**tensors, **needed}, {**state, **rest, "memory": memory}
+        if improved:
+            self.best.keep(step, *whole)
+        self.last.keep(step, *whole)
 
-    def finish(self, history: Mapping[str, Any]) -> None:
-        """Write the history of a run that has ended, for people and plots."""
+    def finish(self, history: History) -> None:
+        """Write the history for people and plots; the learner is then at its best, if asked for."""
         if self.path is not None and self.writes:
             with atomic_write(self.path / HISTORY) as temporary:
-                temporary.write_text(json.dumps(history))
-
-    def kept(self) -> str:
-        """What a run that stops now can be resumed from, in words."""
-        if self.step is None:
-            return "no checkpoint was saved"
-        return f"last good checkpoint: {self.path / LAST} (step {self.step})"
-
-
-def holds_a_run(folder: Path) -> FileExistsError:
-    """The error for a folder whose run was not to be gone on with."""
-    return FileExistsError(
-        f"{folder} holds a run: go on with it (resume=True, on the command line --resume) or "
-        "name another folder"
-    )
-
-
-def make_ready(folder: Path) -> None:
-    """A folder that can be written to, without what a killed process left half written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"cannot write to {folder}: permission denied")
-    for name in (BEST, LAST, HISTORY):
-        remove_partial(folder / name)
+                temporary.write_text(json.dumps(vars(history)))
+        if self._best:
+            load_state(self.best.file or BEST, self._best, self.learner)

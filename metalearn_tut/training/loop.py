@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from metalearn_tut.checks import check_choice, whole_number
-from metalearn_tut.evaluation.accuracy import check_n_tasks, task_values
+from metalearn_tut.bilevel import Params
+from metalearn_tut.checks import check_count
+from metalearn_tut.evaluation.accuracy import task_values
 from metalearn_tut.files.content import described
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.state import settings_of
-from metalearn_tut.scoring import Metric, check_function
+from metalearn_tut.scoring import Metric
 from metalearn_tut.tasks.sampler import TaskSampler
-from metalearn_tut.training.checkpoint import Memory, RunFolder
+from metalearn_tut.training.checkpoint import RunFolder
 from metalearn_tut.training.history import History
-from metalearn_tut.training.outer_rates import SCHEDULES, parameter_groups
+from metalearn_tut.training.outer_step import OuterStep
+from metalearn_tut.training.plan import Aggregate, Memory, TrainingPlan
 from metalearn_tut.training.processes import Processes
 
-Aggregate = Callable[[Tensor], Tensor]
-_COMPARED = (
-    *("sampler", "steps", "tasks_per_step", "outer_lr", "schedule", "aggregate", "clip"),
-    *("validation", "validate_every", "validation_tasks", "metric", "best"),
-)
 _SEED = 2**40  # of a run's first step: far from the small seeds that people give
 
 
@@ -43,8 +41,10 @@ def meta_train(
     *,
     steps: int,
     tasks_per_step: int = 4,
-    outer_lr: float | Mapping[str, float] = 1e-3,
-    schedule: str = "cosine",
+    outer_lr: float | Mapping[str, float] | None = None,
+    schedule: str | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: LRScheduler | None = None,
     aggregate: Aggregate = torch.mean,
     clip: float | None = None,
     validation: TaskSampler | None = None,
@@ -52,13 +52,14 @@ def meta_train(
     validation_tasks: int = 100,
     metric: Metric | None = None,
     best: str = "highest",
+    restore_best: bool = True,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     save_every: int = 100,
     config: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> History:
-    """Train a learner's meta-parameters in place with Adam on an endless list of tasks.
+    """Train a learner's meta-parameters in place on an endless list of tasks.
 
     Step s descends ``aggregate(losses of tasks s·T .. s·T + T - 1)``. Under ``torchrun`` the
     tasks of each step are shared out by rank and the gradients summed, for any
@@ -75,10 +76,16 @@ def meta_train(
     steps, tasks_per_step : int
         Outer steps, and tasks T of each (all processes together).
     outer_lr : float or mapping of name to float, default 1e-3
-        Adam's rate at the start; ``{"teacher": 1e-3, "student": 3e-3}`` gives the
-        meta-parameters ``teacher.*`` and ``student.*`` each an Adam of their own.
-    schedule : {"cosine", "constant"}
-        How the rate goes on.
+        The rate of Adam, the usual optimizer, at the start; ``{"teacher": 1e-3, "student":
+        3e-3}`` gives the meta-parameters ``teacher.*`` and ``student.*`` each an Adam of their own.
+    schedule : {"cosine", "constant"}, default "cosine"
+        How that rate goes on.
+    optimizer : torch.optim.Optimizer, optional
+        Another one, of all meta-parameters: ``torch.optim.SGD(parameters, lr=0.1)``. Its state
+        is kept in the checkpoints, its class and hyperparameters are compared on resume.
+    scheduler : LRScheduler, optional
+        Made for that optimizer, it goes on by one in every step:
+        ``CosineAnnealingLR(optimizer, steps)``. Without one the rate stays as it is.
     aggregate : callable, default mean
         Losses ``[T]`` -> scalar to descend, called once a step, in every process. One that
         remembers earlier steps, as those of :mod:`metalearn_tut.rank_losses`, has
@@ -88,12 +95,15 @@ def meta_train(
         Largest norm of the meta-gradient; with several rates, of the part of each.
     validation : TaskSampler, optional
         Tasks evaluated every ``validate_every`` steps and at the end, the first
-        ``validation_tasks`` of them. The best state is kept as ``best.safetensors``.
+        ``validation_tasks`` of them. The best state is kept, in ``best.safetensors`` or in memory.
     metric : callable, optional
         (outputs, targets) -> number, what a validation task is scored by; the learner's own by
         default, or accuracy.
     best : {"highest", "lowest"}
         Which mean of the metric is best: ``"lowest"`` for an error, such as ``F.mse_loss``.
+    restore_best : bool, default True
+        Leave the learner as it was at its best validation, masks and learned rates included;
+        if False, or without validation, as after the last step.
     out : path, optional
         Folder of checkpoints: ``last.safetensors`` every ``save_every`` steps and at the end;
         then also ``history.json``. A checkpoint takes milliseconds.
@@ -112,16 +122,15 @@ def meta_train(
     -------
     History
         Of all steps, those before a resume included. A step whose tasks all have weight 0
-        in the aggregate changes nothing, and is in ``history.skipped``. The learner is left
-        as it was after the last step;
-        ``checkpoint.load(out + "/best.safetensors", learner)`` gets the best.
+        in the aggregate changes nothing, and is in ``history.skipped``.
 
     Raises
     ------
     NonFiniteLoss
         Naming the step, the tasks and the last good checkpoint.
     ValueError
-        For arguments out of range, a learner of which nothing is to be trained, validation
+        For arguments out of range, a learner of which nothing is to be trained, an optimizer
+        that has not the learner's parameters or needs more than their gradients, validation
         tasks without a metric that suits them, or a checkpoint of another run or architecture.
     FileExistsError
         If ``out`` holds a run and ``resume`` is False.
@@ -138,79 +147,118 @@ def meta_train(
     >>> len(history.loss), len(history.accuracy)
     (3, 3)
     """
-    steps, tasks_per_step, validate_every, validation_tasks, save_every = _whole(
-        steps=steps,
-        tasks_per_step=tasks_per_step,
-        validate_every=validate_every,
-        validation_tasks=validation_tasks,
-        save_every=save_every,
+    (save_every,) = check_count(save_every=save_every)
+    plan = TrainingPlan(
+        *(sampler, steps, tasks_per_step, aggregate, clip),
+        *(validation, validate_every, validation_tasks, metric, best),
     )
-    settings = _compared(locals())
-    metas = learner.meta_parameters()
-    if not metas:
-        raise ValueError("learner has nothing to train: all its parameters are frozen")
+    metas = _trainable(learner)
+    outer, rates = _outer(metas, plan.steps, outer_lr, schedule, optimizer, scheduler)
     like = next(iter(metas.values()))
     processes = Processes.joined(like.device)
-    _check(settings, validation, processes.world)
-    metric = getattr(learner, "metric", None) if metric is None else metric
-    check_function("metric", metric, optional=True)
-    if validation is not None:
-        task_values(learner, validation, [0], metric=metric)  # refused now, and not hours later
-    run = {"training": {**settings, "dtype": str(like.dtype)}, "config": _json(config or {})}
-    run["learner"] = settings_of(learner)
-    optimizer = torch.optim.Adam(parameter_groups(metas, outer_lr))
-    memory = _begun(aggregate)
-    folder = RunFolder(out, learner, optimizer, run, writes=processes.rank == 0, memory=memory)
+    plan.check_shared(processes.world)
+    training = _Training(learner, plan, outer, processes, like.device)
+    training.check_validation()
+    run = {"training": {**plan.settings(), **rates, "dtype": str(like.dtype)}}
+    run |= {"config": _json(config or {}), "learner": settings_of(learner)}
+    asked = {"memory": _begun(aggregate), "restores_best": restore_best}
+    folder = RunFolder(out, learner, outer, run, writes=processes.rank == 0, **asked)
     first, before = folder.begin(resume)
-    history = History(**before, lowest=best == "lowest")
+    history = History(**before, lowest=plan.best == "lowest")
     processes.copy_from_first(list(metas.values()))
-    bar = progress_bar(
-        steps * tasks_per_step,
-        initial=first * tasks_per_step,
-        unit="task",
-        desc="meta-train",
-        show=progress and processes.rank == 0,
-    )
-    gpus = [like.device] if like.device.type == "cuda" else []
-    with bar, torch.random.fork_rng(gpus), _explained(folder):
-        for step in range(first, steps):
-            _seed(like.device, step * processes.world + processes.rank)
-            tasks = range(step * tasks_per_step, (step + 1) * tasks_per_step)
-            batch = sampler.tasks(processes.share(tasks)).blind().to(like.device)
-            losses, accuracy = learner.task_losses(batch, step / steps)
-            everyone = processes.gather(losses.detach(), len(tasks))
-            _require_finite("loss", everyone, step, tasks)
-            weights = _weights(everyone, aggregate)
-            if weights.any():
-                norm = _set_gradients(optimizer, losses, weights, clip, processes)
-                _require_finite("meta-gradient", norm.expand(len(tasks)), step, tasks)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["outer_lr"] * SCHEDULES[schedule](step, steps)
-                optimizer.step()
-            else:
-                history.skipped.append(step)
-            shares = None if accuracy is None else processes.gather(accuracy, len(tasks))
-            history.trained(everyone, shares)
-            done, improved = step + 1, False
-            if validation is not None and (done % validate_every == 0 or done == steps):
-                values = _validate(learner, validation, validation_tasks, metric, processes)
-                improved = history.validated(done, values)
-            if done % save_every == 0 or done == steps or improved:
-                folder.keep(done, vars(history), improved)
+    tasks = plan.tasks_per_step
+    shown = {"initial": first * tasks, "unit": "task", "desc": "meta-train"}
+    bar = progress_bar(plan.steps * tasks, show=progress and processes.rank == 0, **shown)
+    gpus = [like.device] if like.is_cuda else []
+    with bar, torch.random.fork_rng(gpus), folder.last.explained():
+        for step in range(first, plan.steps):
+            training.step(step, history)
+            done = step + 1
+            validated = plan.validates_after(done)
+            improved = validated and history.validated(done, training.validation())
+            if improved or done % save_every == 0 or done == plan.steps:
+                folder.keep(done, history, improved)
             bar.set_postfix(history.recent(), refresh=False)
-            bar.update(len(tasks))
-    folder.finish(vars(history))
+            bar.update(tasks)
+    folder.finish(history)
     return history
 
 
-def _whole(**counts: int) -> list[int]:
-    """Counts of any library's integers as ``int``, each at least 1."""
-    return [whole_number(name, count, least=1) for name, count in counts.items()]
+def _trainable(learner: Learner) -> Params:
+    metas = learner.meta_parameters()
+    if not metas:
+        raise ValueError("learner has nothing to train: all its parameters are frozen")
+    return metas
 
 
-def _compared(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What two runs must have in common to be one, as JSON."""
-    return {n: described(v) for n, v in arguments.items() if n in _COMPARED}
+def _outer(
+    metas: Params,
+    steps: int,
+    outer_lr: float | Mapping[str, float] | None,
+    schedule: str | None,
+    optimizer: Optimizer | None,
+    scheduler: LRScheduler | None,
+) -> tuple[OuterStep, dict[str, Any]]:
+    """The user's optimizer, or Adam; and what says so in the run's settings."""
+    if optimizer is None:
+        if scheduler is not None:
+            raise ValueError("scheduler needs optimizer=, the one that it was made for")
+        rates = {"outer_lr": 1e-3 if outer_lr is None else outer_lr}
+        rates["schedule"] = "cosine" if schedule is None else schedule
+        return OuterStep.adam(metas, **rates, steps=steps), described(rates)
+    if outer_lr is not None or schedule is not None:
+        raise ValueError(
+            "outer_lr and schedule are of the usual Adam: an optimizer has its own lr, "
+            "and scheduler= says how it goes on"
+        )
+    outer = OuterStep(metas, optimizer, scheduler)
+    return outer, outer.settings()
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A plan at work: this process's share of each step and of each validation."""
+
+    learner: Learner
+    plan: TrainingPlan
+    outer: OuterStep
+    processes: Processes
+    device: torch.device
+
+    def step(self, step: int, history: History) -> None:
+        """Draw the tasks of a step, aggregate their losses, descend."""
+        plan, processes = self.plan, self.processes
+        _seed(self.device, step * processes.world + processes.rank)
+        tasks = range(step * plan.tasks_per_step, (step + 1) * plan.tasks_per_step)
+        batch = plan.sampler.tasks(processes.share(tasks)).blind().to(self.device)
+        losses, accuracy = self.learner.task_losses(batch, step / plan.steps)
+        everyone = processes.gather(losses.detach(), len(tasks))
+        _require_finite("loss", everyone, step, tasks)
+        weights = _weights(everyone, plan.aggregate)
+        if weights.any():
+            norm = self.outer.backward(losses, weights, plan.clip, processes)
+            _require_finite("meta-gradient", norm.expand(len(tasks)), step, tasks)
+            self.outer.advance()
+        else:
+            self.outer.skip()
+            history.skipped.append(step)
+        shares = None if accuracy is None else processes.gather(accuracy, len(tasks))
+        history.trained(everyone, shares)
+
+    def validation(self) -> Tensor:
+        """Scores ``[n]`` of the validation tasks, shared out and known to every process."""
+        n = self.plan.validation_tasks
+        return self.processes.gather(self._scores(self.processes.share(range(n))), n)
+
+    def check_validation(self) -> None:
+        """Refuse tasks that cannot be scored now, and not hours later."""
+        if self.plan.validation is not None:
+            self._scores([0])
+
+    def _scores(self, indices: Sequence[int]) -> Tensor:
+        metric = self.plan.metric
+        metric = getattr(self.learner, "metric", None) if metric is None else metric
+        return task_values(self.learner, self.plan.validation, indices, metric=metric)[0]
 
 
 def _json(config: dict[str, Any]) -> dict[str, Any]:
@@ -232,69 +280,16 @@ def _begun(aggregate: Aggregate) -> Memory | None:
     return aggregate
 
 
-def _check(settings: dict[str, Any], validation: TaskSampler | None, world: int) -> None:
-    check_choice("best", settings["best"], ("highest", "lowest"))
-    if (clip := settings["clip"]) is not None and not 0 < clip < math.inf:
-        raise ValueError(f"clip must be positive, got {clip}")
-    check_choice("schedule", settings["schedule"], SCHEDULES)
-    if validation is not None:
-        check_n_tasks(validation, settings["validation_tasks"], "validation_tasks")
-    for name in ("tasks_per_step", "validation_tasks"):
-        if settings[name] < world:
-            raise ValueError(f"{name}={settings[name]} is fewer than the {world} processes")
-
-
 def _weights(losses: Tensor, aggregate: Aggregate) -> Tensor:
     """The weight ``[T]`` of each task: the aggregate's derivative with respect to its loss."""
     leaf = losses.clone().requires_grad_()
     return torch.autograd.grad(aggregate(leaf), leaf)[0]
 
 
-def _set_gradients(
-    optimizer: torch.optim.Adam,
-    losses: Tensor,
-    weights: Tensor,
-    clip: float | None,
-    processes: Processes,
-) -> Tensor:
-    """Set the gradient of the aggregated losses; returns its norm, before clipping.
-
-    Every process knows the weights of all tasks; each adds its own tasks' share.
-    """
-    groups = [group["params"] for group in optimizer.param_groups]
-    metas = [p for group in groups for p in group]
-    for p in metas:
-        p.grad = torch.zeros_like(p)
-    torch.autograd.backward(losses, weights[processes.rank :: processes.world])
-    processes.sum_in_place([p.grad for p in metas])
-    largest = math.inf if clip is None else clip
-    return torch.stack([torch.nn.utils.clip_grad_norm_(g, largest) for g in groups]).norm()
-
-
-def _validate(
-    learner: Learner, sampler: TaskSampler, n: int, metric: Metric | None, processes: Processes
-) -> Tensor:
-    """Scores ``[n]`` of the first n tasks, shared out and known to every process."""
-    values, _ = task_values(learner, sampler, processes.share(range(n)), metric=metric)
-    return processes.gather(values, n)
-
-
 def _require_finite(what: str, values: Tensor, step: int, tasks: range) -> None:
     bad = [i for i, fine in zip(tasks, torch.isfinite(values).tolist(), strict=True) if not fine]
     if bad:
         raise NonFiniteLoss(f"{what} is not finite at step {step}, task indices {bad}")
-
-
-@contextmanager
-def _explained(folder: RunFolder) -> Iterator[None]:
-    """Say of a run that stops what it can be resumed from."""
-    try:
-        yield
-    except NonFiniteLoss as error:
-        raise NonFiniteLoss(f"{error}; {folder.kept()}") from None
-    except KeyboardInterrupt:
-        how = "; resume=True (--resume) goes on from it" if folder.step else ""
-        raise KeyboardInterrupt(f"training was stopped; {folder.kept()}{how}") from None
 
 
 def _seed(device: torch.device, number: int) -> None:

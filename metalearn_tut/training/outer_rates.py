@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from metalearn_tut.bilevel import Params
+
+SCHEDULES = ("cosine", "constant")
 
 
 def cosine(step: int, steps: int) -> float:
@@ -18,12 +20,6 @@ def cosine(step: int, steps: int) -> float:
     [1.0, 0.854, 0.5, 0.146]
     """
     return 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-SCHEDULES: dict[str, Callable[[int, int], float]] = {
-    "cosine": cosine,
-    "constant": lambda step, steps: 1.0,
-}
 
 
 def parameter_groups(metas: Params, outer_lr: float | Mapping[str, float]) -> list[dict[str, Any]]:
@@ -54,7 +50,7 @@ def parameter_groups(metas: Params, outer_lr: float | Mapping[str, float]) -> li
     """
     if not isinstance(outer_lr, Mapping):
         _check_rate("outer_lr", outer_lr)
-        return [{"params": list(metas.values()), "lr": outer_lr, "outer_lr": outer_lr}]
+        return [{"params": list(metas.values()), "lr": outer_lr}]
     if not outer_lr:
         raise ValueError("outer_lr must have a rate for every meta-parameter, got {}")
     for name in metas:
@@ -66,7 +62,7 @@ def parameter_groups(metas: Params, outer_lr: float | Mapping[str, float]) -> li
         params = [p for name, p in metas.items() if _begins(name, group)]
         if not params:
             raise ValueError(f"outer_lr has a rate for {group!r}, which is no part of the learner")
-        groups.append({"params": params, "lr": rate, "outer_lr": rate})
+        groups.append({"params": params, "lr": rate})
     return groups
 
 

@@ -34,6 +34,7 @@ unrolled = pytest.mark.parametrize("engine", UNROLLED)
 # The engines agree with the loop written out
 
 
+@pytest.mark.slow(quick=12)
 @unrolled
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("norm", ["batch", "support", "group", "none"])
@@ -401,6 +402,7 @@ def test_memory_held_while_looping_is_that_of_one_task():
     assert most(6) - most(2) < 4 * (gradients + 200)  # a task leaves its gradient and outputs
 
 
+@pytest.mark.slow
 def test_evaluation_holds_one_adapted_dictionary_however_many_tasks():
     model = conv4("support")
     held = []

@@ -154,6 +154,7 @@ GROUPS = {
 }
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("name", GROUPS)
 def test_any_groups_are_as_many_unrolled_steps(name):
     model, batch = float64(Headed(outputs=3)), classification()
@@ -261,6 +262,7 @@ def test_deferred_and_by_function_they_are_the_same(solver):
     assert_close(by_function, backward(eager, batch), rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_the_default_problem_of_hetrom_trains():
     """Ridge head from zero, conjugate gradients, ranks, deferred: chance is 1/3."""
     x = numbers(240, 6).float() + 2 * torch.eye(6)[torch.arange(240) % 6]

@@ -12,7 +12,7 @@ from zoo import mlp, task_of
 
 from metalearn_tut import MAML, ProtoNet, Reptile, evaluate, meta_train
 from metalearn_tut.distillation import MetaDistiller
-from metalearn_tut.evaluation.accuracy import paired_difference
+from metalearn_tut.evaluation.intervals import paired_difference
 from metalearn_tut.rank_losses import clean_losses
 from metalearn_tut.saliency import gradient_scores
 from metalearn_tut.tasks import Task, TaskBatch, TaskSampler

@@ -12,10 +12,10 @@ from torch import nn
 
 from metalearn_tut.block_voting import (
     Recipe,
-    accuracy,
     crop_and_flip,
     cross_entropy,
     distillation,
+    image_accuracy,
     target_rate,
     train_epochs,
 )
@@ -86,7 +86,7 @@ def test_the_history_is_a_mean_over_images():
     logits = network(x)
     assert history["loss"][0] == pytest.approx(F.cross_entropy(logits, y).item())
     assert history["accuracy"][0] == pytest.approx((logits.argmax(1) == y).double().mean().item())
-    assert history["accuracy"][0] == pytest.approx(accuracy(network, (x, y)))
+    assert history["accuracy"][0] == pytest.approx(image_accuracy(network, (x, y)))
     assert not network.training
 
 
@@ -94,9 +94,9 @@ def test_accuracy_is_that_of_evaluation_mode_and_the_mode_stays():
     network, (x, y) = lively(resnet()), labelled()
     logits = network(x.double() / 255)
     network.train()
-    assert accuracy(network, (x, logits.argmax(1))) == 1.0 and network.training
-    assert accuracy(network, (x, logits.argmin(1))) == 0.0
-    assert accuracy(network, (x, y)) == (logits.argmax(1) == y).double().mean().item()
+    assert image_accuracy(network, (x, logits.argmax(1))) == 1.0 and network.training
+    assert image_accuracy(network, (x, logits.argmin(1))) == 0.0
+    assert image_accuracy(network, (x, y)) == (logits.argmax(1) == y).double().mean().item()
 
 
 def test_the_seed_decides_the_order():
@@ -289,7 +289,7 @@ def test_recipes_that_cannot_be(settings, message):
     ],
 )
 def test_data_that_cannot_be(data, message):
-    for call in (lambda: train(resnet(), data, Recipe(1)), lambda: accuracy(resnet(), data)):
+    for call in (lambda: train(resnet(), data, Recipe(1)), lambda: image_accuracy(resnet(), data)):
         with pytest.raises(ValueError, match=message):
             call()
 

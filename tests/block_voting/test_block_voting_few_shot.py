@@ -7,13 +7,13 @@ import torch
 from gate_cases import images, same_state
 
 from metalearn_tut import MAML, evaluate, meta_train, tasks
-from metalearn_tut.block_voting import GatedResNet12, count_votes, task_marks, vote_by_tasks
+from metalearn_tut.block_voting import BlockGatedResNet12, count_votes, task_marks, vote_by_tasks
 from metalearn_tut.models import ResNet12
 
 
 def make(norm="support", **settings):
     torch.manual_seed(0)
-    model = GatedResNet12(ResNet12(3, widths=(8, 8, 16, 16), norm=norm))
+    model = BlockGatedResNet12(ResNet12(3, widths=(8, 8, 16, 16), norm=norm))
     for gate in model.gates.values():  # fresh ones mark all images alike
         torch.nn.init.normal_(gate.head.weight, std=3.0)
     return MAML(model, inner_lr=0.1, inner_steps=2, **settings)
@@ -41,6 +41,7 @@ def test_marks_are_those_of_the_adapted_network_with_the_tasks_statistics(norm):
     assert (marks - before).abs().max() > 1e-3
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("ballots", ["task", "image"])
 def test_the_least_wanted_block_goes_round_by_round(ballots):
     learner, healed = make(), []
@@ -97,7 +98,7 @@ def test_arguments_that_cannot_be(settings, message):
 
 def test_learners_that_cannot_be_pruned():
     plain = MAML(ResNet12(3, widths=(8, 8, 16, 16)), inner_lr=0.1)
-    with pytest.raises(TypeError, match="tasks vote on a GatedResNet12, got ResNet12"):
+    with pytest.raises(TypeError, match="tasks vote on a BlockGatedResNet12, got ResNet12"):
         vote_by_tasks(plain, sampler(), n_prune=1)
     with pytest.raises(
         ValueError, match="blocks can be pruned with rate_mode='fixed', got 'per_layer'"

@@ -6,12 +6,12 @@ from gate_cases import images, labelled, lively, resnet, same_state
 from torch import nn
 
 from metalearn_tut.block_voting import (
-    GatedResNet,
+    BlockGated,
     Recipe,
     filters,
     prunable_blocks,
     remove_blocks,
-    remove_filters,
+    remove_zero_filters,
     soft_filter_prune,
     zero_filters,
 )
@@ -56,7 +56,7 @@ def test_norms_are_silenced_on_request():
 def test_a_narrower_network_computes_the_same(kept):
     network, x = remove_blocks(lively(resnet()), [1, 4]), images()
     zero_filters(network, kept, norms=True)
-    narrow = remove_filters(network)
+    narrow = remove_zero_filters(network)
     torch.testing.assert_close(narrow(x), network(x), rtol=0, atol=1e-12)
     widths = [len(conv.weight) for conv, _ in convolutions_of_any(narrow)]
     full = [len(conv.weight) for conv, _ in convolutions(network)]
@@ -72,16 +72,16 @@ def convolutions_of_any(network):
 def test_a_filter_that_is_not_silent_stays():
     network, x = lively(resnet()), images()
     zero_filters(network, 0.5)  # their norms still put out a constant
-    narrow = remove_filters(network)
+    narrow = remove_zero_filters(network)
     assert torch.equal(narrow(x), network(x)) and same_state(narrow, network)
 
 
 def test_a_narrow_network_can_lose_blocks_have_gates_and_learn():
     network = lively(resnet())
     zero_filters(network, 0.5, norms=True)
-    narrow, x = remove_filters(network), images()
+    narrow, x = remove_zero_filters(network), images()
     masks = torch.tensor([1.0, 1, 0, 1, 1, 1, 1, 1, 1]).double()
-    gated = GatedResNet(narrow, "alone").eval()
+    gated = BlockGated(narrow, "alone").eval()
     torch.testing.assert_close(remove_blocks(narrow, [2])(x), gated(x, masks), rtol=0, atol=1e-12)
     narrow.train()(x).sum().backward()
     assert all(p.grad is not None for p in narrow.parameters())
@@ -97,7 +97,7 @@ def test_multiply_adds_of_blocks_and_filters_together(depth, blocks, reduction):
     whole = cost.macs(network, (3, 32, 32))
     shorter = remove_blocks(network, prunable_blocks(network)[:blocks])
     zero_filters(shorter, 0.5, norms=True)
-    left = cost.macs(remove_filters(shorter), (3, 32, 32))
+    left = cost.macs(remove_zero_filters(shorter), (3, 32, 32))
     plain, n = 9 * 16 * 16 * 32 * 32, (depth - 2) // 6
     stem, halved = 9 * 3 * 16 * 32 * 32 // 2, (3 * n - 2 - blocks) * (plain // 2 + plain // 4)
     assert left == stem + halved + 2 * (plain // 4 + plain // 4) + 640
@@ -145,4 +145,4 @@ def test_filters_can_be_removed_once():
     network = resnet()
     zero_filters(network, 0.5, norms=True)
     with pytest.raises(ValueError, match="have been removed already"):
-        remove_filters(remove_filters(network))
+        remove_zero_filters(remove_zero_filters(network))

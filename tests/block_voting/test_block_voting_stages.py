@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from gate_cases import gated, images, labelled, lively, resnet, same_state
 
 from metalearn_tut.block_voting import (
-    GatedResNet,
+    BlockGated,
     Recipe,
     abp_prune,
-    accuracy,
     collect_votes,
     epochs,
     finalise,
+    image_accuracy,
     rounds,
     stages,
     vote_and_prune,
@@ -175,7 +175,7 @@ def test_the_three_accuracies_of_stage_3():
     untrained = finalise(network, as_it_is, Recipe(0), held_out=as_it_is, **QUIET)
     assert final.soft == untrained.soft == 1.0
     assert final.ungated == untrained.ungated == untrained.tuned < 1.0
-    assert final.tuned == accuracy(final.network, as_it_is) != final.ungated
+    assert final.tuned == image_accuracy(final.network, as_it_is) != final.ungated
 
 
 def test_surgery_that_changes_the_network_is_noticed(monkeypatch):
@@ -211,7 +211,7 @@ def test_a_stopped_run_goes_on_bitwise_as_if_it_had_not(tmp_path, monkeypatch):
         *("1-gates.safetensors", "2-round-01.safetensors", "2-round-02.safetensors"),
         *("3-final.safetensors", "votes.json"),
     ]
-    write, state = epochs.write_tensors, torch.get_rng_state()
+    write, state = epochs.Resume.keep, torch.get_rng_state()
     for n in (0, 2, 3, 5):  # epochs that end: one of gates, two a round, one at the end
         out, left = tmp_path / str(n), iter(range(n))
 
@@ -220,10 +220,10 @@ def test_a_stopped_run_goes_on_bitwise_as_if_it_had_not(tmp_path, monkeypatch):
                 raise Stopped
             write(*args)
 
-        monkeypatch.setattr(epochs, "write_tensors", until_killed)
+        monkeypatch.setattr(epochs.Resume, "keep", until_killed)
         with pytest.raises(Stopped):
             run(out)
-        monkeypatch.setattr(epochs, "write_tensors", write)
+        monkeypatch.setattr(epochs.Resume, "keep", write)
         resumed = run(out, resume=True)
         assert same_state(resumed.network, whole.network)
         assert resumed.rounds == whole.rounds and resumed.gates == whole.gates
@@ -318,7 +318,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
         run(tmp_path, resume=True, seed=1)
     with pytest.raises(ValueError, match=r"cannot resume .*: network\.gates"):
         abp_prune(
-            GatedResNet(resnet(), "soft2"),
+            BlockGated(resnet(), "soft2"),
             labelled(8),
             n_prune=2,
             recipes=RECIPES,

@@ -192,7 +192,7 @@ def test_bad_input(vote, message):
 
 def test_a_vote_needs_gates_and_a_block_that_is_left():
     model = gated()
-    with pytest.raises(TypeError, match="images vote on a GatedResNet, got CifarResNet"):
+    with pytest.raises(TypeError, match="images vote on a BlockGated, got CifarResNet"):
         collect_marks(model.network, images(2))
     for block in model.candidates:
         model.prune(block)

@@ -11,8 +11,8 @@ from torch import nn
 
 from metalearn_tut import MAML, block_voting, models, tasks
 from metalearn_tut.block_voting import (
-    GatedResNet,
-    GatedResNet12,
+    BlockGated,
+    BlockGatedResNet12,
     Recipe,
     abp_prune,
     collect_votes,
@@ -116,14 +116,14 @@ def test_a_network_that_is_frozen_throughout_is_refused_before_any_work(tmp_path
 def test_frozen_blocks_are_no_candidates_and_said_to_be_frozen():
     network = freeze(resnet(), "blocks.1", "blocks.4.bn2")
     assert prunable_blocks(network) == (0, 2, 5, 7, 8)
-    assert GatedResNet(network).candidates == (2, 5, 7, 8)
+    assert BlockGated(network).candidates == (2, 5, 7, 8)
     with pytest.raises(ValueError, match=r"but 4 may be pruned \(2 are frozen: requires_grad"):
-        block_voting.block_budget(GatedResNet(network), 0.6)
+        block_voting.block_budget(BlockGated(network), 0.6)
     with pytest.raises(ValueError, match="block 1 is absent, frozen or changes the shape"):
         remove_blocks(network, [1])
-    votes = collect_votes(GatedResNet(network), images(6).float())
+    votes = collect_votes(BlockGated(network), images(6).float())
     assert votes.candidates == (2, 5, 7, 8) and sum(votes.counts) == 6
-    few = GatedResNet12(ResNet12(3, (4, 4, 4, 4)))
+    few = BlockGatedResNet12(ResNet12(3, (4, 4, 4, 4)))
     few.blocks[2].norms.requires_grad_(False)
     assert few.candidates == (1, 3)
     with pytest.raises(ValueError, match="block 2 cannot be pruned"):
@@ -157,7 +157,7 @@ def test_filters_that_would_take_frozen_numbers_with_them_stay():
         n for n in changed(before, network) if n.endswith(("0.weight", "1.weight", "2.weight"))
     }
     assert not stays & moved and "blocks.0.conv2.weight" in moved
-    narrow = block_voting.remove_filters(network)
+    narrow = block_voting.remove_zero_filters(network)
     x = images(3)
     torch.testing.assert_close(narrow.eval()(x), network.eval()(x), rtol=1e-9, atol=1e-9)
     assert narrow.blocks[1].conv1.weight.shape == network.blocks[1].conv1.weight.shape
@@ -171,9 +171,9 @@ def test_a_frozen_filter_that_is_zero_stays_where_it_is():
     block = network.blocks[1]
     for tensor in (block.conv1.weight, block.bn1.weight, block.bn1.bias):
         tensor.data[0] = 0
-    assert block_voting.remove_filters(network).blocks[1].conv1.weight.shape[0] == 15
+    assert block_voting.remove_zero_filters(network).blocks[1].conv1.weight.shape[0] == 15
     block.conv1.requires_grad_(False)
-    assert block_voting.remove_filters(network).blocks[1].conv1.weight.shape[0] == 16
+    assert block_voting.remove_zero_filters(network).blocks[1].conv1.weight.shape[0] == 16
 
 
 def test_soft_filter_pruning_leaves_frozen_layers_alone():
@@ -191,7 +191,7 @@ def test_soft_filter_pruning_leaves_frozen_layers_alone():
 
 CALLS = {
     "votes": lambda network: collect_votes(network, images(4).float()),
-    "accuracy": lambda network: block_voting.accuracy(network, labelled(4)),
+    "accuracy": lambda network: block_voting.image_accuracy(network, labelled(4)),
     "answers": lambda network: answers(network, labelled(4)[0]),
     "macs": lambda network: cost.macs(network, (3, 8, 8)),
     "latency": lambda network: cost.latency(network, (3, 8, 8), warmup=0, repeats=1),
@@ -340,7 +340,7 @@ BAD_COUNTS = {
 
 
 def few_shot():
-    return MAML(GatedResNet12(ResNet12(3, (4, 4, 4, 4))), 0.1, 1)
+    return MAML(BlockGatedResNet12(ResNet12(3, (4, 4, 4, 4))), 0.1, 1)
 
 
 def few_tasks():
@@ -382,7 +382,7 @@ LABELS = {
     "out of range": (lambda y: y + 1, r"labels must be in 0\.\.3 .*got 1\.\.4"),
 }
 READS_LABELS = {
-    "accuracy": lambda data: block_voting.accuracy(resnet().float(), data),
+    "accuracy": lambda data: block_voting.image_accuracy(resnet().float(), data),
     "train_epochs": lambda data: train_epochs(resnet().float(), data, FAST, **QUIET),
     "abp_prune": lambda data: abp_prune(
         resnet().float(), data, n_prune=1, recipes=(FAST,) * 3, **QUIET
@@ -412,14 +412,14 @@ def test_whole_numbers_of_any_kind_are_labels(kind):
     network, x = lively(resnet()).float(), images(8)
     y = answers(network, x)
     y[::4] = (y[::4] + 1) % 4  # two of eight are wrong
-    assert block_voting.accuracy(network, (x, kind(y))) == 0.75
+    assert block_voting.image_accuracy(network, (x, kind(y))) == 0.75
 
 
 @pytest.mark.parametrize("kept", [1e-3, 1e-9, 1e-12, 1e-300])
 def test_the_last_filter_of_a_layer_stays(kept):
     network = lively(resnet()).float()
     zero_filters(network, kept, norms=True)
-    narrow = block_voting.filters.remove_filters(network)
+    narrow = block_voting.filters.remove_zero_filters(network)
     assert {m.out_channels for m in narrow.modules() if isinstance(m, nn.Conv2d)} == {1}
     x = images(3).float()
     with torch.no_grad():

@@ -431,6 +431,7 @@ COMPARING = {
 IF_BROKEN = {"what higher computed", "left behind"}  # compared only where a trap is not mended
 
 
+@pytest.mark.slow
 def test_every_comparison_passes_and_is_known(capsys):
     printed = book_tools.printed_by(run, COMPARING, capsys)
     assert book_tools.compared(printed) | IF_BROKEN == set(COMPARING)
@@ -494,6 +495,7 @@ PLANTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(("name", "plant"), PLANTS)
 def test_a_planted_error_fails_its_comparison(name, plant):
     with pytest.raises(AssertionError, match="^" + re.escape(name) + ": "):

@@ -82,6 +82,7 @@ def wait(driver, condition):
 # Every page
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("name", [*NAMES, "genindex", "py-modindex", "search"])
 def test_a_page_can_be_read_offline_on_any_screen_light_and_dark(driver, html, name):
     assert check_pages.check_page(driver, html / f"{name}.html") == []
@@ -307,6 +308,7 @@ def test_a_faultless_page_passes(made):
     assert made() == []
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [

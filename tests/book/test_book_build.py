@@ -159,6 +159,7 @@ def test_notebook_times_are_summed_and_what_did_not_run_is_told(tmp_path, capsys
     assert table == ["  50.0 s  01", " 631.0 s  02", "   did not run  03"]
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_leaves_no_executed_copy(nbclient, tmp_path):
     source, result = tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("x = 6 * 7\nassert x == 43")]), source)
@@ -171,6 +172,7 @@ def test_a_failing_notebook_leaves_no_executed_copy(nbclient, tmp_path):
     assert cell.outputs[0].data["text/plain"] == "42" and cell.execution_count == 1
 
 
+@pytest.mark.slow
 def test_the_comparisons_of_the_last_run_are_beside_the_executed_copy(nbclient, tmp_path):
     source, result = tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb"
     text = """import json, os

@@ -123,6 +123,7 @@ def noise_source(seed, classes=8):
 FIVE_WAY = {"ways": 5, "shots": 1, "queries": 2}
 
 
+@pytest.mark.slow
 def test_the_gap_is_the_low_end_of_an_unpaired_interval(capsys):
     seen, unseen = noise_source(0), noise_source(1)
     space = book_tools.run(CHAPTER, seen=seen, unseen=unseen, five_way=FIVE_WAY)

@@ -246,6 +246,7 @@ def test_glyph_tasks_are_of_their_split_and_seed(chapter):
     assert torch.equal(found.query_x, right.query_x)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("settings", [{}, {"inner_steps": 0}, {"first_order": True}])
 def test_training_on_waves_is_meta_train(settings):
     space = book_tools.run(CHAPTER, plant=("steps=300", "steps=4"))
@@ -306,11 +307,13 @@ COMPARING = {
 }
 
 
+@pytest.mark.slow
 def test_every_comparison_passes_and_is_known(capsys):
     printed = book_tools.printed_by(run, COMPARING, capsys)
     assert book_tools.compared(printed) == set(COMPARING)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(
     ("name", "plant"),
     [

@@ -51,6 +51,7 @@ def test_both_forms_are_the_modules_at_any_thresholds(chapter, m, k):
             torch.testing.assert_close(mine(row, m, k, a, b), module(row, m, k, a, b))
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(("m", "k"), [(1, 4), (2, 5), (3, 7)])
 def test_no_gap_is_better_than_the_best_and_its_lowest_value_is_the_range(chapter, m, k):
     gaps = torch.linspace(0, 4, 801).double()

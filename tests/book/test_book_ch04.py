@@ -160,7 +160,7 @@ def test_tasks_are_of_the_split_that_is_asked_for(chapter, split):
 def test_a_cut_learner_has_lost_the_share_and_the_dense_one_nothing(small):
     space = book_tools.run(CHAPTER, dense=small)
     before = copy.deepcopy(small.meta_parameters())
-    pruned = space["cut"](0.6, score="magnitude", spare=LAYERS[:1])
+    pruned = space["cut"](0.6, method="magnitude", spare=LAYERS[:1])
     masks = pruned.masks
     assert kept_fraction(masks) == pytest.approx(0.4, abs=0.01)
     assert masks["blocks.0.conv.weight"].all()
@@ -178,7 +178,7 @@ def test_waves_are_learned_from_the_seed_on_and_errors_are_of_pruned_networks():
     assert not all(torch.equal(p, q) for p, q in pairs[1])
     whole = one.task_losses(space["unseen"]).losses.detach()
     for share in (0.0, 0.5):
-        less = space["errors_without"](one, share, score="magnitude", compensate=False)
+        less = space["errors_without"](one, share, method="magnitude", compensate=False)
         right = copy.deepcopy(one)
         scores = saliency.magnitude_scores(right, layers=["2"])
         right.set_masks(saliency.select(scores, saliency.full_masks(right, ["2"]), share))
@@ -244,11 +244,13 @@ COMPARING = {
 }
 
 
+@pytest.mark.slow
 def test_every_comparison_passes_and_is_known(capsys):
     printed = book_tools.printed_by(run, COMPARING, capsys)
     assert book_tools.compared(printed) == set(COMPARING)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(
     ("name", "plant"),
     [

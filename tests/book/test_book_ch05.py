@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from metalearn_tut import block_voting as bv
 from metalearn_tut import models, tasks
-from metalearn_tut.block_voting.networks import gated_resnet
+from metalearn_tut.block_voting.networks import blocks
 from metalearn_tut.distillation import losses as kd
 from metalearn_tut.evaluation import cost
 
@@ -76,7 +76,7 @@ def test_right_answers_are_counted_in_evaluation_mode():
     space, network = book_tools.run(CHAPTER, test=(x, y)), resnet().train()
     found = space["right"](network)
     assert found.dtype == torch.float64 and not network.training
-    assert found.mean().item() == pytest.approx(bv.accuracy(network, (x, y)))
+    assert found.mean().item() == pytest.approx(bv.image_accuracy(network, (x, y)))
     assert torch.equal(found == 1, network(x).argmax(1) == y)
 
 
@@ -86,7 +86,7 @@ def test_mixing_is_the_modules_on_a_block_that_keeps_the_shape(chapter, mixing):
     block, x = network.network.blocks[1], images(3, channels=16)
     branch, mask = block.residual(x), torch.rand(3, 1, 1, 1, dtype=torch.float64)
     mine = {"skipnet": chapter.mixed, "aig": chapter.scaled}[mixing](x, branch, mask)
-    torch.testing.assert_close(mine, gated_resnet.mix(block, x, mask, mixing))
+    torch.testing.assert_close(mine, blocks.mix(block, x, mask, mixing))
 
 
 @settings(max_examples=50, deadline=None)
@@ -222,11 +222,13 @@ COMPARING = {
 }
 
 
+@pytest.mark.slow
 def test_every_comparison_passes_and_is_known(capsys):
     printed = book_tools.printed_by(run, COMPARING, capsys)
     assert book_tools.compared(printed) == set(COMPARING)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(
     ("name", "plant"),
     [

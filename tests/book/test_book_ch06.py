@@ -15,8 +15,7 @@ from metalearn_tut import models, pretrained, tasks
 from metalearn_tut.bilevel import inner_loop
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.distillation.losses import kd_loss
-from metalearn_tut.evaluation import cost
-from metalearn_tut.evaluation.accuracy import evaluate, paired_difference
+from metalearn_tut.evaluation import cost, evaluate, paired_difference
 from metalearn_tut.learners.maml import MAML
 
 CHAPTER = "06_tsmd_distillation"
@@ -259,11 +258,13 @@ COMPARING = {
 }
 
 
+@pytest.mark.slow
 def test_every_comparison_passes_and_is_known(capsys):
     printed = book_tools.printed_by(run, COMPARING, capsys)
     assert book_tools.compared(printed) == set(COMPARING)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(
     ("name", "plant"),
     [

@@ -12,8 +12,7 @@ from PIL import Image
 from torch import nn
 
 from metalearn_tut import models, tasks
-from metalearn_tut.evaluation import cost
-from metalearn_tut.evaluation.accuracy import evaluate, interval
+from metalearn_tut.evaluation import cost, evaluate, interval
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.learners.protonet import ProtoNet
 from metalearn_tut.nb.chapters import chapter08
@@ -284,12 +283,14 @@ def run(ready, *cells, plant=None):
     return book_tools.run(CHAPTER, *cells, plant=plant, **ready, **found)
 
 
+@pytest.mark.slow
 def test_every_comparison_passes_and_is_known(ready, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # without ONNX: quick
     printed = book_tools.printed_by(lambda *cells: run(ready, *cells), COMPARING, capsys)
     assert book_tools.compared(printed) == set(COMPARING)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize(
     ("name", "plant"),
     [

@@ -1,5 +1,6 @@
 """The page about the claims says what the studies declare and what the results hold."""
 
+import importlib
 import json
 import re
 import shutil
@@ -60,7 +61,8 @@ def row(page, name):
 @pytest.mark.parametrize("name", claims.STUDIES)
 def test_every_claim_of_every_study_is_there_with_source_and_criterion(page, name):
     study = claims.load(name)
-    assert f"\n(study-{name})=\n### Study `{name}`\n" in page
+    about = importlib.import_module(f"metalearn_tut.claims.{claims.STUDIES[name]}").__doc__
+    assert f"\n(study-{name})=\n### Study `{name}`\n\n{about.strip()}\n" in page
     assert f"```\nmetalearn-tut reproduce {name}\n```" in page
     for claim in study.claims:
         said = box(page, name, claim.number)
@@ -143,7 +145,8 @@ def test_a_study_without_a_result_is_not_run_yet_until_it_has_one(results, monke
     load = claims.load
     others = [name for name in RUN if name.partition("_")[0] not in ("tsmd", "metagater")]
     (results / "results" / "claims" / "metagater.json").unlink(missing_ok=True)
-    monkeypatch.setattr(claims, "STUDIES", dict.fromkeys((*others, "metagater")))
+    homes = {name: claims.STUDIES[name] for name in (*others, "metagater")}
+    monkeypatch.setattr(claims, "STUDIES", homes)
     monkeypatch.setattr(claims, "load", lambda name: study if name == "metagater" else load(name))
     page = generated(results)
     assert "Claim 1: not run yet\n:class: note\n:name: claim-metagater-1" in page

@@ -24,7 +24,7 @@ from torch import nn
 from metalearn_tut import MAML, meta_train
 from metalearn_tut.block_voting import Recipe, abp_prune
 from metalearn_tut.federated import run_rounds
-from metalearn_tut.saliency import anp_prune
+from metalearn_tut.saliency import Criterion, Rounds, anp_prune
 
 
 def training(out):
@@ -42,8 +42,9 @@ def pruning(out):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     learner = MAML(network, inner_lr=0.2, inner_steps=2)
-    options = {"n_tasks": 3, "resume": True, "progress": False}
-    anp_prune(learner, sampler, (0.2, 0.2, 0.1), retrain, out=out, **options)
+    rounds = Rounds((0.2, 0.2, 0.1), retrain)
+    criterion = Criterion(n_tasks=3)
+    anp_prune(learner, sampler, rounds, criterion, out=out, resume=True, progress=False)
 
 
 def blocks(out):

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from metalearn_tut.block_voting.networks.gated_resnet import GatedResNet
+from metalearn_tut.block_voting.networks.block_gated import BlockGated
 from metalearn_tut.models import CifarResNet
 
 
@@ -28,7 +28,7 @@ def resnet(depth=20, classes=4, seed=0):
 
 def gated(depth=20, classes=4, seed=0, **settings):
     torch.manual_seed(seed)
-    return GatedResNet(CifarResNet(depth, classes), **settings)
+    return BlockGated(CifarResNet(depth, classes), **settings)
 
 
 def images(rows=4, side=8, seed=1, channels=3, dtype=torch.float64):

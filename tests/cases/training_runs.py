@@ -163,11 +163,17 @@ def kill_after(pause, folder):
     os.waitpid(child, 0)
 
 
+def logging(aggregate):
+    """The same, with its log in the checkpoints."""
+    aggregate.keeps_log = True
+    return aggregate
+
+
 REMEMBERING = {
-    "sgda": lambda: ThresholdTracker(1, 2, rate=0.3, burn_in=5),
-    "sgda_f2": lambda: ThresholdTracker(1, 2, mode="sgda_f2", rate=0.3, burn_in=2),
-    "guided": lambda: LogNormalGuidance(-1.0, 0.5),
-    "mixture": lambda: WorstMixture(7, rate=0.2),
+    "sgda": lambda: logging(ThresholdTracker(1, 2, rate=0.3, burn_in=5)),
+    "sgda_f2": lambda: logging(ThresholdTracker(1, 2, mode="sgda_f2", rate=0.3, burn_in=2)),
+    "guided": lambda: logging(LogNormalGuidance(-1.0, 0.5)),
+    "mixture": lambda: logging(WorstMixture(7, rate=0.2)),
 }
 
 
@@ -202,8 +208,8 @@ SHARED = {
     "trimmed": {"aggregate": trimmed},
     "clipped": {"clip": 0.05},
     "parts": {"clip": 0.05, "outer_lr": {"0": 0.01, "2": 0.03, "rates": 0.002}},
-    "sgda": {"aggregate": ThresholdTracker(1, 4, rate=0.3, burn_in=3)},
-    "guided": {"aggregate": LogNormalGuidance(-1.0, 0.5)},
+    "sgda": {"aggregate": logging(ThresholdTracker(1, 4, rate=0.3, burn_in=3))},
+    "guided": {"aggregate": logging(LogNormalGuidance(-1.0, 0.5))},
 }
 
 

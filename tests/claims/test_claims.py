@@ -10,15 +10,15 @@ from pathlib import Path
 
 import background
 import pytest
-import torch
 import toy_study
 
 from metalearn_tut import claims
-from metalearn_tut.claims import Job, Results, paired
-from metalearn_tut.claims.records import beside, record_of, write_record
+from metalearn_tut.claims import Job, Results
+from metalearn_tut.claims.records import folder_of_job, record_of, write_record
 from metalearn_tut.claims.report import stale
-from metalearn_tut.claims.runner import run_jobs
+from metalearn_tut.claims.runner import DIED, run_jobs
 from metalearn_tut.cli import program as cli
+from metalearn_tut.cli.options.studies import STUDIES as COMMAND_STUDIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,7 +102,7 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(whole):
         "RuntimeError: this one cannot be done (all of it: "
     )
     assert "Traceback" in (folder / f"{jobs[1].key}.error.txt").read_text()
-    assert outcome.failed["killed"] == "its process ended with exit code -9"
+    assert outcome.failed["killed"] == DIED
     assert outcome.records.keys() == {f"train-{s}" for s in range(4)}
 
 
@@ -118,6 +118,7 @@ def test_a_record_says_everything(whole):
     assert {"versions", "device", "commit", "date"} < record.keys()
 
 
+@pytest.mark.slow
 def test_processes_have_the_threads_and_the_environment_asked_for(tmp_path):
     before = dict(os.environ)
     settings = {"threads": 3, "environment": {"MALLOC_TRIM_THRESHOLD_": "99"}}
@@ -126,11 +127,12 @@ def test_processes_have_the_threads_and_the_environment_asked_for(tmp_path):
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_before_its_first_job_fails_that_job_by_name(tmp_path, capfd):
     jobs = [Job(name, {}, toy_study.circumstances) for name in ("a", "b")]
     outcome = run_jobs(jobs, tmp_path, threads=10**12)  # more than PyTorch can count
-    assert outcome.failed == dict.fromkeys("ab", "its process ended with exit code 1")
-    assert "[2/2] b: failed: its process ended" in capfd.readouterr().out
+    assert outcome.failed == dict.fromkeys("ab", DIED)
+    assert f"[2/2] b: failed: {DIED}" in capfd.readouterr().out
 
 
 def test_a_record_is_whole_or_absent(whole):
@@ -142,6 +144,7 @@ def test_a_record_is_whole_or_absent(whole):
     assert again.records["killed"]["values"]["resumed"] is True and not again.failed
 
 
+@pytest.mark.slow
 def test_another_configuration_is_run_and_the_others_are_kept(whole, capsys):
     folder, jobs, outcome = whole
     trained = [job for job in jobs if job.name.startswith("train")]
@@ -176,14 +179,14 @@ def test_what_another_job_left_is_taken_once_it_has_ended(tmp_path):
     own = folder / "other"
     for made in (there, here):
         made.mkdir(parents=True)
-        assert beside(other, folder, "first") == own  # it is at work, or was cut short
+        assert folder_of_job(other, folder, "first") == own  # it is at work, or was cut short
     write_record(other, tmp_path / "first", {}, seconds=1)
-    assert beside(other, folder) == own and beside(other, folder, "first") == there
+    assert folder_of_job(other, folder) == own and folder_of_job(other, folder, "first") == there
     write_record(other, tmp_path / "second", {}, seconds=1)
-    assert beside(other, folder) == beside(other, folder, "first") == here
+    assert folder_of_job(other, folder) == folder_of_job(other, folder, "first") == here
     here.rmdir()  # its record is kept and its checkpoints are not
-    assert beside(other, folder) == own
-    assert beside(replace(other, config={"seed": 2}), folder, "first") == own
+    assert folder_of_job(other, folder) == own
+    assert folder_of_job(replace(other, config={"seed": 2}), folder, "first") == own
 
 
 @pytest.mark.parametrize(
@@ -223,6 +226,7 @@ def workers_are_gone(folder):
     return bool(pids) and not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="asks /proc which processes live")
 def test_a_killed_study_leaves_nobody_at_work_and_goes_on_to_the_same_numbers(
     whole, tmp_path, monkeypatch
@@ -242,6 +246,7 @@ def test_a_killed_study_leaves_nobody_at_work_and_goes_on_to_the_same_numbers(
     assert {key: (tmp_path / f"{key}.json").stat().st_mtime_ns for key in kept} == kept
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="asks /proc which processes live")
 def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(tmp_path, monkeypatch):
     run = started(tmp_path, monkeypatch)
@@ -270,6 +275,7 @@ def command(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
     tmp_path, capsys, monkeypatch
 ):
@@ -306,6 +312,7 @@ def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
 def test_a_failed_job_means_exit_code_1_and_no_result(tmp_path, capsys, monkeypatch):
     study = replace(toy_study.STUDY, jobs=lambda quick: [Job("train-0", {}, toy_study.refuse)])
     monkeypatch.setattr(claims, "load", lambda name: study)
+    monkeypatch.setattr(claims, "STUDIES", {"toy": None, "toy_second": None})  # of eleven
     code, out, _ = command(
         capsys, "--all", "--out", tmp_path / "out", "--results", tmp_path / "results"
     )
@@ -344,48 +351,10 @@ def test_a_mistake_is_answered_in_one_line(capsys, arguments, said):
 
 
 def test_the_choices_are_the_studies():
-    assert tuple(member.value for member in cli.Study) == tuple(claims.STUDIES)
+    assert tuple(claims.STUDIES) == COMMAND_STUDIES
 
 
-# Paired differences
-
-
-def test_a_difference_is_over_tasks_of_the_mean_over_seeds_and_over_seeds():
-    g = torch.Generator().manual_seed(0)
-    a, b = torch.rand(2, 3, 50, generator=g, dtype=torch.float64)
-    found = paired.difference(a, b)
-    tasks = [sum((a[s, t] - b[s, t]).item() for s in range(3)) / 3 for t in range(50)]
-    mean = sum(tasks) / 50
-    sd = (sum((t - mean) ** 2 for t in tasks) / 49) ** 0.5
-    assert found.mean == pytest.approx(mean, abs=1e-12)
-    assert found.over_tasks == pytest.approx(1.96 * sd / 50**0.5, abs=1e-12)
-    seeds = [(a[s] - b[s]).mean().item() for s in range(3)]
-    sd = (sum((s - mean) ** 2 for s in seeds) / 2) ** 0.5
-    assert found.seeds == pytest.approx(seeds, abs=1e-12)
-    assert found.over_seeds == pytest.approx(4.303 * sd / 3**0.5, abs=1e-12)
-    assert found.low == found.mean - found.over_tasks
-    assert found.high == found.mean + found.over_tasks and found.n_tasks == 50
-
-
-def test_a_difference_needs_the_same_seeds_and_tasks():
-    with pytest.raises(ValueError, match=r"got shapes \[3, 5\] and \[2, 5\]"):
-        paired.difference(torch.zeros(3, 5), torch.zeros(2, 5))
-    with pytest.raises(ValueError, match="2 to 10 seeds, got 11"):
-        paired.seeds_interval([0.0] * 11)
-    assert paired.difference(torch.zeros(1, 5), torch.zeros(1, 5)).over_seeds is None
-
-
-def test_students_points_are_those_at_which_the_distribution_has_two_and_a_half_percent_left():
-    for degrees, point in enumerate(paired._STUDENT, start=1):
-        t = torch.linspace(0, point, 200_001, dtype=torch.float64)
-        n = torch.tensor(float(degrees), dtype=torch.float64)
-        log_scale = torch.lgamma((n + 1) / 2) - torch.lgamma(n / 2) - (n * torch.pi).log() / 2
-        density = (log_scale - (n + 1) / 2 * (t**2 / n).log1p()).exp()
-        assert torch.trapezoid(density, t).item() == pytest.approx(0.475, abs=2e-5)
-
-
-def test_counts_keep_accuracies_exactly():
-    right = torch.tensor([0, 1, 37, 49, 50])
-    text = paired.counts(right.float() / 50, 50)
-    assert text == "0 1 37 49 50"
-    assert torch.equal(paired.accuracies(text, 50), right.double() / 50)
+def test_the_names_of_the_studies_cost_no_import_of_pytorch():
+    say = "import sys, metalearn_tut.claims as c; print(len(c.STUDIES), 'torch' in sys.modules)"
+    out, err = background.start("-c", say).communicate(timeout=background.HANG)
+    assert out == f"{len(claims.STUDIES)} False\n", err

@@ -8,21 +8,11 @@ import torch
 
 from metalearn_tut import block_voting, tasks
 from metalearn_tut.claims import Results, records
-from metalearn_tut.claims.abp import (
-    arms as abp_arms,
-)
-from metalearn_tut.claims.abp import (
-    cifar as abp_cifar,
-)
-from metalearn_tut.claims.abp import (
-    claims as abp,
-)
-from metalearn_tut.claims.abp import (
-    jobs as abp_jobs,
-)
-from metalearn_tut.claims.abp import (
-    second as abp_second,
-)
+from metalearn_tut.claims.abp import arms as abp_arms
+from metalearn_tut.claims.abp import cifar as abp_cifar
+from metalearn_tut.claims.abp import claims as abp
+from metalearn_tut.claims.abp import jobs as abp_jobs
+from metalearn_tut.claims.abp import second as abp_second
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.models import CifarResNet
@@ -68,8 +58,8 @@ def test_every_arm_has_as_many_epochs_and_as_many_of_distillation(study, quick):
 
 
 def test_what_another_job_made_is_named_by_its_own_configuration():
-    jobs = {job.name: job.config for job in abp_arms.characters(False)}
-    more = {job.name: job.config for job in abp_second.jobs(False)}
+    jobs = {job.name: job.config for job in abp_arms.all_jobs(False)}
+    more = {job.name: job.config for job in abp_second.all_jobs(False)}
     for name, config in [*jobs.items(), *more.items()]:
         if "of" in config:
             assert config["arm"] == jobs[config["of"]], name
@@ -103,14 +93,15 @@ def test_images_of_a_character_are_in_one_part_each():
 def done(tmp_path_factory):
     """The jobs of one seed, run in one folder as the runner does."""
     folder, values = tmp_path_factory.mktemp("abp"), {}
-    first = Job("gates-0", abp_arms.gates(SETUP, 0), abp_jobs.gates)
+    first = Job("gates-0", abp_arms.gated_config(SETUP, 0), abp_jobs.train_gated)
     wanted = ("abp-0.4-0", "random-0.4-0", "unpruned-0.4-0", "scratch-0.4-0")
-    arms = [job for job in abp_arms.comparisons(SETUP, 0) if job.name in wanted]
+    arms = [job for job in abp_arms.arm_jobs(SETUP, 0) if job.name in wanted]
     for job in (first, *arms):
         values[job.name] = job.run(job.config, folder / job.key)
     return folder, values, {job.name: job for job in (first, *arms)}
 
 
+@pytest.mark.slow
 def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
     folder, values, jobs = done
     found = values["abp-0.4-0"]
@@ -119,7 +110,7 @@ def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
     data = abp_jobs.images(SETUP["data"])
     job = jobs["abp-0.4-0"]
     _, final = abp_jobs.pruned_network(job.config, folder / job.key, data["train"], data["test"])
-    share = block_voting.accuracy(final.network, data["test"])
+    share = block_voting.image_accuracy(final.network, data["test"])
     assert np.mean([int(r) for r in found["test"].split()]) == pytest.approx(share)
     assert len(found["test"].split()) == 3 * 17
     assert final.soft == found["soft"] and final.ungated == found["ungated"]
@@ -127,6 +118,7 @@ def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
     assert found["macs"] == values["scratch-0.4-0"]["macs"] < values["unpruned-0.4-0"]["macs"]
 
 
+@pytest.mark.slow
 def test_arms_start_from_the_gates_of_their_seed(done, monkeypatch):
     folder, values, jobs = done
     job, seen = jobs["random-0.4-0"], []
@@ -146,7 +138,7 @@ def test_arms_start_from_the_gates_of_their_seed(done, monkeypatch):
 
 
 def test_without_prunes_and_gates_the_start_is_the_same(tmp_path):
-    config = abp_arms.gates(SETUP, 4)
+    config = abp_arms.gated_config(SETUP, 4)
     short = {n: {**how, "epochs": 0} for n, how in SETUP["recipes"].items()}
     config = {**config, "recipes": short}
     data = abp_jobs.images(SETUP["data"])["train"]
@@ -157,6 +149,7 @@ def test_without_prunes_and_gates_the_start_is_the_same(tmp_path):
     assert all(torch.equal(state[name], t) for name, t in alone.state_dict().items())
 
 
+@pytest.mark.slow
 def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
     folder, _, jobs = done
     arm = jobs["abp-0.4-0"]
@@ -170,7 +163,7 @@ def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
 
     monkeypatch.setattr(block_voting, "soft_filter_prune", spy)
     config = {"of": arm.name, "arm": arm.config, "kept": 0.5}
-    found = abp_jobs.filters(config, folder / "filters")
+    found = abp_jobs.prune_filters(config, folder / "filters")
     train = abp_jobs.images(SETUP["data"])["train"]
     expected = abp_jobs.pruned_network(arm.config, folder / arm.key, train)[1].network
     assert all(torch.equal(seen[0][n], t) for n, t in expected.state_dict().items())
@@ -181,6 +174,7 @@ def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, monkeypatch):
     folder, _, jobs = done
     arm, study = jobs["abp-0.4-0"], folder.parent / "abp"
@@ -191,10 +185,11 @@ def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, mo
     work = folder.parent / "abp_second" / "soft"
     for config in (arm.config, {**arm.config, "epochs": 7}):
         with pytest.raises(TypeError):  # there is no network in what was put in its place
-            abp_jobs.filters({"of": arm.name, "arm": config, "kept": 0.5}, work)
+            abp_jobs.prune_filters({"of": arm.name, "arm": config, "kept": 0.5}, work)
     assert seen == [study / arm.key, work / arm.name]
 
 
+@pytest.mark.slow
 def test_filters_are_pruned_by_the_recipes_of_their_own_study(done, monkeypatch):
     folder, _, jobs = done
     arm, seen = jobs["abp-0.4-0"], []
@@ -206,7 +201,7 @@ def test_filters_are_pruned_by_the_recipes_of_their_own_study(done, monkeypatch)
     )
     recipes = {stage: {"epochs": 0, "lr": rate} for stage, rate in (("filters", 3), ("narrow", 4))}
     config = {"of": arm.name, "arm": arm.config, "kept": 0.5, "recipes": recipes}
-    abp_jobs.filters(config, folder / "other")
+    abp_jobs.prune_filters(config, folder / "other")
     assert [(r.epochs, r.lr) for r in seen] == [(0, 3)]
 
 
@@ -227,7 +222,7 @@ def study(jobs=None, **levels):
     """Made-up results: each arm's accuracy, 0.8 where nothing is said, luck shared by all."""
     luck = torch.rand(800, generator=torch.Generator().manual_seed(0))
     found = Results()
-    for job in jobs or abp_arms.characters(False):
+    for job in jobs or abp_arms.all_jobs(False):
         level = levels.get(job.name.rpartition("-")[0].replace("-", "_").replace(".", ""), 0.8)
         found[job.name] = {
             "test": " ".join(str(int(r)) for r in luck < level),
@@ -238,6 +233,7 @@ def study(jobs=None, **levels):
     return found
 
 
+@pytest.mark.slow
 def test_the_arithmetic_needs_no_run_and_finds_other_blocks_wrong(monkeypatch):
     assert ONE.verdict(Results()).holds is True
     deep = ONE.verdict(Results()).values["110"]
@@ -247,10 +243,11 @@ def test_the_arithmetic_needs_no_run_and_finds_other_blocks_wrong(monkeypatch):
     assert ONE.verdict(Results()).holds is False
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(("level", "holds"), [(0.82, True), (0.8, True), (0.77, False)])
 def test_a_loss_must_not_lie_beyond_the_interval(level, holds):
     assert TWO.verdict(study(abp_04=level, abp_06=0.5)).holds is holds
-    on_photographs = abp_cifar.CLAIMS[0].verdict(study(abp_cifar.jobs(False), abp_04=level))
+    on_photographs = abp_cifar.CLAIMS[0].verdict(study(abp_cifar.all_jobs(False), abp_04=level))
     assert on_photographs.holds is holds
 
 
@@ -278,7 +275,7 @@ def test_the_shorter_network_must_be_the_better_start():
 
 @pytest.mark.parametrize(("claim", "title"), [(0, "soft"), (1, "once")])
 def test_so_it_must_in_the_second_study(claim, title):
-    jobs, claim = abp_second.jobs(False), abp_second.CLAIMS[claim]
+    jobs, claim = abp_second.all_jobs(False), abp_second.CLAIMS[claim]
     assert claim.verdict(study(jobs, **{f"{title}_abp_05": 0.85})).holds is True
     assert claim.verdict(study(jobs)).holds is False
     assert set(claim.verdict(study(jobs)).values["curve"]) == {
@@ -301,7 +298,7 @@ def test_half_of_the_filters_of_the_short_network_cost_no_more():
     ):
         zeroed = copy.deepcopy(network)
         block_voting.zero_filters(zeroed, kept, norms=True)
-        macs[name] = abp.cost.macs(block_voting.remove_filters(zeroed), (3, 32, 32))
+        macs[name] = abp.cost.macs(block_voting.remove_zero_filters(zeroed), (3, 32, 32))
     assert macs["abp"] <= macs["alone"]
 
 

@@ -11,8 +11,8 @@ from metalearn_tut.claims import Results, learners
 from metalearn_tut.claims.anp import arms as anp_arms
 from metalearn_tut.claims.anp import claims as anp
 from metalearn_tut.claims.anp import jobs as anp_jobs
-from metalearn_tut.claims.paired import accuracies, counts
 from metalearn_tut.claims.records import write_record
+from metalearn_tut.claims.statistics import accuracies, correct_counts
 from metalearn_tut.claims.study import Job
 
 SMALL = {"split": "validation", "tasks": 3, "queries": 2, "seed": 2}
@@ -44,8 +44,8 @@ CONFIG = {
 
 
 def test_all_arms_of_a_network_and_seed_have_one_start_one_training_and_one_test():
-    arms = {job.name: job.config for job in anp_arms.jobs(False) if job.run is anp_jobs.pruned}
-    bases = {j.name: j.config for j in anp_arms.jobs(False) if j.run is learners.alone}
+    arms = {job.name: job.config for job in anp_arms.all_jobs(False) if job.run is anp_jobs.pruned}
+    bases = {j.name: j.config for j in anp_arms.all_jobs(False) if j.run is learners.train_and_test}
     for name, config in arms.items():
         network, _, seed = name.split("-")
         other = arms[f"{network}-dense-{seed}"]
@@ -71,7 +71,7 @@ def test_the_schedule_removes_the_shares_that_are_named():
 
 
 def test_the_naive_way_has_as_many_steps_of_meta_training_as_anp():
-    jobs = {job.name: job.config for job in anp_arms.jobs(False)}
+    jobs = {job.name: job.config for job in anp_arms.all_jobs(False)}
     for share, rounds in (("0.85", 3), ("0.90", 4)):
         config, arm = jobs[f"naive-lobs-{share}-1"], jobs["conv32-anp-1"]
         steps = arm["dense"]["training"]["steps"] + sum(arm["retrain"]["steps"][:rounds])
@@ -82,7 +82,7 @@ def test_the_naive_way_has_as_many_steps_of_meta_training_as_anp():
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_naive_way_is_tested_on_the_tasks_of_the_arm_it_is_compared_with(quick):
-    jobs = {job.name: job.config for job in anp_arms.jobs(quick)}
+    jobs = {job.name: job.config for job in anp_arms.all_jobs(quick)}
     naive = [name for name in jobs if name.startswith("naive")]
     assert len(naive) == (1 if quick else 12)
     for name in naive:
@@ -118,13 +118,14 @@ def test_an_arm_is_resumed_to_the_same_values(done, tmp_path):
     assert anp_jobs.pruned(CONFIG, tmp_path / "arm") == values
 
 
+@pytest.mark.slow
 def test_the_dense_arm_keeps_everything_and_is_trained_as_long(tmp_path):
     config = {**CONFIG, "score": None, "retrain": {**CONFIG["retrain"], "steps": [1, 1]}}
     values = anp_jobs.pruned(config, tmp_path / "arm")
     assert all(share == 1 for kept in values["kept"].values() for share in kept.values())
-    first = learners.learner_of(DENSE, tmp_path / "arm").meta_parameters()
+    first = learners.trained_learner(DENSE, tmp_path / "arm").meta_parameters()
     anp_jobs.after_rounds(
-        learner := learners.learner_of(DENSE, tmp_path / "other"),
+        learner := learners.trained_learner(DENSE, tmp_path / "other"),
         learners.train_tasks(DENSE["data"], DENSE["seed"]),
         config,
         tmp_path / "again",
@@ -133,17 +134,18 @@ def test_the_dense_arm_keeps_everything_and_is_trained_as_long(tmp_path):
 
 
 def test_arms_start_from_the_dense_job_beside_them_and_train_it_if_it_is_not_done(tmp_path):
-    job = Job(DENSE["name"], DENSE, learners.alone)
-    alone = learners.learner_of(DENSE, tmp_path / "arm").meta_parameters()
-    learners.alone(DENSE, tmp_path / job.key)
+    job = Job(DENSE["name"], DENSE, learners.train_and_test)
+    alone = learners.trained_learner(DENSE, tmp_path / "arm").meta_parameters()
+    learners.train_and_test(DENSE, tmp_path / job.key)
     write_record(job, tmp_path, {}, seconds=1)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / job.key).iterdir()}
-    beside = learners.learner_of(DENSE, tmp_path / "another").meta_parameters()
+    beside = learners.trained_learner(DENSE, tmp_path / "another").meta_parameters()
     assert all(torch.equal(p, beside[n]) for n, p in alone.items())
     assert not (tmp_path / "another").exists() and (tmp_path / "arm" / "base").exists()
     assert before.keys() == {path: None for path in (tmp_path / job.key).iterdir()}.keys()
 
 
+@pytest.mark.slow
 def test_the_naive_network_is_pruned_before_it_is_meta_trained(tmp_path):
     ordinary = {"steps": 2, "tasks_per_step": 1, "outer_lr": 0.003}
     config = {
@@ -179,6 +181,7 @@ def test_one_task_has_the_same_five_classes_with_the_same_labels():
     assert len(set().union(*by_label.values())) == 100
 
 
+@pytest.mark.slow
 def test_fewer_filters_cost_less(tmp_path):
     config = {
         "dense": {**DENSE, "model": {**DENSE["model"], "width": 16}},
@@ -202,8 +205,8 @@ def arm(accuracy, splits, **more):
     """An arm's values for each seed: 600 tasks, noise shared by all arms."""
     g = torch.Generator().manual_seed(1)
     noise = 0.05 * torch.randn(600, generator=g)
-    found = ((accuracy + noise).clamp(0, 1) * anp_arms.QUERIES).round() / anp_arms.QUERIES
-    return {**{split: counts(found, anp_arms.QUERIES) for split in splits}, **more}
+    found = ((accuracy + noise).clamp(0, 1) * learners.QUERIES).round() / learners.QUERIES
+    return {**{split: correct_counts(found, learners.QUERIES) for split in splits}, **more}
 
 
 SPLITS = [f"{when}{s}" for s in anp_arms.SHARES for when in ("", "before ")] + ["validation 0.85"]
@@ -212,7 +215,7 @@ SPLITS = [f"{when}{s}" for s in anp_arms.SHARES for when in ("", "before ")] + [
 def study(**accuracy):
     """Made-up results of the whole study, by arm; 0.9 where nothing is said."""
     found = Results()
-    for job in anp_arms.jobs(False):
+    for job in anp_arms.all_jobs(False):
         name = job.name.rpartition("-")[0]
         level = accuracy.get(name.replace("-", "_").replace(".", ""), 0.9)
         cut = name.endswith(("-anp", "-uniform"))
@@ -234,7 +237,7 @@ def test_claim_1_is_decided_by_what_validation_prefers():
     assert ONE.verdict(found).holds is True  # the better one counts
     for seed in range(3):  # the worse on test tasks, if validation tasks say so
         low = found[f"conv64-anp-{seed}"]
-        low["validation 0.85"] = counts(torch.ones(600), anp_arms.QUERIES)
+        low["validation 0.85"] = correct_counts(torch.ones(600), learners.QUERIES)
     assert ONE.verdict(found).holds is False
 
 

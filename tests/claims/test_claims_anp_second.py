@@ -7,15 +7,15 @@ from metalearn_tut.claims import Results, learners
 from metalearn_tut.claims.anp import arms as anp_arms
 from metalearn_tut.claims.anp import jobs as anp_jobs
 from metalearn_tut.claims.anp import second as anp_second
-from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.statistics import correct_counts
 
 ONE, TWO, THREE = anp_second.CLAIMS
 
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_all_arms_of_a_setting_and_seed_have_one_start_one_training_and_one_test(quick):
-    jobs = anp_second.jobs(quick)
-    bases = {job.name: job.config for job in jobs if job.run is learners.alone}
+    jobs = anp_second.all_jobs(quick)
+    bases = {job.name: job.config for job in jobs if job.run is learners.train_and_test}
     arms = {job.name: job.config for job in jobs if job.run is anp_jobs.pruned}
     assert len(bases) + len(arms) == len(jobs) == (8 if quick else 33)
     for name, config in arms.items():
@@ -32,8 +32,8 @@ def test_all_arms_of_a_setting_and_seed_have_one_start_one_training_and_one_test
 
 
 def test_what_was_not_to_change_is_as_in_the_first_study():
-    first = {job.name: job.config for job in anp_arms.jobs(False)}
-    second = {job.name: job.config for job in anp_second.jobs(False)}
+    first = {job.name: job.config for job in anp_arms.all_jobs(False)}
+    second = {job.name: job.config for job in anp_second.all_jobs(False)}
     long, old = second["conv32_long-downdated-1"], first["conv32-downdated-1"]
     assert long["options"] == old["options"] and long["score"] == old["score"] == "anp"
     same = {**old["dense"], "name": long["dense"]["name"]}
@@ -50,9 +50,9 @@ def study(**levels):
     """Made-up results: each arm's accuracy, 0.9 where nothing is said, noise shared by all."""
     noise = 0.05 * torch.randn(600, generator=torch.Generator().manual_seed(0))
     found = Results()
-    for job in anp_second.jobs(False):
+    for job in anp_second.all_jobs(False):
         level = levels.get(job.name.rpartition("-")[0].replace("-", "_"), 0.9)
-        right = counts((level + noise).clamp(0, 1), 50)
+        right = correct_counts((level + noise).clamp(0, 1), 50)
         found[job.name] = {"0.85": right, "before 0.85": right}
     return found
 

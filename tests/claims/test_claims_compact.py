@@ -7,10 +7,11 @@ from metalearn_tut import gating, saliency
 from metalearn_tut.claims import Results
 from metalearn_tut.claims.compact import claims as compact
 from metalearn_tut.claims.compact import jobs as compact_jobs
-from metalearn_tut.claims.compact.arms import QUERIES, jobs, learners
+from metalearn_tut.claims.compact.arms import all_jobs, configurations
+from metalearn_tut.claims.learners import QUERIES
 from metalearn_tut.claims.learners import test_tasks as tasks_of
-from metalearn_tut.claims.paired import counts
 from metalearn_tut.claims.runner import run_jobs
+from metalearn_tut.claims.statistics import correct_counts
 from metalearn_tut.evaluation import cost
 from metalearn_tut.models import Conv4, ResNet12
 
@@ -26,21 +27,20 @@ def drawn(config):
 
 def test_all_learners_draw_as_many_training_tasks_and_answer_the_same_test_tasks():
     for seed in (0, 2):
-        made = learners(seed, quick=False)
+        made = configurations(seed, quick=False)
         whole = {name: config for name, config in made.items() if "before" not in name}
         assert {drawn(config) for config in whole.values()} == {960}
         assert len({str(config["test"]) for config in made.values()}) == 1
         assert {config["seed"] for config in made.values()} == {seed}
-        assert {name for name, c in made.items() if c["tasks"]["kind"] == "labels"} == {
-            name for name in made if name.startswith("noisy")
-        }
-    assert set(jobs(False)[-1].config["learners"]) == set(whole)
+        noisy = {name for name, c in made.items() if c["tasks"]["kind"] == "labels"}
+        assert noisy == {name for name in made if name.startswith("noisy")}
+    assert set(all_jobs(False)[-1].config["learners"]) == set(whole)
 
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_what_others_start_from_comes_before_them(quick):
-    order = [job.name for job in jobs(quick)]
-    configs = {job.name: job.config for job in jobs(quick)}
+    order = [job.name for job in all_jobs(quick)]
+    configs = {job.name: job.config for job in all_jobs(quick)}
     for name, config in configs.items():
         for part in ("base", "teacher"):
             if part in config:
@@ -71,7 +71,7 @@ def tiny(config):
     return small
 
 
-SMALL = {name: tiny(config) for name, config in learners(0, quick=True).items()}
+SMALL = {name: tiny(config) for name, config in configurations(0, quick=True).items()}
 RECIPES = ("maml8", "proto8", "anp75", "filters", "abp", "tsmd-anp50", "gated0.5", "noisy-hetrom")
 
 
@@ -84,29 +84,31 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     names = (*RECIPES, "before", "maml32", "tsmd-before", "blocks-before", "residual")
     order = sorted((SMALL[name] for name in names), key=depth)
-    done = [compact_jobs.Job(c["name"], c, compact_jobs.learned) for c in order]
+    done = [compact_jobs.Job(c["name"], c, compact_jobs.train_and_measure) for c in order]
     outcome = run_jobs(done, folder)
     assert not outcome.failed
     return folder, {n: r["values"]["values"] for n, r in outcome.records.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_followed_again_gives_the_same_learner_without_training(made, name):
     folder, values = made
     config = SMALL[name]
-    job = compact_jobs.Job(config["name"], config, compact_jobs.learned)
+    job = compact_jobs.Job(config["name"], config, compact_jobs.train_and_measure)
     files = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
-    again = compact_jobs.learned(config, folder / job.key)
+    again = compact_jobs.train_and_measure(config, folder / job.key)
     assert again == values[config["name"]]
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")} == files
 
 
 def learner(made, name):
     config = SMALL[name]
-    job = compact_jobs.Job(config["name"], config, compact_jobs.learned)
-    return compact_jobs.followed(config, made[0] / job.key)
+    job = compact_jobs.Job(config["name"], config, compact_jobs.train_and_measure)
+    return compact_jobs.make_learner(config, made[0] / job.key)
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_network_that_is_deployed(made):
     _, values = made
     dense = Conv4(1, ways=5, width=8, norm="support")
@@ -121,6 +123,7 @@ def test_costs_are_those_of_the_network_that_is_deployed(made):
     assert values["abp-0"]["cost"]["macs"] < cost.macs(whole, SHAPE)
 
 
+@pytest.mark.slow
 def test_pruned_weights_are_not_counted_and_the_teacher_neither(made):
     _, values = made
     masked = learner(made, "anp75")
@@ -135,6 +138,7 @@ def test_pruned_weights_are_not_counted_and_the_teacher_neither(made):
     assert gone > 0 and taught == cost.parameters(student.model) - gone
 
 
+@pytest.mark.slow
 def test_gated_multiply_adds_are_the_mean_over_the_test_images(made):
     _, values = made
     gated = learner(made, "gated0.5")
@@ -148,12 +152,14 @@ def test_gated_multiply_adds_are_the_mean_over_the_test_images(made):
     assert values["gated0.5-0"]["cost"]["macs"] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_two_blocks_are_gone(made):
     short = learner(made, "abp")
     kinds = [type(block).__name__ for block in short.model.blocks]
     assert kinds.count("ShortcutBlock") == 2 and not hasattr(short.model, "gates")
 
 
+@pytest.mark.slow
 def test_rates_that_were_learned_stay_with_the_narrow_network(made, monkeypatch):
     dense = learner(made, "before")
     train = compact_jobs._train
@@ -172,13 +178,15 @@ def study(times=None, macs=None, **levels):
     """Made-up results: each learner's accuracy, 0.8 where nothing is said, noise shared by all."""
     noise = 0.04 * torch.randn(600, generator=torch.Generator().manual_seed(0))
     found = Results()
-    for job in jobs(False)[:-1]:
+    for job in all_jobs(False)[:-1]:
         name = job.name.rpartition("-")[0]
-        right = counts((levels.get(name.replace("-", "_"), 0.8) + noise).clamp(0, 1), QUERIES)
+        right = correct_counts(
+            (levels.get(name.replace("-", "_"), 0.8) + noise).clamp(0, 1), QUERIES
+        )
         each = (macs or {}).get(name, 100.0)
         found[job.name] = {"test": right, "cost": {"parameters": 9, "macs": each, "bytes": 5}}
     default = {"adapt": 0.01, "latency": 0.001}
-    names = jobs(False)[-1].config["learners"]
+    names = all_jobs(False)[-1].config["learners"]
     found["times"] = {name: {**default, **(times or {}).get(name, {})} for name in names}
     return found
 
@@ -232,7 +240,7 @@ def test_seconds_are_saved_by_what_is_gone():
 
 def test_the_table_has_a_row_for_each_learner():
     found = compact.rows(study(maml8=0.6))
-    assert list(found) == list(jobs(False)[-1].config["learners"])
+    assert list(found) == list(all_jobs(False)[-1].config["learners"])
     row = found["maml8"]
     right = [int(c) for c in study(maml8=0.6)["maml8-1"]["test"].split()]
     assert row["accuracy"] == pytest.approx(sum(right) / len(right) / QUERIES)

@@ -1,17 +1,17 @@
 """The HeTRoM study: its tasks, its measures, and verdicts that follow from numbers alone."""
 
 import math
-import statistics
 
 import pytest
 import torch
 
 from metalearn_tut import rank_losses, tasks
-from metalearn_tut.claims import Results, paired
+from metalearn_tut.claims import Results
+from metalearn_tut.claims.hetrom import arms as hetrom_arms
 from metalearn_tut.claims.hetrom import claims as hetrom
 from metalearn_tut.claims.hetrom import jobs as hetrom_jobs
 from metalearn_tut.claims.hetrom import tasks as hetrom_tasks
-from metalearn_tut.claims.hetrom.log_normal import log_normal_fit
+from metalearn_tut.claims.statistics import correct_counts
 from metalearn_tut.rank_losses import Selection
 
 GLYPHS = {"data": {"name": "glyphs"}, "shots": 1, "queries": 3, "rate": 0.3}
@@ -74,7 +74,7 @@ def test_one_task_in_ten_is_hard():
 
 
 def test_every_arm_of_a_seed_sees_the_same_tasks_and_is_tested_on_the_same():
-    jobs = [job for job in hetrom.jobs(False) if job.run is hetrom_jobs.training]
+    jobs = [job for job in hetrom.all_jobs(False) if job.run is hetrom_jobs.training]
     together = {}
     for job in jobs:
         shared = ("tasks", "training", "model", "algorithm", "seed")
@@ -90,7 +90,7 @@ def test_every_arm_of_a_seed_sees_the_same_tasks_and_is_tested_on_the_same():
 
 
 def test_the_arms_are_those_of_the_criteria():
-    rank_loss = {job.name: job.config.get("aggregate") for job in hetrom.jobs(False)}
+    rank_loss = {job.name: job.config.get("aggregate") for job in hetrom.all_jobs(False)}
     for kind in hetrom.KINDS:
         for rate, m in ((0.3, 5), (0.5, 8)):
             assert math.ceil(16 * rate) == m
@@ -113,8 +113,8 @@ def test_the_arms_are_those_of_the_criteria():
 
 def test_a_training_is_resumed_and_measured(tmp_path):
     config = {
-        **hetrom_jobs.LEARNER,
-        "model": {**hetrom_jobs.LEARNER["model"], "width": 4},
+        **hetrom_arms.LEARNER,
+        "model": {**hetrom_arms.LEARNER["model"], "width": 4},
         "tasks": {**GLYPHS, "kind": "labels", "rate": 0.5},
         "aggregate": {"name": "guided"},
         "training": {"steps": 4, "tasks_per_step": 4, "outer_lr": 0.01},
@@ -133,8 +133,8 @@ def test_a_training_is_resumed_and_measured(tmp_path):
 
 def test_the_mean_is_the_full_range_to_the_bit_and_another_range_is_not(tmp_path, monkeypatch):
     config = {
-        **hetrom_jobs.LEARNER,
-        "model": {**hetrom_jobs.LEARNER["model"], "width": 4},
+        **hetrom_arms.LEARNER,
+        "model": {**hetrom_arms.LEARNER["model"], "width": 4},
         "tasks": {**GLYPHS, "kind": "clean"},
         "training": {"steps": 3, "tasks_per_step": 4, "outer_lr": 0.01},
         "seed": 0,
@@ -165,31 +165,6 @@ def test_rejection_is_counted_by_fourths():
     }
 
 
-def test_the_fit_is_the_distance_from_the_fitted_log_normal():
-    losses = torch.rand(83, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
-    fit = log_normal_fit(losses)
-    logs = sorted(math.log(x) for x in losses.tolist())
-    normal = statistics.NormalDist(statistics.mean(logs), statistics.stdev(logs))
-    gaps = [abs(normal.cdf(x) - share / 83) for i, x in enumerate(logs) for share in (i, i + 1)]
-    assert fit["ks"] == pytest.approx(max(gaps), abs=1e-12)
-    assert (fit["mu"], fit["sigma"]) == pytest.approx((normal.mean, normal.stdev), abs=1e-12)
-    quantiles = [statistics.NormalDist().inv_cdf((i + 0.5) / 83) for i in range(83)]
-    assert fit["qq"] == pytest.approx(statistics.correlation(quantiles, logs), abs=1e-12)
-    assert [quantiles[41], logs[41]] == pytest.approx(fit["points"][9], abs=1e-4)
-
-
-def test_log_normal_losses_are_rejected_one_time_in_twenty_and_two_heaps_always():
-    g = torch.Generator().manual_seed(0)
-
-    def rejected(z):
-        return log_normal_fit((0.3 + 0.7 * z).exp())["rejected_at_5_percent"]
-
-    share = sum(rejected(torch.randn(100, generator=g)) for _ in range(500)) / 500
-    assert 0.03 < share < 0.07  # 0.05 ± 0.019
-    heaps = [torch.randn(200, generator=g) + 3 * (torch.arange(200) % 2) for _ in range(10)]
-    assert all(map(rejected, heaps))
-
-
 # Verdicts
 
 
@@ -199,7 +174,7 @@ def values_of(accuracy, seed, spread=0.02, **more):
     shared = 0.05 * torch.randn(600, generator=g)
     own = spread * torch.randn(600, generator=torch.Generator().manual_seed(hash(accuracy) % 1000))
     found = ((accuracy + shared + own).clamp(0, 1) * 50).round() / 50
-    return {"test": paired.counts(found, 50), **more}
+    return {"test": correct_counts(found, 50), **more}
 
 
 def results(accuracy, **more):
@@ -300,7 +275,7 @@ def test_claim_5_compares_the_cost_of_a_step(seconds, holds):
     rejection = {"precision": [0.4, 0.6, 0.8, 0.9], "recall": [0.5, 0.6, 0.7, 0.8]}
     found = results(
         {
-            f"{kind}-{rate}-{hetrom_jobs.fitting_arm(rate)}": 0.7
+            f"{kind}-{rate}-{hetrom_arms.fitting_arm(rate)}": 0.7
             for kind in hetrom.KINDS
             for rate in hetrom.RATES
         },
@@ -315,8 +290,8 @@ def test_claim_5_compares_the_cost_of_a_step(seconds, holds):
 
 
 def test_a_quick_run_decides_what_its_arms_allow():
-    quick = {job.name for job in hetrom.jobs(True)}
+    quick = {job.name for job in hetrom.all_jobs(True)}
     assert {"same-bits", "cost", "labels-0.5-range-8-16-0", "easy-top-8-0"} < quick
     assert not any(name.endswith(("-1", "-2")) for name in quick - {"range-5-1"})
-    everything = {job.name for job in hetrom.jobs(False)}
+    everything = {job.name for job in hetrom.all_jobs(False)}
     assert quick < everything

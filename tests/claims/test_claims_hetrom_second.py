@@ -7,26 +7,19 @@ import torch
 
 from metalearn_tut import MAML, models, tasks
 from metalearn_tut.claims import Results
-from metalearn_tut.claims.hetrom import (
-    claims as hetrom,
-)
-from metalearn_tut.claims.hetrom import (
-    jobs as hetrom_jobs,
-)
-from metalearn_tut.claims.hetrom import (
-    second as hetrom_second,
-)
-from metalearn_tut.claims.hetrom import (
-    tasks as hetrom_tasks,
-)
-from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.hetrom import arms as hetrom_arms
+from metalearn_tut.claims.hetrom import claims as hetrom
+from metalearn_tut.claims.hetrom import jobs as hetrom_jobs
+from metalearn_tut.claims.hetrom import second as hetrom_second
+from metalearn_tut.claims.hetrom import tasks as hetrom_tasks
+from metalearn_tut.claims.statistics import correct_counts
 
 ONE, TWO, THREE, FOUR = hetrom_second.CLAIMS
 
 
 def test_every_arm_of_a_seed_sees_the_same_tasks_and_is_tested_on_the_same():
     together = {}
-    for job in hetrom_second.jobs(False):
+    for job in hetrom_second.all_jobs(False):
         config = job.config
         kind = tuple(str(config["tasks"].get(n)) for n in ("kind", "rate", "letters"))
         shared = ("tasks", "training", "model", "algorithm", "seed")
@@ -38,8 +31,8 @@ def test_every_arm_of_a_seed_sees_the_same_tasks_and_is_tested_on_the_same():
 
 
 def test_what_was_not_to_change_is_as_in_the_first_round():
-    first = {job.name: job.config for job in hetrom.jobs(False)}
-    for job in hetrom_second.jobs(False):
+    first = {job.name: job.config for job in hetrom.all_jobs(False)}
+    for job in hetrom_second.all_jobs(False):
         if job.name in first and not job.name.startswith("easy"):
             assert job.config["training"] == first[job.name]["training"]
             assert job.config["model"] == first[job.name]["model"]
@@ -62,13 +55,13 @@ def test_a_bag_has_no_character_in_common_and_no_image_twice():
 
 
 def test_bags_are_tagged_as_outliers():
-    config = {**hetrom_jobs.kind_of_tasks("bags", 0.5), "queries": 2}
+    config = {**hetrom_arms.task_config("bags", 0.5), "queries": 2}
     mixed = hetrom_tasks.training_tasks(config, 0)
     assert 0.3 < sum(mixed[i].tags["outlier"] for i in range(100)) / 100 < 0.7
 
 
 def test_more_letters_are_hard_and_none_is_a_held_out_one():
-    config = {**hetrom_jobs.kind_of_tasks("easy", 1.0), "letters": hetrom_second.LETTERS}
+    config = {**hetrom_arms.task_config("easy", 1.0), "letters": hetrom_second.LETTERS}
     hard = hetrom_tasks.training_tasks(config, 0)
     groups = {hard[i].tags["groups"][0] for i in range(300)}
     assert groups == set(hetrom_second.LETTERS)
@@ -96,12 +89,12 @@ def study(**levels):
     """Made-up results: each arm's accuracy, 0.8 where nothing is said, noise shared by all."""
     noise = 0.05 * torch.randn(600, generator=torch.Generator().manual_seed(0))
     found = Results()
-    for job in hetrom_second.jobs(False):
+    for job in hetrom_second.all_jobs(False):
         name = job.name.rpartition("-")[0].replace("-", "_").replace(".", "")
         level, split = levels.get(name, 0.8), {}
         for way in ("test", "easy", "validation"):
             right = (levels.get(f"{name}_{way}", level) + noise).clamp(0, 1)
-            split[way] = counts(right, 50)
+            split[way] = correct_counts(right, 50)
         found[job.name] = {**split, "rejection": {"precision": [0.5, 0.6, 0.7, 0.9]}}
     return found
 

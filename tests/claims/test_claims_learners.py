@@ -33,31 +33,31 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    return learners.learner_of(FIRST, tmp_path_factory.mktemp("first"))
+    return learners.trained_learner(FIRST, tmp_path_factory.mktemp("first"))
 
 
 def test_a_learner_goes_on_from_where_another_ended(first, tmp_path):
-    second = learners.learner_of(SECOND, tmp_path / "job")
+    second = learners.trained_learner(SECOND, tmp_path / "job")
     assert not same(first, second)
-    by_hand = learners.learner_of(FIRST, tmp_path / "other")
+    by_hand = learners.trained_learner(FIRST, tmp_path / "other")
     learners.train(by_hand, SECOND, tmp_path / "by hand")
     assert same(by_hand, second)
 
 
 def test_the_learner_it_starts_from_is_read_where_its_job_left_it(first, tmp_path):
-    job = Job("first", FIRST, learners.alone)
+    job = Job("first", FIRST, learners.train_and_test)
     source = tmp_path / job.key
-    left = learners.alone(FIRST, source)
+    left = learners.train_and_test(FIRST, source)
     write_record(job, tmp_path, {}, seconds=1)
     written = (source / "last.safetensors").stat().st_mtime_ns
-    learners.alone(SECOND, tmp_path / Job("second", SECOND, learners.alone).key)
+    learners.train_and_test(SECOND, tmp_path / Job("second", SECOND, learners.train_and_test).key)
     assert (source / "last.safetensors").stat().st_mtime_ns == written
     assert not list(tmp_path.glob("second*/first"))
-    assert left == learners.tested(first, FIRST)
+    assert left == learners.correct_by_split(first, FIRST)
 
 
 def test_answers_are_counted_task_by_task(first):
-    found = learners.tested(first, FIRST)
+    found = learners.correct_by_split(first, FIRST)
     assert found.keys() == {"a", "b"}
     for split, wanted in FIRST["test"].items():
         tasks = learners.test_tasks(FIRST["data"], wanted)
@@ -73,7 +73,7 @@ def test_answers_are_counted_task_by_task(first):
 
 def test_later_tasks_are_the_same_ones_later():
     sampler = learners.train_tasks(FIRST["data"], 3)
-    later = learners.Later(sampler, 7)
+    later = learners.TasksFrom(sampler, 7)
     assert torch.equal(later[2].query_x, sampler[9].query_x)
     assert later[2].query_x.shape == (15, 1, 28, 28) and later[2].support_x.shape[0] == 5
     assert repr(later) == f"{sampler!r} from task 7 on"

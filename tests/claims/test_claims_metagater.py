@@ -7,19 +7,11 @@ import torch
 
 from metalearn_tut import gating, tasks
 from metalearn_tut.claims import Results
-from metalearn_tut.claims.metagater import (
-    arms as metagater_arms,
-)
-from metalearn_tut.claims.metagater import (
-    claims as metagater,
-)
-from metalearn_tut.claims.metagater import (
-    filters as metagater_filters,
-)
+from metalearn_tut.claims.metagater import arms as metagater_arms
+from metalearn_tut.claims.metagater import claims as metagater
+from metalearn_tut.claims.metagater import filters as metagater_filters
 from metalearn_tut.claims.metagater import jobs
-from metalearn_tut.claims.metagater import (
-    second as metagater_second,
-)
+from metalearn_tut.claims.metagater import second as metagater_second
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.federated import Across, state_of
@@ -45,7 +37,7 @@ SMALL = {
 
 
 def configs(quick=False):
-    return {job.name: job.config for job in metagater_arms.jobs(quick)}
+    return {job.name: job.config for job in metagater_arms.all_jobs(quick)}
 
 
 # Arms
@@ -130,7 +122,7 @@ def test_mixed_nodes_have_scripts_of_all_sorts():
 
 def test_tests_are_the_same_for_all_seeds_and_training_is_not():
     a, b = (configs()[f"dense-{seed}"] for seed in (0, 1))
-    mine, other = jobs.unseen("test", a, 5)[7], jobs.unseen("test", b, 5)[7]
+    mine, other = jobs.new_node_tasks("test", a, 5)[7], jobs.new_node_tasks("test", b, 5)[7]
     assert torch.equal(mine.query_x, other.query_x) and mine.tags == other.tags
     first, second = (jobs.nodes_of("train", 8, config["seed"]) for config in (a, b))
     assert [node.classes for node in first] != [node.classes for node in second]
@@ -158,11 +150,12 @@ def _cheap(config):
     return {**config, "scratch": {"lr": [1.0], "steps": [2]}} if "scratch" in config else config
 
 
+@pytest.mark.slow
 def test_new_nodes_are_counted_node_by_node(done):
     folder, values, made = done
     found, config = values[f"{MAIN}-0"], made[f"{MAIN}-0"].config
-    learner, _ = jobs.trained(config, folder / made[f"{MAIN}-0"].key)  # resumed, not trained again
-    sampler = jobs.unseen("test", config, 5)
+    learner, _ = jobs.train(config, folder / made[f"{MAIN}-0"].key)  # resumed, not trained again
+    sampler = jobs.new_node_tasks("test", config, 5)
     expected = [0] * 4
     for i in range(8):
         task = sampler[i]
@@ -174,34 +167,36 @@ def test_new_nodes_are_counted_node_by_node(done):
     assert values["half-0"]["macs"]["5"] == 1.0
 
 
+@pytest.mark.slow
 def test_gates_that_learn_alone_leave_the_backbone_as_it_was(done):
     folder, _, made = done
     learners = {
-        name: jobs.trained(made[f"{name}-0"].config, folder / made[f"{name}-0"].key)[0]
+        name: jobs.train(made[f"{name}-0"].config, folder / made[f"{name}-0"].key)[0]
         for name in ("half", "separate", MAIN)
     }
     half, alone = (state_of(learners[name]) for name in ("half", "separate"))
     assert all(torch.equal(alone[name], tensor) for name, tensor in half.items())
-    fresh = state_of(jobs.built(made["separate-0"].config))
+    fresh = state_of(jobs.build(made["separate-0"].config))
     assert any(not torch.equal(alone[name], fresh[name]) for name in alone if "gates" in name)
-    start = jobs.built(made["half-0"].config).model.state_dict()
-    gated = jobs.built(made[f"{MAIN}-0"].config).model.state_dict()
+    start = jobs.build(made["half-0"].config).model.state_dict()
+    gated = jobs.build(made[f"{MAIN}-0"].config).model.state_dict()
     assert all(torch.equal(gated[name], tensor) for name, tensor in start.items())
 
 
+@pytest.mark.slow
 def test_rates_are_those_of_the_best_learner_on_validation(done, monkeypatch):
     _, values, made = done
     assert values["fedavg-0"]["rates"][0] == 0.1
     config = {**made["fedavg-0"].config, "rates": [[0.2, 0.3], [0.1, 0.4]]}
-    learner = jobs.built(config)
+    learner = jobs.build(config)
 
     def graded(learner, sampler, indices):
         assert "validation" in repr(sampler) and "test" not in repr(sampler)
-        lr = learner.inner.lr
-        return torch.tensor([0.5 + lr["backbone"] - lr["gates"] for _ in indices])
+        inner = learner.inner
+        return torch.tensor([0.5 + inner.inner_lr - inner.gate_lr for _ in indices])
 
     monkeypatch.setattr(jobs, "task_values", graded)
-    best, rates = jobs.tuned(learner, config)
+    best, rates = jobs.tune_rates(learner, config)
     assert rates == [0.3, 0.1] and best.inner.stages == ("backbone", "gates")
     assert best.sparsity == 1.0 and best.inner.target == 0.5
 
@@ -219,7 +214,7 @@ def test_smallest_filters_go():
 
 def test_the_gradient_is_that_of_the_mean_loss():
     config = {**SMALL, "seed": 0, "watch": {"every": 2, "nodes": 3}}
-    learner, nodes = jobs.built(config), jobs.nodes_of("train", 6)
+    learner, nodes = jobs.build(config), jobs.nodes_of("train", 6)
     watched = jobs._watch(learner, nodes, config)
     assert watched(2) == {}
     batch = Across(nodes[:3], 10, 5, seed=10**6).batch(0, 3)
@@ -242,7 +237,7 @@ def adapted():
     for gate in network.gates:
         torch.nn.init.normal_(gate.outer.weight, std=2.0)
     learner = MetaGater(network, 0.1, 0.5, sparsity=1.0, target=0.3)
-    return learner, jobs.unseen("test", SMALL, 10)[0]
+    return learner, jobs.new_node_tasks("test", SMALL, 10)[0]
 
 
 def run_ranked(learner, task, scores=None, gates=None):
@@ -276,10 +271,10 @@ def test_other_filters_are_as_many_and_cost_as_much(adapted):
 
 def test_each_choice_answers_and_the_learned_one_as_the_study_does(adapted):
     learner, task = adapted
-    found = metagater_filters.chosen(learner, task, 3, (1.0, 2))
-    assert found == metagater_filters.chosen(learner, task, 3, (1.0, 2))
+    found = metagater_filters.correct_by_choice(learner, task, 3, (1.0, 2))
+    assert found == metagater_filters.correct_by_choice(learner, task, 3, (1.0, 2))
     assert set(found) == set(metagater_filters.CHOICES)
-    assert found["learned"] == jobs.answers(learner, task)[0]
+    assert found["learned"] == jobs.answer_task(learner, task)[0]
     network = run_ranked(learner, task)[0]
     order = [block.conv.weight.abs().sum((1, 2, 3)) for block in network.blocks]
     logits = run_ranked(learner, task, order)[2][0]
@@ -297,6 +292,7 @@ def test_gates_from_scratch_learn_and_leave_the_backbone(adapted):
     assert not torch.equal(zero[0].inner.weight, network.gates[0].inner.weight)
 
 
+@pytest.mark.slow
 def test_choices_take_the_trained_arm_of_their_seed(done):
     _, values, _ = done
     for support in (5, 10):
@@ -325,7 +321,7 @@ def test_as_many_filters_are_open_as_is_said_and_time_is_compared():
 # Verdicts
 
 
-def study(macs=None, gradient=(2.0, 1.0), answers=90, jobs=metagater_arms.jobs, **levels):
+def study(macs=None, gradient=(2.0, 1.0), answers=90, jobs=metagater_arms.all_jobs, **levels):
     """Made-up results: each arm's accuracy, 0.8 where nothing is said, luck shared by all."""
     luck = torch.rand(48, answers, generator=torch.Generator().manual_seed(0))
     costs = {MAIN: 0.3, "gated-0.7": 0.6, "gated-0.35": 0.2, "separate": 0.3, "fedavg": 0.3}
@@ -462,14 +458,14 @@ _PRICES = {"weight-0.5": 0.5, "weight-1.0": 0.3, "weight-2.0": 0.1}
     ],
 )
 def test_a_weight_must_save_much_at_little_loss(macs, levels, holds):
-    found = study({**_PRICES, **macs}, jobs=metagater_second.jobs, **levels)
+    found = study({**_PRICES, **macs}, jobs=metagater_second.all_jobs, **levels)
     claim = metagater_second.CLAIMS[0]
     assert claim.verdict(found).holds is holds and FOUR.number == claim.follows
     assert claim.verdict(Results()).holds is None
 
 
 def test_weights_must_save_with_every_seed():
-    found = study(_PRICES, jobs=metagater_second.jobs)
+    found = study(_PRICES, jobs=metagater_second.all_jobs)
     found["weight-1.0-1"]["macs"]["10"] = 0.05
     assert metagater_second.CLAIMS[0].verdict(found).holds is False
 
@@ -477,7 +473,7 @@ def test_weights_must_save_with_every_seed():
 @pytest.mark.parametrize("quick", [False, True])
 def test_only_the_price_is_another_one(quick):
     first = configs(quick)
-    for job in metagater_second.jobs(quick):
+    for job in metagater_second.all_jobs(quick):
         arm, _, seed = job.name.rpartition("-")
         if arm == "dense":
             assert job.config == first[job.name]

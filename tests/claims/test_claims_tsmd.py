@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metalearn_tut.claims import Results, learners
-from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.statistics import correct_counts
 from metalearn_tut.claims.tsmd import arms as tsmd_arms
 from metalearn_tut.claims.tsmd import claims as tsmd
 from metalearn_tut.claims.tsmd import jobs as tsmd_jobs
@@ -14,15 +14,15 @@ SAME = {"parameters": 10, "macs": 20, "bytes": 30}
 
 
 def by_name(quick=False):
-    return {job.name: job for job in tsmd_arms.jobs(quick)}
+    return {job.name: job for job in tsmd_arms.all_jobs(quick)}
 
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_all_learners_of_a_shot_and_seed_have_one_training_and_one_test(quick):
     jobs = by_name(quick)
-    assert len(jobs) == len(tsmd_arms.jobs(quick)) == (19 if quick else 65)
+    assert len(jobs) == len(tsmd_arms.all_jobs(quick)) == (19 if quick else 65)
     for name, job in jobs.items():
-        if job.run not in (learners.alone, tsmd_jobs.taught):
+        if job.run not in (learners.train_and_test, tsmd_jobs.taught):
             continue
         arm, _, rest = job.config["name"].rpartition("_")
         shots, seed = (int(part) for part in rest.split("-"))
@@ -67,12 +67,12 @@ def study(quick=False, **levels):
     noise = 0.05 * torch.randn(600, generator=torch.Generator().manual_seed(0))
     levels = {"fixed": 0.82, "tsmd": 0.84, "oracle": 0.9, "taught_by_oracle": 0.84, **levels}
     found = Results()
-    for job in tsmd_arms.jobs(quick):
+    for job in tsmd_arms.all_jobs(quick):
         arm = job.name.rpartition("_")[0]
         at = {"test": levels.get(arm, 0.8)}
         if arm == "unlabeled":
             at = {w: levels.get(w, 0.8) for w in ("alone", "teacher", "own", "true")}
-        found[job.name] = {w: counts((x + noise).clamp(0, 1), 50) for w, x in at.items()}
+        found[job.name] = {w: correct_counts((x + noise).clamp(0, 1), 50) for w, x in at.items()}
         found[job.name]["same_teacher"] = True
     taught = levels.get("taught", SAME)
     work = {"teacher": 100, "student": 50}

@@ -37,6 +37,7 @@ class Asked(Results):
         return super().__contains__(name)
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_claim_is_decided_exactly_if_all_jobs_that_it_asks_for_have_ended(name):
     """Each claim of each study without any of six of its jobs, and without all of them."""

@@ -17,17 +17,20 @@ from PIL import Image
 
 from metalearn_tut import saliency, tasks
 from metalearn_tut.bilevel import ENGINES
-from metalearn_tut.cli import commands
+from metalearn_tut.bilevel.rates import RATE_MODES
 from metalearn_tut.cli import launch as cli_launch
+from metalearn_tut.cli import options
 from metalearn_tut.cli import program as cli
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate
-from metalearn_tut.learners.maml import RATE_MODES
 from metalearn_tut.models import NORMS
 from metalearn_tut.runs import building as runs
+from metalearn_tut.runs.algorithms import ALGORITHMS
+from metalearn_tut.runs.options import options_of
 from metalearn_tut.saliency.masks import ALLOCATIONS
 from metalearn_tut.training import checkpoint
-from metalearn_tut.training.loop import SCHEDULES, meta_train
+from metalearn_tut.training.loop import meta_train
+from metalearn_tut.training.outer_rates import SCHEDULES
 
 TINY = [
     *("train", "--width", "4", "--queries", "2", "--steps", "6", "--tasks-per-step", "2"),
@@ -71,18 +74,17 @@ def test_help_teaches_and_does_not_wait_for_pytorch():
 
 
 def test_the_choices_are_those_of_the_package():
-    def values(choice):
-        return [member.value for member in choice]
-
-    assert values(cli.Algorithm) == list(runs.ALGORITHMS)
-    assert values(cli.TrainData) == list(runs.SOURCES)
-    assert tuple(values(cli.RateMode)) == RATE_MODES
-    assert tuple(values(cli.Norm)) == NORMS
-    assert values(cli.Schedule) == list(SCHEDULES)
-    assert tuple(values(cli.Score)) == saliency.SCORES
-    assert tuple(values(cli.Allocation)) == ALLOCATIONS
-    assert set(values(cli.Engine)) <= set(ENGINES)
-    assert all(hasattr(tasks, name) for name in (*values(cli.Data), *values(cli.EvaluationData)))
+    train, prune, evaluation = map(options_of, (options.Train, options.Prune, options.Evaluate))
+    maml = options_of(ALGORITHMS["maml"])
+    assert train["data"].choices == tuple(runs.SOURCES)
+    assert maml["rate_mode"].choices == RATE_MODES
+    assert train["norm"].choices == NORMS
+    assert train["schedule"].choices == tuple(SCHEDULES)
+    assert prune["score"].choices == saliency.SCORES
+    assert prune["allocation"].choices == ALLOCATIONS
+    assert set(maml["engine"].choices) <= set(ENGINES)
+    named = (*options_of(options.Data)["name"].choices, *evaluation["data"].choices)
+    assert all(hasattr(tasks, name) for name in named)
 
 
 # Data
@@ -278,12 +280,14 @@ def test_a_teacher_is_trained_further_with_its_student(capsys, tmp_path, trained
         "student": {"inner_lr": 0.4, "inner_steps": 2, "rate_mode": "fixed", "zero_head": False},
         "teacher": {n: known[n] for n in ("model", "algorithm")}
         | {"run": str((teacher / "best.safetensors").resolve())},
+        "fixed_teacher": False,
         "kd_weight": 0.5,
+        "temperature": 4.0,
     }
     state = checkpoint.read(tmp_path / "student" / "last.safetensors")[1]
     assert state["run"]["training"]["outer_lr"] == {"teacher": 0.002, "student": 0.001}
     begin, before = runs.build_learner(config), parameters(trained)
-    assert begin.coupling.kd_weight == 0.5 and begin.student.inner_steps == 2
+    assert begin.guided_student.kd_weight == 0.5 and begin.student.inner_steps == 2
     for name, p in begin.teacher.meta_parameters().items():
         assert torch.equal(p, before[name])
     shutil.rmtree(teacher)  # all of it is in the student's checkpoint now
@@ -299,7 +303,7 @@ def test_a_fixed_teacher_stays_in_its_own_run(capsys, tmp_path, trained):
     options = ["--algorithm", "tsmd", "--width", 3, "--teacher", trained, "--fixed-teacher"]
     assert command(capsys, *TINY, *options, "--out", tmp_path, "--temperature", 2)[0] == 0
     learner = runs.load_learner(tmp_path)
-    assert learner.fixed_teacher and learner.coupling.kd.keywords == {"temperature": 2.0}
+    assert learner.fixed_teacher and learner.guided_student.kd.keywords == {"temperature": 2.0}
     for name, p in learner.teacher.meta_parameters().items():
         assert torch.equal(p, parameters(trained)[name])
     config = runs.load_config(tmp_path)
@@ -359,6 +363,7 @@ def test_an_onnx_file_is_the_network_of_one_task(capsys, trained, tmp_path):
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_onnx_file_of_prototypes_names_the_nearest(capsys, tmp_path):
     import onnxruntime
@@ -423,11 +428,8 @@ def test_prune_does_what_the_package_does(trained, pruned):
     masks, _ = saliency.anp_prune(
         learner,
         source.sampler(5, 1, 2, seed=5),
-        (0.25, 0.25, 0.1),
-        retrain,
-        n_tasks=2,
-        spare=["head"],
-        seed=5,
+        saliency.Rounds((0.25, 0.25, 0.1), retrain),
+        saliency.Criterion(n_tasks=2, spare=["head"], seed=5),
         progress=False,
     )
     file = saliency.read_sparse(pruned / "pruned.safetensors")
@@ -495,7 +497,7 @@ def test_an_interrupted_pruning_goes_on_and_ends_as_if_it_had_not_been(
         assert command(capsys, *arguments)[0] == 130
     assert not (tmp_path / "pruned.safetensors").exists()
     code, _, said = command(capsys, *arguments)
-    assert code == 2 and "holds a pruning run" in said[0]
+    assert code == 2 and "holds a run" in said[0]
     assert command(capsys, *arguments, "--resume")[0] == 0
     a, b = ((folder / "pruned.safetensors").read_bytes() for folder in (pruned, tmp_path))
     assert a == b
@@ -587,7 +589,7 @@ def test_what_should_not_happen_is_one_line_too(capsys, monkeypatch):
     def broken(options, arguments):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(commands, "export", broken)
+    monkeypatch.setattr("metalearn_tut.cli.commands.export.export", broken)
     assert cli.run(["export", "run", "file"]) == 1
     assert (
         capsys.readouterr().err == "metalearn-tut: RuntimeError: two lines (--debug shows where)\n"
@@ -618,6 +620,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(capsys, tmp_path, monkeyp
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_are_stopped_together_and_one_can_go_on(capsys, tmp_path, monkeypatch):
     """Stopped at a step that the clock decides, and compared with one process at that step."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
@@ -645,6 +648,7 @@ def test_two_processes_are_stopped_together_and_one_can_go_on(capsys, tmp_path, 
         torch.testing.assert_close(parameters(shared)[name], p, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_run_of_one(capfd, trained, tmp_path, monkeypatch):
     assert cli.run([*TINY, "--rotations", "--out", str(tmp_path), "--processes", "2"]) == 0
     for name, p in parameters(tmp_path / "last.safetensors").items():

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from metalearn_tut import evaluate, saliency, tasks
-from metalearn_tut.cli import commands
 from metalearn_tut.cli import program as cli
 from metalearn_tut.files.cache import cache_dir
 from metalearn_tut.runs import building as runs
@@ -86,6 +85,7 @@ def adapted(run, task):
 # Export
 
 
+@pytest.mark.slow(quick=6)
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_is_exported_and_evaluated_to_the_same_number(made, command, tmp_path, name):
     file = tmp_path / "aus geführt.safetensors"
@@ -98,6 +98,7 @@ def test_every_run_is_exported_and_evaluated_to_the_same_number(made, command, t
     assert runs.load_config(file) == runs.load_config(made[name])
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("name", PRUNED)
 def test_an_exported_pruned_run_is_its_file_to_the_byte(made, command, tmp_path, name):
     file = tmp_path / "x.safetensors"
@@ -115,6 +116,7 @@ def test_what_was_trained_between_two_rounds_is_exported_with_its_masks(made, co
     assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
 
 
+@pytest.mark.slow(quick=1)
 @needs_onnx
 @pytest.mark.parametrize("name", ["pruned", "tsmd"])
 def test_the_network_of_a_task_runs_elsewhere(made, command, tmp_path, name):
@@ -167,7 +169,8 @@ def test_options_that_are_zero_were_given(made, command, tmp_path):
     code, _, said = command(*words, "--out", tmp_path / "a", "--kd-weight", 0)
     assert code == 0, said
     learner = runs.load_learner(tmp_path / "a")
-    assert learner.coupling.kd_weight == 0 and runs.load_learner(made["tsmd"]).coupling.kd_weight
+    assert learner.guided_student.kd_weight == 0
+    assert runs.load_learner(made["tsmd"]).guided_student.kd_weight
     code, _, said = command(*words, "--out", tmp_path / "b", "--temperature", 0)
     assert code == 2 and "temperature must be positive, got 0" in said[0]
     for name in ("kd-weight", "temperature", "teacher-outer-lr"):
@@ -178,6 +181,7 @@ def test_options_that_are_zero_were_given(made, command, tmp_path):
 # Teachers: a run is whole, whatever becomes of the run that it learned from
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("kind", ["maml", "metasgd", "pruned"])
 @pytest.mark.parametrize("then", ["gone", "another"])
 def test_a_student_of_a_fixed_teacher_needs_no_other_run(made, command, tmp_path, kind, then):
@@ -363,7 +367,7 @@ def test_too_little_memory_is_said_as_such(command, monkeypatch, error):
     def ask(options, arguments):
         raise error
 
-    monkeypatch.setattr(commands, "train", ask)
+    monkeypatch.setattr("metalearn_tut.cli.commands.train.train", ask)
     code, _, said = command("train", "--out", "x")
     assert code == 1 and said == [
         f"metalearn-tut: not enough memory: smaller or fewer would need less ({error})"

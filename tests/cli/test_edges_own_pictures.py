@@ -8,14 +8,10 @@ from PIL import Image
 
 from metalearn_tut.cli.program import run
 
+pytestmark = pytest.mark.usefixtures("own_cache", "no_real_data")
+
 NAMES = ["ash", "birch", "céd", "дуб", "elm", "fir", "γλ", "haw", "ivy", "松"]
 LIGHT = {name: 20 * c + 20 for c, name in enumerate(NAMES)}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("METALEARN_TUT_DATA", raising=False)
 
 
 @pytest.fixture

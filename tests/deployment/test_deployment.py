@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from metalearn_tut import MAML, tasks
-from metalearn_tut.block_voting import GatedResNet12, remove_blocks
-from metalearn_tut.deployment import network as deployment
-from metalearn_tut.deployment.network import export_onnx
+from metalearn_tut.block_voting import BlockGatedResNet12, remove_blocks
+from metalearn_tut.deployment import export_network, network_export, onnx_model
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.evaluation import cost
 from metalearn_tut.gating import ChannelGatedConv4, ChannelGatedResNet12, MetaGater
@@ -53,7 +52,7 @@ def narrow():
 
 def gated():
     small = ResNet12(5, (4, 6, 6, 8), in_channels=1, norm="support")
-    return MAML(GatedResNet12(small), 0.1, 1)
+    return MAML(BlockGatedResNet12(small), 0.1, 1)
 
 
 def pruned_blocks():
@@ -99,12 +98,13 @@ def adapted(name):
     return LEARNERS[name]().adapt(TASK.support_x, TASK.support_y)
 
 
+@pytest.mark.slow(quick=2)
 @needs_onnx
 @pytest.mark.parametrize("name", LEARNERS)
 def test_onnxruntime_computes_what_the_adapted_learner_does(tmp_path, name):
     predict = adapted(name)
     network = predict.deploy()
-    exported = export_onnx(network, tmp_path / "network.onnx", SHAPE)
+    exported = export_network(network, tmp_path / "network.onnx", SHAPE)
     assert exported.difference <= 1e-5
     expected = predict(TASK.query_x)
     x = tasks.as_float(TASK.query_x)
@@ -123,9 +123,10 @@ class As(nn.Module):
         self.network, self.how = network, how
 
     def forward(self, x):
-        return self.network(x, how=self.how)
+        return self.network(x, gate_mode=self.how)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_channel_gates_do_in_the_file_what_they_are_told(tmp_path):
     network = adapted("channel gates").deploy()  # what they learned is in the test above
@@ -134,33 +135,35 @@ def test_channel_gates_do_in_the_file_what_they_are_told(tmp_path):
         masks, learned = network.masks(x), network(x)
         assert any((mask[1:] != mask[:1]).any() for mask in masks)  # not the same for all
         for name, how in (("open", "open"), ("masks", [mask[0] for mask in masks])):
-            path = export_onnx(As(network, how), tmp_path / f"{name}.onnx", SHAPE).path
-            expected = network(x, how=how)
+            path = export_network(As(network, how), tmp_path / f"{name}.onnx", SHAPE).path
+            expected = network(x, gate_mode=how)
             torch.testing.assert_close(outputs(path, x), expected, rtol=1e-5, atol=1e-5)
             assert (expected - learned).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_classifier_that_lost_blocks_is_exported(tmp_path):
     torch.manual_seed(0)
     short = remove_blocks(CifarResNet(20), [1, 2, 5]).eval()
-    path = export_onnx(short, tmp_path / "short.onnx", (3, 32, 32)).path
+    path = export_network(short, tmp_path / "short.onnx", (3, 32, 32)).path
     x = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(outputs(path, x), short(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_the_file_says_nothing_of_this_machine_and_the_network_is_left_as_it_was(tmp_path):
     network = adapted("support").deploy().train()
     before = {n: t.clone() for n, t in network.state_dict().items()}
-    data = export_onnx(network, tmp_path / "a.onnx", SHAPE).path.read_bytes()
+    data = export_network(network, tmp_path / "a.onnx", SHAPE).path.read_bytes()
     assert network.training and all(
         torch.equal(t, before[n]) for n, t in network.state_dict().items()
     )
     for word in (b".py", b"metalearn_tut", b"aten"):
         assert word not in data
-    assert export_onnx(network, tmp_path / "b.onnx", SHAPE).path.read_bytes() == data
+    assert export_network(network, tmp_path / "b.onnx", SHAPE).path.read_bytes() == data
 
 
 @needs_onnx
@@ -172,18 +175,19 @@ def test_both_latencies_are_those_of_cost(tmp_path, monkeypatch):
         return float(len(timed))
 
     monkeypatch.setattr(cost, "latency", latency)
-    exported = export_onnx(nn.Linear(4, 3), tmp_path / "linear.onnx", (4,))
+    exported = export_network(nn.Linear(4, 3), tmp_path / "linear.onnx", (4,))
     assert (exported.latency, exported.torch_latency) == (1.0, 2.0)
-    assert timed == [(deployment._Session, (4,)), (nn.Linear, (4,))]
+    assert timed == [(onnx_model.Session, (4,)), (nn.Linear, (4,))]
     assert "1000.00 ms in onnxruntime, 2000.00 ms in PyTorch" in repr(exported)
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
     network = adapted("none").deploy()
     path = tmp_path / "network.onnx"
     path.write_bytes(b"old")
-    honest = deployment._onnx_bytes
+    honest = network_export.onnx_bytes
 
     def wrong(network, x):
         with torch.no_grad():
@@ -193,9 +197,9 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatc
             network.head.bias[0] -= 3e-5
         return data
 
-    monkeypatch.setattr(deployment, "_onnx_bytes", wrong)
+    monkeypatch.setattr(network_export, "onnx_bytes", wrong)
     with pytest.raises(RuntimeError, match=r"1 inputs differ from PyTorch's by 3\.\de-05"):
-        export_onnx(network, path, SHAPE)
+        export_network(network, path, SHAPE)
     assert [p.name for p in tmp_path.iterdir()] == ["network.onnx"] and path.read_bytes() == b"old"
 
 
@@ -207,7 +211,7 @@ class Centered(nn.Module):
 @needs_onnx
 def test_a_network_whose_inputs_depend_on_each_other_is_found_out(tmp_path):
     with pytest.raises(RuntimeError, match="2 inputs differ"):
-        export_onnx(nn.Sequential(nn.Linear(4, 3), Centered()), tmp_path / "c.onnx", (4,))
+        export_network(nn.Sequential(nn.Linear(4, 3), Centered()), tmp_path / "c.onnx", (4,))
 
 
 class Counting(nn.Linear):
@@ -218,7 +222,7 @@ class Counting(nn.Linear):
 @needs_onnx
 def test_a_graph_for_one_batch_size_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="graph fixes the number of inputs"):
-        export_onnx(Counting(4, 3), tmp_path / "counting.onnx", (4,))
+        export_network(Counting(4, 3), tmp_path / "counting.onnx", (4,))
     assert not list(tmp_path.iterdir())
 
 
@@ -234,13 +238,13 @@ def test_a_graph_for_one_batch_size_is_refused(tmp_path):
 def test_what_cannot_be_exported_is_refused(network, path, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=said):
-        export_onnx(network, path, (4,))
+        export_network(network, path, (4,))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(deployment, "find_spec", lambda name: None if "onnxr" in name else name)
+    monkeypatch.setattr(onnx_model, "find_spec", lambda name: None if "onnxr" in name else name)
     with pytest.raises(
         ImportError, match=r"needs onnxruntime: pip install 'metalearn-tut\[deploy\]'"
     ):
-        export_onnx(nn.Linear(4, 3), tmp_path / "a.onnx", (4,))
+        export_network(nn.Linear(4, 3), tmp_path / "a.onnx", (4,))

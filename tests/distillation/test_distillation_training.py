@@ -57,6 +57,7 @@ def test_a_fixed_teacher_has_no_rate():
     meta_train(fixed, sampler(), outer_lr={"student": 0.01}, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_bitwise_as_if_it_had_not_been(tmp_path):
     run = subprocess.run(
         [sys.executable, Path(training_runs.__file__), "distil", tmp_path],

@@ -13,8 +13,8 @@ from torch import nn
 from training_runs import learner, sampler
 
 from metalearn_tut import MAML, ProtoNet, models, tasks
+from metalearn_tut.evaluation import Evaluation, evaluate, interval, paired_difference
 from metalearn_tut.evaluation import accuracy as evaluation
-from metalearn_tut.evaluation.accuracy import Evaluation, evaluate, interval, paired_difference
 
 
 def result(values, name="tasks", **more):

@@ -234,7 +234,7 @@ def frozen_gater(seed=1, **settings):
     return replace(federation, learner=learner, rounds=2)
 
 
-@pytest.mark.parametrize("update", ["full", "first", "difference"])
+@pytest.mark.parametrize("update", ["full", "first_order"])
 def test_frozen_parts_stay_and_the_others_learn(update):
     federation = frozen_gater()
     learner = federation.learner
@@ -459,13 +459,13 @@ def test_the_order_of_nodes_counts_and_names_of_data_do_not(tmp_path):
         {"gate_lr": 0.3},
         {"sparsity": 0.3},
         {"target": 0.5},
-        {"update": "first"},
+        {"update": "first_order"},
         {"stages": ("gates",)},
         {"warmup": 0.5},
         {"detach_stage1": True},
         {"relaxed": True},
         {"seed": 1},
-        {"backbone_gates": "gated"},
+        {"backbone_gates": "learned"},
         {"loss": torch.nn.MultiMarginLoss()},
     ],
     ids=str,
@@ -633,7 +633,6 @@ def test_two_nodes_of_one_number_are_refused():
 
 def built(monkeypatch, tmp_path, words):
     """The configuration that a command would train with, and its federation, if it makes one."""
-    from metalearn_tut.cli import commands
 
     kept = {}
 
@@ -644,8 +643,8 @@ def built(monkeypatch, tmp_path, words):
         kept.update(options, first=args[0])
         raise Enough
 
-    monkeypatch.setattr(commands, "federated_train", stop)
-    monkeypatch.setattr(commands, "meta_train", stop)
+    monkeypatch.setattr("metalearn_tut.cli.commands.federate.federated_train", stop)
+    monkeypatch.setattr("metalearn_tut.cli.commands.train.meta_train", stop)
     code = cli.run([*words.split(), "--out", str(tmp_path / "run")])
     assert code == 1 and kept, code
     return kept["config"], kept["first"]

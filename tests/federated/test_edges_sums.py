@@ -183,6 +183,7 @@ def test_a_node_that_fails_after_its_vector_was_summed_counts(flower):
     assert farthest(state, without(n=3)[0]) < 1e-7
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("stage", STAGES[:3])
 def test_a_node_that_is_late_is_left_out_and_takes_no_other_stages_time(flower, stage):
     state, (record,), _ = flower(behave={2: dies_at(stage, "late")}, timeout=2.0)

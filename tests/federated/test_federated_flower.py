@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,15 +19,9 @@ from federated_cases import gater_federation, maml_federation
 from federated_grid import FakeGrid
 
 from metalearn_tut.federated import in_process, run_rounds, state_of
-from metalearn_tut.federated.flower import (
-    app as flower_app,
-)
-from metalearn_tut.federated.flower import (
-    guard as flower_guard,
-)
-from metalearn_tut.federated.flower import (
-    processes as flower_processes,
-)
+from metalearn_tut.federated.flower import app as flower_app
+from metalearn_tut.federated.flower import guard as flower_guard
+from metalearn_tut.federated.flower import local as flower_local
 from metalearn_tut.federated.flower.app import apps, make_federation
 from metalearn_tut.federated.flower.local import LocalFlower
 from metalearn_tut.files.tensor_file import read_tensors
@@ -81,23 +74,14 @@ def test_without_flower_the_error_says_what_to_install(monkeypatch):
         apps()
 
 
-def test_a_port_in_use_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(flower_processes, "version", lambda name: "1.41.0")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"port {port} is in use: name another one"):
-            LocalFlower(tmp_path, 2, GATER, port=port)
-    assert flower_processes.check_port(flower_processes.free_port()) > 0
-    with pytest.raises(ValueError, match=r"port must be in 1..65535, got 0"):
-        LocalFlower(tmp_path, 2, GATER, port=0)
+def test_a_federation_of_nobody_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(flower_local, "version", lambda name: "1.41.0")
     with pytest.raises(ValueError, match="clients must be at least 1, got 0"):
         LocalFlower(tmp_path, 0, GATER)
 
 
 def test_an_old_flower_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(flower_processes, "version", lambda name: "1.30.0")
+    monkeypatch.setattr(flower_local, "version", lambda name: "1.30.0")
     with pytest.raises(ImportError, match=r"needs flwr 1.41 or newer .*, found 1.30.0"):
         LocalFlower(tmp_path, 2, GATER)
 
@@ -222,6 +206,7 @@ def importable(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.mark.slow
 def test_flowers_simulation_engine_gives_the_same_parameters(tmp_path, monkeypatch):
     """The engine with its queues and threads, and a worker of this process in place of Ray's."""
     pytest.importorskip("flwr")

@@ -7,39 +7,19 @@ import struct
 import tarfile
 import tracemalloc
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
-from PIL import Image
+from stored import picture, written
 
 from metalearn_tut.files import archives
 from metalearn_tut.tasks import cifar10, files, image_folder, mini_imagenet, omniglot
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+write_zip = partial(written, compression=zipfile.ZIP_DEFLATED)
 NOISE = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def write_zip(path, members, compression=zipfile.ZIP_DEFLATED):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in members.items():
-            archive.writestr(zipfile.ZipInfo(name), data, compression)
-    return path
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def listed(path):
@@ -60,7 +40,7 @@ OUTSIDE += ["..\\evil.png", "a\\..\\..\\evil.png", "\\\\server\\share\\evil.png"
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar", "a.tar.gz"])
 def test_a_member_outside_the_folder_refuses_the_archive(tmp_path, name, kind):
-    write = write_zip if kind == "a.zip" else write_tar
+    write = write_zip if kind == "a.zip" else written
     path = write(tmp_path / kind, {"b/good.png": b"x", name: b"y"})
     with pytest.raises(ValueError, match=r"refused: .*would lie outside the archive's folder"):
         listed(path)
@@ -115,7 +95,7 @@ def test_many_small_members_are_added_up(tmp_path):
 
 
 def test_a_compressed_tar_is_left_at_the_first_header(tmp_path, monkeypatch):
-    path = write_tar(tmp_path / "a.tar.gz", {"b/1.png": bytes(32 << 20), "b/2.png": b"x"})
+    path = written(tmp_path / "a.tar.gz", {"b/1.png": bytes(32 << 20), "b/2.png": b"x"})
     read = []
     original = tarfile.TarFile.extractfile
     monkeypatch.setattr(tarfile.TarFile, "extractfile", lambda *a: read.append(a) or original(*a))
@@ -154,7 +134,7 @@ def test_the_limits_are_constants_with_names(tmp_path, monkeypatch):
     noise = NOISE.bytes(1000)
     zipped, tarred = (
         write_zip(tmp_path / "a.zip", {"a": noise, "b": noise}),
-        write_tar(tmp_path / "a.tar", {"a": noise, "b": noise}),
+        written(tmp_path / "a.tar", {"a": noise, "b": noise}),
     )
     assert listed(zipped) == listed(tarred) == ["a", "b"]
     for name, path, limit in (
@@ -169,10 +149,7 @@ def test_the_limits_are_constants_with_names(tmp_path, monkeypatch):
 
 
 def png(seed=0, side=12):
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return picture(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
 LOADERS = {
@@ -185,7 +162,7 @@ LOADERS = {
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("harm", ["bomb", "climb"])
-def test_every_loader_refuses_before_it_reads_or_writes(tmp_path, cache, loader, harm):
+def test_every_loader_refuses_before_it_reads_or_writes(tmp_path, own_cache, loader, harm):
     from metalearn_tut.tasks.cifar10 import CLASSES
 
     root = tmp_path / "data"
@@ -198,7 +175,7 @@ def test_every_loader_refuses_before_it_reads_or_writes(tmp_path, cache, loader,
     write_zip(root / name, {"a/b/good.png": png(), **bad})
     with pytest.raises(ValueError, match="refused: "):
         load(root)
-    assert nothing_was_written(cache) and not list(tmp_path.rglob("evil.png"))
+    assert nothing_was_written(own_cache) and not list(tmp_path.rglob("evil.png"))
 
 
 # --- from other systems -----------------------------------------------------------------
@@ -212,7 +189,7 @@ def test_backslashes_are_folders_in_zips_tars_and_folders(tmp_path):
         (folder / name).write_bytes(data)
     for path in (
         write_zip(tmp_path / "a.zip", members),
-        write_tar(tmp_path / "a.tar", members),
+        written(tmp_path / "a.tar", members),
         folder,
     ):
         with files.opened(path) as (names, read):
@@ -229,7 +206,7 @@ def test_what_systems_leave_behind_is_passed_over(tmp_path):
     ]
     members = dict.fromkeys([*litter, "a/1.png"], b"x")
     assert listed(write_zip(tmp_path / "a.zip", members)) == ["a/1.png"]
-    assert listed(write_tar(tmp_path / "a.tar", members)) == ["a/1.png"]
+    assert listed(written(tmp_path / "a.tar", members)) == ["a/1.png"]
     for name in members:
         (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "f" / name).write_bytes(b"x")

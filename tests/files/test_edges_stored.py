@@ -3,38 +3,23 @@
 import io
 import os
 import struct
-import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from stored import picture, written
 
 from metalearn_tut.tasks import files, image_folder, mini_imagenet
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("METALEARN_TUT_DATA", raising=False)
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache", "no_real_data")
 
 
 def encoded(*seed, side=8, kind="PNG"):
     x = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(x).save(buffer, kind)
-    return buffer.getvalue()
+    return picture(x, kind)
 
 
 def pictures(*classes, count=3):
     return {f"{c}/{i}.png": encoded(len(c), i) for c in classes for i in range(count)}
-
-
-def write(root, members):
-    for name, data in members.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
 
 
 # The cache
@@ -57,28 +42,28 @@ def saved(array):
 
 
 @pytest.mark.parametrize("harm", HARM)
-def test_a_damaged_file_of_the_cache_is_decoded_anew(tmp_path, cache, harm):
-    root = write(tmp_path / "mine", pictures("cat", "mouse"))
+def test_a_damaged_file_of_the_cache_is_decoded_anew(tmp_path, own_cache, harm):
+    root = written(tmp_path / "mine", pictures("cat", "mouse"))
     expected = image_folder(root, size=8).images[:]
-    (stored,) = cache.glob("*.npy")
+    (stored,) = own_cache.glob("*.npy")
     stored.write_bytes(HARM[harm](stored.read_bytes()))
     np.testing.assert_array_equal(image_folder(root, size=8).images[:], expected)
-    assert [*cache.iterdir()] == [stored]
+    assert [*own_cache.iterdir()] == [stored]
 
 
-def test_a_damaged_file_of_mini_imagenet_is_decoded_anew(tmp_path, cache):
+def test_a_damaged_file_of_mini_imagenet_is_decoded_anew(tmp_path, own_cache):
     members = {f"images/{key}/{i}.png": encoded(i) for key in "abc" for i in range(2)}
     members["splits.json"] = b'{"train": ["a"], "val": ["b"], "test": ["c"]}'
-    root = write(tmp_path / "data", members)
+    root = written(tmp_path / "data", members)
     expected = mini_imagenet("train", root, size=8).images[:]
-    (stored,) = cache.glob("*.npy")
+    (stored,) = own_cache.glob("*.npy")
     stored.write_bytes(stored.read_bytes()[:-1])
     np.testing.assert_array_equal(mini_imagenet("train", root, size=8).images[:], expected)
 
 
-def test_what_is_taken_away_while_it_is_used_is_named(tmp_path, cache):
-    source = image_folder(write(tmp_path / "mine", pictures("cat", "mouse")), size=8)
-    (stored,) = cache.glob("*.npy")
+def test_what_is_taken_away_while_it_is_used_is_named(tmp_path, own_cache):
+    source = image_folder(written(tmp_path / "mine", pictures("cat", "mouse")), size=8)
+    (stored,) = own_cache.glob("*.npy")
     data = stored.read_bytes()
     for change in (lambda: stored.write_bytes(data[:-1]), stored.unlink):
         change()
@@ -87,7 +72,7 @@ def test_what_is_taken_away_while_it_is_used_is_named(tmp_path, cache):
 
 
 def test_a_process_may_go_to_another_folder(tmp_path, monkeypatch):
-    write(tmp_path / "mine", pictures("cat", "mouse"))
+    written(tmp_path / "mine", pictures("cat", "mouse"))
     monkeypatch.setenv("METALEARN_TUT_CACHE", "stored")
     monkeypatch.chdir(tmp_path / "mine")
     source = image_folder(".", size=8)
@@ -103,19 +88,19 @@ def test_a_process_may_go_to_another_folder(tmp_path, monkeypatch):
     "one, two", [("cat", "cat "), ("cat", "cat."), (" cat", "cat"), ("Cat", "cat .")]
 )
 def test_names_that_look_alike_are_one_class(tmp_path, one, two):
-    root = write(tmp_path / "mine", pictures(one, two))
+    root = written(tmp_path / "mine", pictures(one, two))
     with pytest.raises(ValueError, match=r"are one class: .* spaces and dots at the end"):
         image_folder(root, size=8)
 
 
 def test_dots_within_names_are_names(tmp_path):
-    root = write(tmp_path / "mine", pictures("a.b", "a.c", "ab"))
+    root = written(tmp_path / "mine", pictures("a.b", "a.c", "ab"))
     assert image_folder(root, size=8).class_names == ("a.b", "a.c", "ab")
 
 
 @pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="names are Unicode")
 def test_a_name_that_is_no_text_is_said_at_once(tmp_path):
-    root = write(tmp_path / "mine", pictures("cat"))
+    root = written(tmp_path / "mine", pictures("cat"))
     (root / os.fsdecode(b"\xff\xfe")).mkdir()
     (root / os.fsdecode(b"\xff\xfe") / "1.png").write_bytes(encoded(1))
     with pytest.raises(ValueError, match=r"'\\udcff\\udcfe/1\.png' in .*mine is no name in Unic"):
@@ -124,28 +109,21 @@ def test_a_name_that_is_no_text_is_said_at_once(tmp_path):
 
 @pytest.mark.parametrize("names", [("train", "test"), ("Val",), ("train", "val", "test")])
 def test_pictures_that_lie_in_a_split_are_in_no_class(tmp_path, names):
-    root = write(tmp_path / "mine", pictures(*names))
+    root = written(tmp_path / "mine", pictures(*names))
     with pytest.raises(ValueError, match=r"lies in the folder of a split, and in no class folder"):
         image_folder(root, size=8)
 
 
 def test_a_class_may_be_called_as_a_split_is(tmp_path):
-    root = write(tmp_path / "mine", pictures("train", "bus"))
+    root = written(tmp_path / "mine", pictures("train", "bus"))
     assert image_folder(root, size=8).class_names == ("bus", "train")
 
 
 # Archives
 
 
-def zipped(path, members):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
-
-
 def test_an_archive_with_a_password_is_refused_before_it_is_read(tmp_path):
-    path = zipped(tmp_path / "mine.zip", pictures("cat"))
+    path = written(tmp_path / "mine.zip", pictures("cat"))
     data = bytearray(path.read_bytes())
     for kind, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = data.find(kind)

@@ -57,7 +57,7 @@ def trials_of(script, moments, folder):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the time of a process")
 def test_a_run_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
-    moments = KILLS or (10 if SLOW else 3)
+    moments = KILLS or (10 if SLOW else 1)
     trials = trials_of(fault_runs, moments, tmp_path)
     assert [trial["kind"] for trial in trials] == [kind for kind in RUNS for _ in range(moments)]
     assert [trial for trial in trials if trial["wrong"]] == []
@@ -155,6 +155,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("kind", FILES)
 def test_a_file_cut_off_anywhere_is_refused_and_nothing_of_it_is_loaded(tmp_path, kind):
     path, tensors, load = FILES[kind](tmp_path)
@@ -227,6 +228,7 @@ def fill(folder, left=0):
     os.truncate(folder / "filler", (folder / "filler").stat().st_size - left)
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.parametrize("share", [0.0, 0.6])
 def test_a_full_disk_ends_a_run_in_one_line_and_it_goes_on_when_there_is_room(
@@ -249,6 +251,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_it_goes_on_when_there_is_room(
     assert differences(folder / "run", whole) == []
 
 
+@pytest.mark.slow
 def test_jobs_on_a_full_disk_fail_by_name_and_are_done_when_there_is_room(disk):
     folder = disk("64k")
     fill(folder)
@@ -260,6 +263,7 @@ def test_jobs_on_a_full_disk_fail_by_name_and_are_done_when_there_is_room(disk):
     assert run_jobs(jobs[:1], folder / "study").records.keys() == {"about"}
 
 
+@pytest.mark.slow
 def test_a_verdict_that_cannot_be_written_is_written_the_next_time(disk, tmp_path, capsys):
     folder, runs = disk("64k"), tmp_path / "runs"
     fill(folder)

@@ -58,6 +58,7 @@ def test_the_readme_prints_how_fast_the_inverse_is():
     assert all(each["inverse_difference"] < 1e-6 for each in values.values())
 
 
+@pytest.mark.slow(quick="small")
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("glyphs")])
 def test_a_shipped_learner_does_what_its_result_says(name):
     values = json.loads((ROOT / "results" / "pretrained" / f"{name}.json").read_text())["values"]

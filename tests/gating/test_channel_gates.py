@@ -106,6 +106,7 @@ def test_noise_that_is_infinite_gives_no_nan():
 # Gated networks
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norm", ["batch", "support", "group", "none"])
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -114,7 +115,7 @@ def test_G1_open_gates_change_no_bit_of_logits_and_no_gradient(kind, norm, train
     bare = plain(kind, norm).train(training)
     for gate in network.gates:  # learned, and as good as always open
         torch.nn.init.constant_(gate.outer.bias, 500.0)
-    for options in ({"how": "open"}, {}, {"noise": network.noise(5)}):
+    for options in ({"gate_mode": "open"}, {}, {"noise": network.noise(5)}):
         n_support = 3 if norm == "support" else None
         assert torch.equal(network(x, n_support, **options), bare(x, n_support))
         found = gradients(network, x, **options)
@@ -140,12 +141,28 @@ def test_ungated_is_the_network_that_was_wrapped(kind):
     assert back.state_dict().keys() == bare.state_dict().keys()
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_ungated_has_all_modes_and_options_and_draws_no_numbers(kind):
+    network = gated(kind, "batch").eval()
+    network.blocks[1].train()
+    network.blocks[0].requires_grad_(False)
+    network.norm = "support"
+    state, modes = torch.get_rng_state(), {n: m.training for n, m in network.named_modules()}
+    back = network.ungated()
+    assert torch.equal(torch.get_rng_state(), state) and back.norm == "support"
+    assert all(m.training == modes[n] for n, m in back.named_modules())
+    assert not any(p.requires_grad for p in back.blocks[0].parameters())
+    assert all(getattr(back, name) == getattr(plain(kind), name) for name in network.options)
+    back.head.weight.data.zero_()
+    assert network.head.weight.any() and back(images(), 3).device == images().device
+
+
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_G2_a_closed_filter_gets_no_gradient_and_is_as_good_as_cut_out(norm):
     network, x = gated("conv4", norm), images()
     mask = [torch.ones(4, dtype=torch.float64) for _ in range(4)]
     mask[1][2] = 0.0
-    found = gradients(network, x, how=mask)
+    found = gradients(network, x, gate_mode=mask)
     assert not found["blocks.1.conv.weight"][2].any()
     assert not found["blocks.2.conv.weight"][:, 2].any()
     assert found["blocks.1.conv.weight"][1].any() and found["blocks.2.conv.weight"][:, 1].any()
@@ -153,7 +170,7 @@ def test_G2_a_closed_filter_gets_no_gradient_and_is_as_good_as_cut_out(norm):
         assert not found["blocks.1.norm.weight"][2].any()
         assert not found["blocks.1.norm.bias"][2].any()
     cut = sliced(network, x, [m.bool() for m in mask])
-    torch.testing.assert_close(network(x, how=mask), cut(x), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(network(x, gate_mode=mask), cut(x), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "none"])
@@ -171,9 +188,9 @@ def test_G2_also_where_the_gate_itself_closes_it(norm):
 def test_G3_all_closed_a_plain_network_is_constant_a_residual_one_is_not(norm):
     x = images()
     conv4, resnet = gated("conv4", norm), gated("resnet12", norm)
-    logits = conv4(x, how="closed")
+    logits = conv4(x, gate_mode="closed")
     assert torch.equal(logits, conv4.head.bias.expand(5, -1))
-    logits = resnet(x, how="closed")
+    logits = resnet(x, gate_mode="closed")
     assert torch.isfinite(logits).all() and logits.std(0).min() > 1e-3
     with torch.no_grad():  # the shortcuts alone
         y = x
@@ -184,7 +201,7 @@ def test_G3_all_closed_a_plain_network_is_constant_a_residual_one_is_not(norm):
 
 def test_G3_one_closed_layer_of_a_plain_network_is_enough():
     mask = [torch.ones(4), torch.zeros(4), torch.ones(4), torch.ones(4)]
-    logits = gated("conv4", "batch")(images(), how=mask)
+    logits = gated("conv4", "batch")(images(), gate_mode=mask)
     assert torch.isfinite(logits).all() and (logits == logits[0]).all()
 
 
@@ -207,7 +224,7 @@ def test_a_closed_filter_still_learns_what_opening_it_would_bring(kind):
     ones = [torch.ones(size, dtype=torch.float64) for size in network.sizes]
 
     def loss(mask):
-        return network(x, how=[ones[0], mask, *ones[2:]]).square().sum()
+        return network(x, gate_mode=[ones[0], mask, *ones[2:]]).square().sum()
 
     step = torch.zeros_like(ones[1])
     step[1] = 1e-6
@@ -224,7 +241,7 @@ def test_gate_gradients_agree_with_finite_differences_of_the_relaxation():
     gates = {n: p for n, p in parameters_of(network).items() if n.startswith("gates.")}
 
     def loss(params):
-        gating = {"how": "soft", "noise": noise}
+        gating = {"gate_mode": "soft", "noise": noise}
         return functional_call(network, params, (x,), gating).square().sum()
 
     generator = torch.Generator().manual_seed(3)
@@ -247,16 +264,18 @@ def test_skipping_gives_the_same_logits(skipping, kind, norm):
     x = images()
     network = skippable(kind, norm, x)
     torch.testing.assert_close(skipping(network, x), network(x), rtol=1e-9, atol=1e-12)
-    for how in ("open", "closed"):
-        skipped = skipping(network, x, how=how)
-        torch.testing.assert_close(skipped, network(x, how=how), rtol=1e-9, atol=1e-12)
+    for mode in ("open", "closed"):
+        skipped = skipping(network, x, gate_mode=mode)
+        torch.testing.assert_close(skipped, network(x, gate_mode=mode), rtol=1e-9, atol=1e-12)
 
 
 def test_skipping_with_given_masks_and_with_groups_of_one_channel():
     network = gated("conv4", "group", group_size=1)
     torch.testing.assert_close(skip(network, images()), network(images()))
     mask = [torch.tensor(m, dtype=torch.float64) for m in ([1, 0, 1, 0], [0, 1, 1, 1]) * 2]
-    torch.testing.assert_close(skip(network, images(), how=mask), network(images(), how=mask))
+    torch.testing.assert_close(
+        skip(network, images(), gate_mode=mask), network(images(), gate_mode=mask)
+    )
     assert skip_each(network, images()[:0]).shape == (0, 3)
 
 
@@ -306,7 +325,7 @@ def test_G7_all_open_is_dense_and_overhead_and_opening_never_saves(kind):
     dense = cost.macs(network.ungated(), (1, 16, 16))
     inputs = [gate.inner.in_features for gate in network.gates]
     overhead = sum(16 * (c + d) for c, d in zip(inputs, network.sizes, strict=True))
-    opened = network.masks(x, how="open")
+    opened = network.masks(x, gate_mode="open")
     assert gating.active_macs(network, opened, (1, 16, 16)).tolist() == [dense + overhead] * 2
     before = gating.active_macs(network, masks := network.masks(x), (1, 16, 16))
     for i, mask in enumerate(masks):
@@ -321,8 +340,8 @@ def test_G8_the_open_share_lies_between_0_and_1(kind):
     masks = network.masks(x)
     by_hand = sum(mask.sum().item() / mask.numel() for mask in masks) / len(masks)
     assert math.isclose(open_share(masks).item(), by_hand) and 0 < by_hand < 1
-    assert open_share(network.masks(x, how="open")) == 1
-    assert open_share(network.masks(x, how="closed")) == 0
+    assert open_share(network.masks(x, gate_mode="open")) == 1
+    assert open_share(network.masks(x, gate_mode="closed")) == 0
 
 
 # What is refused
@@ -330,9 +349,9 @@ def test_G8_the_open_share_lies_between_0_and_1(kind):
 
 def test_clear_errors():
     network, x = gated(), images()
-    for how in ("ajar", [torch.ones(4)] * 3, [torch.ones(5)] * 4):
-        with pytest.raises(ValueError, match="how must be"):
-            network(x, how=how)
+    for mode in ("ajar", [torch.ones(4)] * 3, [torch.ones(5)] * 4):
+        with pytest.raises(ValueError, match="gate_mode must be"):
+            network(x, gate_mode=mode)
     with pytest.raises(ValueError, match=r"noise must be one tensor for each gate, of \[4, 4"):
         network(x, noise=[torch.zeros(5, 4)])
     with pytest.raises(ValueError, match="hidden must be an integer >= 1, got 0"):
@@ -343,8 +362,8 @@ def test_clear_errors():
         ChannelGatedConv4(ResNet12(5, (4, 4, 4, 4)))
     with pytest.raises(TypeError, match="network must be a ResNet12, got ChannelGatedResNet12"):
         ChannelGatedResNet12(gated("resnet12"))
-    with pytest.raises(ValueError, match="how='soft' leaves no filter out"):
-        skip(network, x, how="soft")
+    with pytest.raises(ValueError, match="gate_mode='soft' leaves no filter out"):
+        skip(network, x, gate_mode="soft")
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "group"])

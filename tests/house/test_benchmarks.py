@@ -48,6 +48,7 @@ def test_the_ordinary_network_computes_the_same_function():
     assert set(dict(ordinary.named_parameters())) == set(dict(net.named_parameters()))
 
 
+@pytest.mark.slow(quick=2)
 @peers
 @pytest.mark.parametrize("our_network", [False, True])
 def test_each_peer_computes_the_gradient_of_the_package(peer, our_network):
@@ -56,6 +57,7 @@ def test_each_peer_computes_the_gradient_of_the_package(peer, our_network):
     assert gaps["float64"] < 1e-10 and gaps["float32"] < 1e-3
 
 
+@pytest.mark.slow
 def test_each_engine_computes_the_gradient_of_the_package():
     own = [name for name, side in SIDES.items() if side.peer is None]
     assert len(own) == 5
@@ -212,6 +214,7 @@ def test_the_reason_for_a_failed_installation_is_the_compilers():
     assert installation.reason("a\nb\n") == "a" and installation.reason("") == "no reason given"
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_goal_and_the_peer_follows_the_package():
     few = {"most_steps": 4, "validate_every": 1, "validation_tasks": 3}
     ours = accuracy.train_package(False, 1.01, **few)
@@ -252,6 +255,7 @@ def run(monkeypatch, capsys, tmp_path):
     return script
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_scripts_write(run, monkeypatch, tmp_path):
     tiny = ["--cases", json.dumps([Case(4, 28, 1, 1)])]
     name = str(Case(4, 28, 1, 1))
@@ -279,6 +283,7 @@ def test_the_page_shows_what_the_scripts_write(run, monkeypatch, tmp_path):
     assert f"Engines and networks: {name}" in parts["rest"]
 
 
+@pytest.mark.slow
 def test_many_tasks_are_measured_on_any_device(run):
     tiny = ["--cases", json.dumps([TINY]), "--device", "cpu", "--tasks", "[1, 3]", "--repeats", 1]
     found = run(many_tasks, *tiny)[str(TINY)]

@@ -30,7 +30,6 @@ import metalearn_tut
 from metalearn_tut import block_voting, models, saliency, tasks
 from metalearn_tut.block_voting import Recipe
 from metalearn_tut.claims import STUDIES
-from metalearn_tut.cli import commands
 from metalearn_tut.cli import program as cli
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.rank_losses import LogNormalGuidance
@@ -43,6 +42,7 @@ else:
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+CLI = "metalearn_tut.cli"
 SLOW = os.environ.get("METALEARN_TUT_SLOW") == "1"
 CUT = {
     "train": "--steps 1 --tasks-per-step 1 --width 4 --queries 1 --no-validate --processes 1",
@@ -94,7 +94,7 @@ def ran(tmp_path_factory):
     write_pictures()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(commands, "decide", lambda study, **_: True)  # hours: its name is enough
+            patch.setattr(f"{CLI}.commands.reproduce.decide", lambda study, **_: True)  # hours
             for line in (c for c in COMMANDS if c.startswith("metalearn-tut ")):
                 found[line] = [run(words) for words in filled(line)]
     finally:

@@ -162,7 +162,7 @@ def test_all_frozen_later_is_said_before_any_work():
         learner.adapt(task().support_x, task().support_y)
     with pytest.raises(ValueError, match="nothing to train: all"):
         meta_train(learner, sampler(), steps=1, progress=False)
-    with pytest.raises(ValueError, match="nothing to adapt: all parameters are frozen"):
+    with pytest.raises(ValueError, match=r"nothing to adapt: all parameters .* are frozen"):
         meta_gradient(learner.model, task(), inner_lr=0.1, inner_steps=1)
 
 
@@ -242,7 +242,8 @@ def test_a_frozen_teacher_that_does_not_adapt_can_still_teach():
 # Gates
 
 
-@pytest.mark.parametrize("update", ["full", "first", "difference"])
+@pytest.mark.slow(quick=1)
+@pytest.mark.parametrize("update", ["full", "first_order"])
 @pytest.mark.parametrize("part", ["gates", "blocks.0", "head"])
 def test_frozen_parts_of_a_gated_network_stay(update, part):
     torch.manual_seed(0)
@@ -266,7 +267,9 @@ def test_frozen_parts_of_a_gated_network_stay(update, part):
 def test_frozen_layers_are_not_pruned():
     model = frozen(mlp(nn.Linear(8, 8)), "1")
     learner = MAML(model, 0.2)
-    masks, _ = saliency.anp_prune(learner, sampler(), (0.3,), progress=False, n_tasks=2)
+    masks, _ = saliency.anp_prune(
+        learner, sampler(), (0.3,), saliency.Criterion(n_tasks=2), progress=False
+    )
     assert set(masks) == {f"{i}.{leaf}" for i in (0, 3) for leaf in ("weight", "bias")}
     assert model[1].weight.all()
 

@@ -63,6 +63,7 @@ def assert_untouched(model, before):
     assert before[1:] == after[1:]
 
 
+@pytest.mark.slow(quick=30)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("first_order", [False, True])
 def test_adaptation_leaves_the_network_alone_and_is_a_function(name, first_order):
@@ -159,6 +160,7 @@ def test_functions_and_lists_over_layers_see_the_adapted_weights():
     torch.testing.assert_close(a, b)
 
 
+@pytest.mark.slow(quick=20)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_deployed_is_what_is_predicted_or_is_refused(name):
     model, (sx, sy, qx, _) = build(name), task_of(name)
@@ -193,9 +195,10 @@ def test_what_was_predicted_otherwise_is_not_deployed(off):
         models.deploy(model, {}, sx, expected=expected[:, :2])
 
 
+@pytest.mark.slow(quick=10)
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n not in REFUSED])
 def test_the_deployed_network_is_a_file(name, tmp_path):
-    onnx = pytest.importorskip("metalearn_tut.deployment.network")
+    onnx = pytest.importorskip("metalearn_tut.deployment")
     pytest.importorskip("onnxruntime")
     if name not in FILES and not os.environ.get("METALEARN_TUT_SLOW"):
         pytest.skip("takes a second: set METALEARN_TUT_SLOW=1 for all networks")
@@ -204,10 +207,10 @@ def test_the_deployed_network_is_a_file(name, tmp_path):
     path, examples = tmp_path / "n.onnx", None if sx.is_floating_point() else sx
     if name in NO_FILE:
         with pytest.raises((ValueError, RuntimeError), match=NO_FILE[name]) as caught:
-            onnx.export_onnx(network, path, sx.shape[1:])
+            onnx.export_network(network, path, sx.shape[1:])
         assert "\n" not in str(caught.value) and not path.exists()
         return
-    assert onnx.export_onnx(network, path, sx.shape[1:], examples=examples).difference < 1e-4
+    assert onnx.export_network(network, path, sx.shape[1:], examples=examples).difference < 1e-4
 
 
 NO_FILE = {  # network -> why, in one sentence
@@ -469,6 +472,7 @@ def test_deployment_is_float32_inside_autocast():
 # Threads
 
 
+@pytest.mark.slow(quick="batch norm 2d")
 @pytest.mark.parametrize("kind", ["Conv4, support", "batch norm 2d", "two names"])
 def test_eight_threads_are_one(kind):
     learner = MAML(build(kind), 0.1, 1)

@@ -53,6 +53,7 @@ def zeros_of(learner):
 # Masks survive every save, load and resume
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("make", [MAML, fomaml, meta_sgd, Reptile])
 @pytest.mark.parametrize("kept", ["last", "best"])
 def test_masks_are_in_every_checkpoint(tmp_path, make, kept):
@@ -197,7 +198,7 @@ OTHERS = {
     "inner_steps": lambda: MAML(mlp(), 0.2, 3),
     "first_order": lambda: MAML(mlp(), 0.2, 2, first_order=True),
     "engine": lambda: MAML(mlp(), 0.2, 2, engine="higher"),
-    "rates": lambda: MAML(mlp(), 0.2, 2, rate_mode="shared"),
+    "rate_mode": lambda: MAML(mlp(), 0.2, 2, rate_mode="shared"),
     "groups": lambda: MAML(mlp(), 0.2, 2, groups=[["2.weight"]]),
     "loss": lambda: MAML(mlp(), 0.2, 2, loss=half_mse),
     "inner_loss": lambda: MAML(mlp(), 0.2, 2, inner_loss=half_mse),
@@ -214,6 +215,7 @@ def frozen_first(learner):
     return learner
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_run_is_not_gone_on_with_by_another_learner(tmp_path, name):
     train(MAML(mlp(), 0.2, 2), out=tmp_path)

@@ -85,6 +85,7 @@ def test_a_check_says_how_an_answer_went(capsys):
             nb.check("1.3", lambda wrong=wrong: nb.close(wrong, 1, "the sum"))
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_run_too_early_fails_and_says_what_to_run_first(nbclient):
     sources = (
         "from metalearn_tut import nb",

@@ -71,3 +71,50 @@ def test_ranked_losses_marks_tasks_and_fills_the_kept_band(ax):
     assert ax.get_yscale() == "log"
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names == ["kept", "broken", "whole"]
+
+
+ROWS = {
+    "a": {"accuracy": 0.8, "bytes": 10.0},
+    "b": {"accuracy": 0.9, "bytes": 100.0},
+    "c": {"accuracy": 0.85, "bytes": 110.0},
+    "d": {"accuracy": 0.95, "bytes": 1000.0},
+}
+
+
+def test_marks_are_filled_on_the_front_and_joined_by_steps(ax):
+    plots.trade_off(ax, ROWS, {"narrow": "ab", "pruned": "cd"}, "bytes", ["d", "a", "b"], "kB")
+    steps, *marks = (line for line in ax.lines if len(line.get_xdata()))
+    points = {name: (row["bytes"], row["accuracy"]) for name, row in ROWS.items()}
+    for (name, point), mark in zip(points.items(), marks, strict=True):
+        assert tuple(float(v[0]) for v in mark.get_data()) == point
+        fill = "none" if name == "c" else mark.get_color()
+        assert mark.get_markerfacecolor() == fill
+    assert list(zip(*steps.get_data(), strict=True)) == [points[n] for n in "abd"]
+    assert steps.get_drawstyle() == "steps-post" and ax.get_xscale() == "log"
+    assert ax.get_xlabel() == "kB"
+
+
+def test_methods_are_told_apart_by_mark_and_color_and_named_once_below_all_panels(monkeypatch):
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    methods = {str(i): [f"{i}0", f"{i}1"] for i in range(7)}
+    rows = {f"{i}{j}": {"accuracy": 0.8 + j / 10, "s": 1.0 + i} for i in range(7) for j in (0, 1)}
+    with plots.figure(columns=2) as axes:
+        for ax in axes:
+            plots.trade_off(ax, rows, methods, "s", ["01"], "seconds")
+        plots.legend_below(axes, columns=4)
+        (legend,) = axes[0].figure.legends
+        axes[0].figure.draw_without_rendering()
+        marks = [(h.get_marker(), h.get_color()) for h in legend.legend_handles]
+        assert len({m for m, _ in marks}) == len({c for _, c in marks}) == 7
+        assert [text.get_text() for text in legend.get_texts()] == list(methods)
+        drawn = [line for line in axes[1].lines if line.get_marker() != "None"]
+        assert [(m.get_marker(), m.get_color()) for m in drawn[::3]] == marks
+        below = min(ax.get_window_extent().y0 for ax in axes)
+        assert legend.get_window_extent().y1 <= below
+        assert not any(ax.get_legend() for ax in axes)
+
+
+def test_more_methods_than_marks_are_refused(ax):
+    methods = {str(i): "a" for i in range(8)}
+    with pytest.raises(ValueError, match="at most 7 methods, got 8"):
+        plots.trade_off(ax, ROWS, methods, "bytes", ["a"], "kB")

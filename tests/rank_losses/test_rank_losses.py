@@ -134,6 +134,18 @@ def test_burn_in_is_the_mean_and_the_log_has_every_step():
     assert aggregate.log == [] and aggregate.select(losses).tolist() == [0.25] * 4
 
 
+def test_the_state_has_the_clock_and_does_not_grow_with_the_steps():
+    aggregate, losses = RankedRange(1, 3, burn_in=2), torch.tensor([4.0, 1.0, 3.0, 2.0])
+    for _ in range(3):
+        aggregate.select(losses)
+    assert aggregate.state_dict() == {"step": 3, "memory": {}} and len(aggregate.log) == 3
+    resumed = RankedRange(1, 3, burn_in=5)
+    resumed.load_state_dict({"step": 4, "memory": {}})
+    weights = [resumed.select(losses).tolist() for _ in range(2)]  # the burn-in's last, and after
+    assert weights == [[0.25] * 4, [0, 0, 0.5, 0.5]]
+    assert resumed.step == 6 and len(resumed.log) == 2
+
+
 def test_no_gradient_passes_through_the_selection():
     losses = torch.tensor([3.0, 1.0, 2.0], requires_grad=True)
     assert not RankedRange(1, 2).select(losses).requires_grad

@@ -180,6 +180,7 @@ def test_losses_of_zero_have_a_logarithm():
 def test_a_memory_that_went_through_json_goes_on_to_the_bit(make, stop):
     batches = [log_normal(4, seed=step).float() for step in range(9)]
     whole, first, second = make(), make(), make()
+    whole.keeps_log = first.keeps_log = second.keeps_log = True
     expected = [whole.select(losses) for losses in batches]
     for losses in batches[:stop]:
         first.select(losses)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from rank_cases import gradient, problems
 
 from metalearn_tut.rank_losses import (
-    DCARange,
     RankedRange,
     ThresholdTracker,
     difference_of_tops,
@@ -260,29 +259,6 @@ def test_shares_track_the_same_ranks():
         assert torch.equal(by_share.select(losses), by_count.select(losses))
 
 
-# DCA
-
-
-@given(problems())
-def test_dca_with_an_outer_iteration_a_step_is_exact(problem):
-    losses, m, k = problem
-    aggregate = DCARange(m, k, every=1)
-    for scale in (1.0, 0.5):
-        expected = RankedRange(m, k).select(scale * losses)
-        assert torch.equal(aggregate.select(scale * losses), expected)
-
-
-def test_dca_keeps_its_upper_threshold_for_an_outer_iteration():
-    aggregate = DCARange(1, 3, every=3, burn_in=1)
-    first = torch.tensor([9.0, 5.0, 3.0, 1.0])
-    beyond, at = torch.tensor([0, 3, 0, 0]), torch.tensor([0, 2, 0, 0])
-    batches = [first, first, first + beyond, first + at, first / 2]
-    weights = [aggregate.select(losses).tolist() for losses in batches]
-    both = [0, 0.5, 0.5, 0]
-    assert weights == [[0.25] * 4, both, [0, 0, 0.5, 0], both, both]
-    assert [step.high for step in aggregate.log] == [None, 7.0, 7.0, 7.0, 3.5]
-
-
 # Memory
 
 
@@ -292,13 +268,13 @@ def test_dca_keeps_its_upper_threshold_for_an_outer_iteration():
         lambda: RankedRange(1, 4, burn_in=2),
         lambda: ThresholdTracker(1, 4, burn_in=4),
         lambda: ThresholdTracker(1, 4, mode="sgda_f2", init="authors", burn_in=2),
-        lambda: DCARange(1, 4, every=3),
     ],
 )
 @pytest.mark.parametrize("stop", [1, 3, 6])
 def test_a_memory_that_went_through_json_goes_on_to_the_bit(make, stop):
     batches = drawn_batches(10, 6).float()
     whole, first, second = make(), make(), make()
+    whole.keeps_log = first.keeps_log = second.keeps_log = True
     expected = [whole.select(losses) for losses in batches]
     for losses in batches[:stop]:
         first.select(losses)
@@ -332,15 +308,8 @@ def test_wrong_settings_of_a_tracker_are_refused(settings, said):
         ThresholdTracker(**{"m": 1, "k": 4, **settings})
 
 
-@pytest.mark.parametrize("every", [0, 2.5])
-def test_an_outer_iteration_has_at_least_a_step(every):
-    with pytest.raises(ValueError, match="every must be an integer >= 1"):
-        DCARange(1, 4, every=every)
-
-
 def test_names_say_all_settings():
     assert repr(ThresholdTracker(1, 4)) == (
         "ThresholdTracker(m=1, k=4, mode='sgda', rates=(0.1, 0.1), decay=0.5, init='correct', "
         "sharpness=None, burn_in=10)"
     )
-    assert repr(DCARange(1, 4)) == "DCARange(m=1, k=4, every=10, burn_in=0)"

@@ -103,6 +103,7 @@ def test_a_memory_that_is_not_json_is_refused():
         train(learner(), aggregate=Forgetful())
 
 
+@pytest.mark.slow
 def test_runs_that_were_killed_and_resumed_remember_to_the_bit(tmp_path):
     run = subprocess.run(
         [sys.executable, SCRIPT, "remember", tmp_path],
@@ -256,6 +257,7 @@ LEARNERS = {
 }
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize("name", LEARNERS)
 def test_deferred_meta_gradients_are_the_same(name):
     model, make, settings = LEARNERS[name]
@@ -448,6 +450,7 @@ def test_H7_the_hypergradient_of_a_ridge_head_follows_finite_differences():
     assert distance(aid(model, batch, steps=2), analytic) > 1e-6
 
 
+@pytest.mark.slow
 def test_H8_unrolling_converges_to_the_implicit_hypergradient_geometrically():
     model, batch = seeded(Headed), regression()
     expected = aid(model, batch, steps=10)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from bilevel_cases import conv4, easy_source
+from pruning_cases import prune as prune_on
 from torch import nn
 
 from metalearn_tut import MAML, meta_train, models, saliency
 from metalearn_tut.claims.anp import jobs as anp_jobs
 from metalearn_tut.evaluation import cost
 from metalearn_tut.learners.maml import anil
-from metalearn_tut.saliency import anp_prune, full_masks, layer_hessians, load_sparse, save_sparse
+from metalearn_tut.saliency import full_masks, layer_hessians, load_sparse, save_sparse
 
 SAMPLER = easy_source().sampler(ways=3, shots=1, queries=2)
 CONVS = [f"blocks.{i}.conv" for i in range(4)]
@@ -26,8 +27,7 @@ def learner(*frozen, make=MAML, **settings):
 
 
 def prune(pruned, schedule=(0.3,), retrain=None, **settings):
-    settings = {"n_tasks": 2, "progress": False, **settings}
-    return anp_prune(pruned, SAMPLER, schedule, retrain, **settings)
+    return prune_on(pruned, SAMPLER, schedule, retrain, **settings)
 
 
 def values(model):
@@ -50,13 +50,14 @@ FROZEN = {
 }
 
 
+@pytest.mark.slow(quick=7)
 @pytest.mark.parametrize("score", saliency.SCORES)
 @pytest.mark.parametrize("name", FROZEN)
 def test_frozen_parameters_are_not_scored_pruned_compensated_or_trained(name, score):
     frozen = tuple(n for n in FROZEN[name] if n in dict(conv4().named_parameters()))
     pruned = learner(*frozen)
     before = values(pruned.model)
-    result = prune(pruned, (0.3, 0.2), trained, score=score)
+    result = prune(pruned, (0.3, 0.2), trained, method=score)
     after = values(pruned.model)
     assert all(torch.equal(after[n], before[n]) for n in frozen)
     assert not set(frozen) & {*result.masks, *pruned.masks}
@@ -149,7 +150,7 @@ def test_compensation_is_one_switch_for_every_score(score):
         "off": {"compensate": False},
     }.items():
         pruned = learner()
-        masks = prune(pruned, score=score, **settings).masks
+        masks = prune(pruned, method=score, **settings).masks
         found[how] = values(pruned.model), masks
     before = values(learner().model)
     weight = "blocks.2.conv.weight"
@@ -170,8 +171,8 @@ def test_the_arms_of_the_study_say_what_they_did(monkeypatch, tmp_path, score, e
     """So that the stored study means what it did: comparison scores are as published."""
     seen = {}
 
-    def watched(*args, **options):
-        seen.update(options)
+    def watched(learner, sampler, rounds, criterion, **options):
+        seen["compensate"] = criterion.compensate
         raise KeyboardInterrupt
 
     monkeypatch.setattr(anp_jobs.saliency, "anp_prune", watched)
@@ -333,6 +334,7 @@ def through_a_state_dict(pruned, other, folder):
     load_sparse(folder / "x.safetensors", other.model.state_dict())
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("frozen", [(), ("3",), ("1", "6"), ("0", "1", "3", "4")])
 @pytest.mark.parametrize(
     "through",
@@ -459,7 +461,7 @@ class Readers(nn.Module):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"score": "anp"}, {"score": "lobs", "compensate": False}, {"score": "magnitude"}],
+    [{"method": "anp"}, {"method": "lobs", "compensate": False}, {"method": "magnitude"}],
 )
 def test_a_hessian_of_one_reader_is_refused_before_any_work(tmp_path, settings):
     """Of a tied weight the inputs of one layer alone were seen, and compensated for."""
@@ -476,7 +478,7 @@ def test_a_hessian_of_one_reader_is_refused_before_any_work(tmp_path, settings):
 @pytest.mark.parametrize("score", ["magnitude", "snip", "random"])
 def test_a_tied_weight_is_pruned_by_what_needs_no_hessian(score):
     pruned = MAML(Readers("tied"), 0.1)
-    masks = prune(pruned, (0.5,), trained, score=score, compensate=False).masks
+    masks = prune(pruned, (0.5,), trained, method=score, compensate=False).masks
     assert pruned.model.second.weight is pruned.model.first.weight
     assert not pruned.model.second.weight[~masks["first.weight"]].any()
 

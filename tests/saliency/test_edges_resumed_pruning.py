@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from bilevel_cases import conv4, easy_source
 from gate_cases import gated, labelled, resnet
+from pruning_cases import prune
 from torch import nn
 
 from metalearn_tut import MAML, tasks
@@ -20,7 +21,6 @@ from metalearn_tut.block_voting import (
     train_gates,
     vote_and_prune,
 )
-from metalearn_tut.saliency import anp_prune
 
 # ANP
 
@@ -55,8 +55,7 @@ def smoothed(outputs, targets, amount=0.1):
 
 
 def anp(out, made, sampler, resume=False, **settings):
-    settings = {"n_tasks": 1, "progress": False, **settings}
-    return anp_prune(made, sampler, (0.2, 0.2), out=out, resume=resume, **settings)
+    return prune(made, sampler, (0.2, 0.2), n_tasks=1, out=out, resume=resume, **settings)
 
 
 LEARNERS = {
@@ -66,7 +65,7 @@ LEARNERS = {
         partial(learner, first_order=True),
         r"learner\.first_order was False, now True",
     ),
-    "a pull": (partial(learner, prox_weight=0.5), r"learner\.prox_weight was None, now 0\.5"),
+    "a pull": (partial(learner, prox_weight=0.5), r"learner\.prox_weight was 0\.0, now 0\.5"),
     "another loss": (
         partial(learner, loss=smoothed),
         r"learner\.loss was '.*cross_entropy', now",

@@ -11,7 +11,7 @@ from torch import nn
 
 from metalearn_tut import MAML
 from metalearn_tut.evaluation import cost
-from metalearn_tut.models import NORMS, CifarResNet, Conv4, ResNet12, deploy
+from metalearn_tut.models import NORMS, CifarResNet, Conv4, ResNet12
 from metalearn_tut.saliency.filters import best_filters, filter_scores, remove_filters
 
 NETWORKS = {
@@ -216,10 +216,6 @@ def chosen(*filters):
         (wrong(b1=chosen(0).float()), r"must be boolean of shape \[16\], got torch.float32"),
         (wrong(norm="group", b1=chosen(0, 3)), "must keep or drop whole groups of 2 filters"),
         (
-            lambda: remove_filters(deploy(Conv4(1, 5), {}, torch.rand(5, 1, 28, 28)), {}),
-            "not as it was built: remove filters before deploying",
-        ),
-        (
             lambda: remove_filters(Conv4(1, 5, (8, 16, 8, 8), "group"), {}),
             r"norms must have groups of one size, got \[1, 2\]",
         ),
@@ -249,6 +245,22 @@ def test_shares_that_are_none(keep, message):
         best_filters(network, random_scores(network), keep)
 
 
-def test_other_networks_are_refused():
-    with pytest.raises(TypeError, match="removed from Conv4 and ResNet12, got CifarResNet"):
-        remove_filters(CifarResNet(20), {})
+def test_a_network_that_cannot_be_followed_is_refused():
+    class Deciding(Conv4):
+        def embed(self, x, n_support=None):
+            return super().embed(x if x.sum() > 0 else -x, n_support)
+
+    network = Deciding(1, 5)
+    for call in (lambda: remove_filters(network, {}), lambda: filter_scores(network, {})):
+        with pytest.raises(ValueError, match=r"filters of Deciding cannot be removed: torch\.fx"):
+            call()
+
+
+def test_filters_of_other_networks_are_ranked_and_removed():
+    network = random_network(lambda: CifarResNet(20, 3))
+    kept = best_filters(network, random_scores(network), 0.5)
+    assert list(kept) == [f"blocks.{i}.conv1" for i in range(9)]  # the others end in a sum
+    narrow = remove_filters(network, kept)
+    assert [b.conv1.out_channels for b in narrow.blocks] == [8] * 3 + [16] * 3 + [32] * 3
+    with pytest.raises(ValueError, match=r"blocks\.0\.conv2 cannot lose filters: add needs all"):
+        remove_filters(network, {"blocks.0.conv2": chosen(3)})

@@ -19,7 +19,8 @@ from metalearn_tut.saliency import (
     schedule_to,
     select,
 )
-from metalearn_tut.saliency.masks import ALLOCATIONS, check_schedule
+from metalearn_tut.saliency.masks import ALLOCATIONS
+from metalearn_tut.saliency.plan import check_schedule
 
 SHAPES = {"a.weight": (3, 5), "a.bias": (3,), "b.weight": (4, 3, 2, 2), "c.weight": (7, 4)}
 SIZES = {"a": 18, "b": 48, "c": 28}
@@ -203,6 +204,7 @@ RELATIVES = {
 }
 
 
+@pytest.mark.slow(quick=4)
 @pytest.mark.parametrize("name", RELATIVES)
 def test_a7_pruned_weights_stay_0_in_both_loops_of_every_learner(name):
     learner = RELATIVES[name](conv4().float())

@@ -6,11 +6,14 @@ from itertools import pairwise
 import pytest
 import torch
 from bilevel_cases import conv4, easy_source
+from pruning_cases import prune as prune_on
 
 from metalearn_tut import MAML, Reptile, meta_train
 from metalearn_tut.learners.maml import anil, meta_sgd
 from metalearn_tut.saliency import (
     SCORES,
+    Criterion,
+    Rounds,
     anp_prune,
     check_pruned,
     full_masks,
@@ -38,8 +41,7 @@ def retrained(learner, number):
 
 
 def prune(learner, schedule=(0.3, 0.2), retrain=None, **settings):
-    settings = {"n_tasks": 2, "progress": False, **settings}
-    return anp_prune(learner, SAMPLER, schedule, retrain, **settings)
+    return prune_on(learner, SAMPLER, schedule, retrain, **settings)
 
 
 def state(learner):
@@ -86,9 +88,12 @@ def test_rounds_take_fresh_tasks_and_keep_what_is_gone_away():
     sampler, kept = Watched(), []
     pruned = learner()
     result = anp_prune(
-        pruned, sampler, (0.2, 0.2, 0.1), lambda le, r: kept.append(full_masks(le)),
-        n_tasks=3, first_task=5, progress=False,
-    )  # fmt: skip
+        pruned,
+        sampler,
+        Rounds((0.2, 0.2, 0.1), lambda le, r: kept.append(full_masks(le))),
+        Criterion(n_tasks=3, first_task=5),
+        progress=False,
+    )
     assert sampler.asked == tuple(range(5, 14))
     for before, after in pairwise(kept):
         assert not any((after[n] & ~before[n]).any() for n in before)
@@ -101,7 +106,7 @@ def test_lobs_is_anp_without_inner_steps_and_not_with_them():
     found = {}
     for name, settings in {
         "anp": {},
-        "lobs": {"score": "lobs"},
+        "lobs": {"method": "lobs"},
         "no steps": {"inner_steps": 0},
         "more steps": {"inner_steps": 5},
     }.items():
@@ -114,10 +119,11 @@ def test_lobs_is_anp_without_inner_steps_and_not_with_them():
         )
 
 
+@pytest.mark.slow(quick=3)
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score_prunes_and_retrains(score):
     pruned = learner()
-    result = prune(pruned, retrain=retrained, score=score)
+    result = prune(pruned, retrain=retrained, method=score)
     assert [r["retrained"] for r in result.history] == [{"seen": 1}, {"seen": 2}]
     assert result.history[1]["kept"] == pytest.approx(0.5, abs=0.03)
     check_pruned(pruned.meta_parameters(), result.masks)
@@ -138,6 +144,7 @@ def test_compensation_keeps_the_outputs_of_a_layer_closer(update_hinv):
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.slow(quick=2)
 @pytest.mark.parametrize(
     ("make", "settings"),
     [
@@ -197,6 +204,7 @@ class Stopped(Exception):
     pass
 
 
+@pytest.mark.slow(quick=1)
 @pytest.mark.parametrize(
     ("stop_at", "same_learner", "score"),
     [(1, True, "anp"), (1, False, "random"), (2, False, "anp"), (3, True, "random")],
@@ -204,7 +212,7 @@ class Stopped(Exception):
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, stop_at, same_learner, score):
     schedule = (0.2, 0.2, 0.1)
     whole = learner()
-    expected = prune(whole, schedule, retrained, score=score)
+    expected = prune(whole, schedule, retrained, method=score)
 
     def stops(learner, number):
         if number == stop_at:
@@ -214,14 +222,14 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, stop_at, same_
 
     other = learner()
     with pytest.raises(Stopped):
-        prune(other, schedule, stops, score=score, out=tmp_path)
+        prune(other, schedule, stops, method=score, out=tmp_path)
     assert len(list(tmp_path.iterdir())) == stop_at  # the start, and every finished round
     other = other if same_learner else learner()
-    found = prune(other, schedule, retrained, score=score, out=tmp_path, resume=True)
+    found = prune(other, schedule, retrained, method=score, out=tmp_path, resume=True)
     assert_equal(found.masks, expected.masks)
     assert_equal(state(other), state(whole))
     assert found.history == expected.history
-    again = prune(learner(), schedule, Stopped, score=score, out=tmp_path, resume=True)
+    again = prune(learner(), schedule, Stopped, method=score, out=tmp_path, resume=True)
     assert again.history == expected.history
 
 
@@ -252,19 +260,17 @@ def test_later_shares_may_be_others_and_earlier_ones_may_not(tmp_path):
     assert_equal(longer.masks, prune(learner(), (0.2, 0.2, 0.1)).masks)
     with pytest.raises(ValueError, match=r"cannot resume .*: schedule was .* now \[0\.3"):
         prune(learner(), (0.3, 0.2, 0.1), out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"guard was 1e-05, now 0\.1"):
+    with pytest.raises(ValueError, match=r"criterion\.guard was 1e-05, now 0\.1"):
         prune(learner(), (0.2, 0.2, 0.1), guard=0.1, out=tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"learner\.method was 'MAML', now 'Reptile'"):
         prune(learner(Reptile), (0.2, 0.2, 0.1), out=tmp_path, resume=True)
-    with pytest.raises(
-        FileExistsError, match=r"holds a pruning run: go on with it \(resume=True\)"
-    ):
+    with pytest.raises(FileExistsError, match=r"holds a run: go on with it \(resume=True"):
         prune(learner(), (0.2, 0.2), out=tmp_path)
 
 
 def test_what_a_killed_process_left_is_no_round(tmp_path):
     prune(learner(), (0.2,), out=tmp_path)
-    (tmp_path / ".round_02-abcd.safetensors").write_bytes(b"half")
+    (tmp_path / ".round_02-0123abcd.safetensors").write_bytes(b"half")
     result = prune(learner(), (0.2, 0.2), out=tmp_path, resume=True)
     assert len(result.history) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -298,7 +304,7 @@ def test_a_damaged_round_is_named_and_the_learner_left_alone(tmp_path):
         ({"schedule": (0.5, 0.5)}, "round 2: layer 'blocks.0.conv' would be pruned fully"),
         ({"schedule": (0.5, 0.5), "allocation": "lamp"}, "round 2: the network is to give"),
         ({"schedule": (1.5,)}, r"step must be a share in \[0, 1\), got 1.5"),
-        ({"score": "grasp"}, "score must be one of 'anp', 'lobs', .* got 'grasp'"),
+        ({"method": "grasp"}, "method must be one of 'anp', 'lobs', .* got 'grasp'"),
         ({"n_tasks": 0}, "n_tasks must be an integer >= 1, got 0"),
         ({"data": "train"}, "data must be one of"),
         ({"layers": ["blocks.0.norm"]}, "only Conv2d and Linear can"),

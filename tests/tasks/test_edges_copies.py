@@ -6,15 +6,12 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
+from stored import written
 
 from metalearn_tut.tasks import cifar10, mini_imagenet, omniglot
 from metalearn_tut.tasks.omniglot.source import VALIDATION_ALPHABETS
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("METALEARN_TUT_DATA", raising=False)
+pytestmark = pytest.mark.usefixtures("own_cache", "no_real_data")
 
 
 def encoded(*seed, kind="PNG", mode="RGB", side=8):
@@ -22,13 +19,6 @@ def encoded(*seed, kind="PNG", mode="RGB", side=8):
     buffer = io.BytesIO()
     Image.fromarray(x).convert(mode).save(buffer, kind)
     return buffer.getvalue()
-
-
-def write(root, members):
-    for name, data in members.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
 
 
 # Omniglot
@@ -50,11 +40,11 @@ def test_copies_beside_the_drawings_are_refused(tmp_path):
     copies = {name.replace(".png", " (1).png"): data for name, data in members.items()}
     said = r"Anglo-Saxon_Futhorc/character1 has 8 files, but 4 different drawings: remove"
     with pytest.raises(ValueError, match=said):
-        omniglot("train", write(tmp_path / "data", members | copies), size=8)
+        omniglot("train", written(tmp_path / "data", members | copies), size=8)
 
 
 def test_drawings_in_two_formats_are_refused(tmp_path):
-    root = write(tmp_path / "data", drawings() | drawings(suffix=".jpg", kind="JPEG"))
+    root = written(tmp_path / "data", drawings() | drawings(suffix=".jpg", kind="JPEG"))
     with pytest.raises(ValueError, match=r"holds .*Futhorc/character1/0 in two formats: remove"):
         omniglot("train", root, size=8)
 
@@ -63,7 +53,7 @@ def test_a_single_drawing_that_is_there_twice_is_as_in_the_original(tmp_path):
     members = drawings()
     greek = "images_background/Greek/character1/"
     members[f"{greek}3.png"] = members[f"{greek}0.png"]
-    source = omniglot("train", write(tmp_path / "data", members), size=8)
+    source = omniglot("train", written(tmp_path / "data", members), size=8)
     assert [len(rows) for rows in source.rows] == [4, 4]
 
 
@@ -95,7 +85,7 @@ def listed(change=lambda text: text):
 )
 def test_lists_as_spreadsheets_write_them_are_read(tmp_path, change):
     found, expected = (
-        mini_imagenet("train", write(tmp_path / name, members), size=8)
+        mini_imagenet("train", written(tmp_path / name, members), size=8)
         for name, members in (("one", listed(change)), ("two", listed()))
     )
     assert found.class_names == ("n1", "n2")
@@ -103,7 +93,7 @@ def test_lists_as_spreadsheets_write_them_are_read(tmp_path, change):
 
 
 def test_a_file_that_is_listed_once_and_there_twice_is_refused(tmp_path):
-    root = write(tmp_path / "data", listed() | {"images/more/n1_0.png": encoded(99)})
+    root = written(tmp_path / "data", listed() | {"images/more/n1_0.png": encoded(99)})
     with pytest.raises(ValueError, match=r"lists one file, .* has two: more/n1_0.png and n1_0.png"):
         mini_imagenet("train", root, size=8)
     mini_imagenet("test", root, size=8)  # which does not ask for it
@@ -112,14 +102,14 @@ def test_a_file_that_is_listed_once_and_there_twice_is_refused(tmp_path):
 def test_a_file_of_two_splits_is_refused_under_whatever_label(tmp_path):
     members = listed() | {"val.csv": b"filename,label\nn1_0.png,n3\nn3_1.png,n3\n"}
     with pytest.raises(ValueError, match=r"must share no file, both have n1_0\.png"):
-        mini_imagenet("train", write(tmp_path / "data", members), size=8)
+        mini_imagenet("train", written(tmp_path / "data", members), size=8)
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_a_list_in_another_encoding_is_named(tmp_path, encoding):
     members = listed() | {"train.csv": "filename,label\nn1_0.png,né\n".encode(encoding)}
     with pytest.raises(ValueError, match=r"train\.csv must be text in UTF-8"):
-        mini_imagenet("train", write(tmp_path / "data", members), size=8)
+        mini_imagenet("train", written(tmp_path / "data", members), size=8)
 
 
 # CIFAR-10's batches
@@ -141,6 +131,6 @@ def batch(labels):
 )
 def test_batches_that_are_not_whole_are_refused(tmp_path, labels, said):
     """The first ten images are promised to be one of each class."""
-    root = write(tmp_path / "data", {"cifar-10-batches-py/test_batch": batch(labels)})
+    root = written(tmp_path / "data", {"cifar-10-batches-py/test_batch": batch(labels)})
     with pytest.raises(ValueError, match=said):
         cifar10("test", root)

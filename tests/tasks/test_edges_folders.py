@@ -5,55 +5,23 @@ import json
 import os
 import pickle
 import sys
-import tarfile
 import unicodedata
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from stored import picture, written
 
 from metalearn_tut.runs import building as runs
 from metalearn_tut.tasks import cifar10, image_folder, mini_imagenet
 from metalearn_tut.tasks.cifar10 import CLASSES
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("METALEARN_TUT_DATA", raising=False)
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache", "no_real_data")
 
 
 def pixels(*seed, side=8):
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-
-
-def encoded(array, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def write(path, members):
-    """A folder, zip or tar, by its suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(name, data)
-    elif path.suffix == ".tar":
-        with tarfile.open(path, "w") as archive:
-            for name, data in members.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-    else:
-        for name, data in members.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
-    return path
 
 
 def seed_of(name):
@@ -62,7 +30,7 @@ def seed_of(name):
 
 def pictures(names, count=3, pattern="{name}/{i}.png"):
     return {
-        pattern.format(name=name, i=i): encoded(pixels(seed_of(name), i))
+        pattern.format(name=name, i=i): picture(pixels(seed_of(name), i))
         for name in names
         for i in range(count)
     }
@@ -89,7 +57,7 @@ SCRIPTS = ["Ελληνικά", "Кошка", "कुत्ता", "猫", "🦊"
 def test_one_folder_is_one_class(tmp_path, kind, names, above):
     members = {above + n: d for n, d in pictures(names).items()}
     members |= {above + "README.txt": b"mine", "__MACOSX/cat/._0.png": b""}
-    check(image_folder(write(tmp_path / kind, members), size=8), sorted(names))
+    check(image_folder(written(tmp_path / kind, members), size=8), sorted(names))
 
 
 def test_pictures_of_every_kind_and_size_become_squares(tmp_path):
@@ -97,13 +65,13 @@ def test_pictures_of_every_kind_and_size_become_squares(tmp_path):
     wide[:, 20:40] = 200
     clear = np.dstack([np.zeros((30, 30, 3), np.uint8), np.zeros((30, 30), np.uint8)])
     members = {
-        "a/wide.png": encoded(wide),
-        "a/tall.JPEG": encoded(np.full((90, 30, 3), 77, np.uint8), "JPEG"),
-        "b/clear.png": encoded(clear),
-        "b/deep.tif": encoded(np.full((9, 9), 257 * 50, np.uint16), "TIFF"),
-        "b/one.gif": encoded(np.ones((7, 7), bool), "GIF"),
+        "a/wide.png": picture(wide),
+        "a/tall.JPEG": picture(np.full((90, 30, 3), 77, np.uint8), "JPEG"),
+        "b/clear.png": picture(clear),
+        "b/deep.tif": picture(np.full((9, 9), 257 * 50, np.uint16), "TIFF"),
+        "b/one.gif": picture(np.ones((7, 7), bool), "GIF"),
     }
-    source = image_folder(write(tmp_path / "mine", members), size=16)
+    source = image_folder(written(tmp_path / "mine", members), size=16)
     assert source.images.shape == (5, 3, 16, 16) and source.images.dtype == np.uint8
     # in the order of their names: a/tall, a/wide, b/clear, b/deep, b/one
     assert [int(image[0, 8, 8]) for image in source.images[:]] == [77, 200, 255, 50, 255]
@@ -116,12 +84,12 @@ def test_split_folders_are_used_and_otherwise_the_classes_are_split(tmp_path):
     inside = {
         f"{folder}/{n}": d for folder, names in folders.items() for n, d in pictures(names).items()
     }
-    root = write(tmp_path / "split", {f"mine/{n}": d for n, d in inside.items()})
+    root = written(tmp_path / "split", {f"mine/{n}": d for n, d in inside.items()})
     check(image_folder(root, "train", size=8), ANIMALS[:2])
     check(image_folder(root, "validation", size=8), ANIMALS[2:4])
     check(image_folder(root, "test", size=8), ANIMALS[4:])
     check(image_folder(root / "mine" / "val", size=8), ANIMALS[2:4])
-    plain = write(tmp_path / "plain", pictures(ANIMALS))
+    plain = written(tmp_path / "plain", pictures(ANIMALS))
     parts = [image_folder(plain, split, size=8) for split in ("train", "validation", "test")]
     names = [name for part in parts for name in part.class_names]
     assert sorted(names) == ANIMALS and [len(p.rows) for p in parts] == [3, 1, 1]
@@ -131,14 +99,14 @@ def test_split_folders_are_used_and_otherwise_the_classes_are_split(tmp_path):
 
 def test_groups_are_folders_of_classes(tmp_path):
     names = ["birds/emu", "birds/wren", "mammals/cat", "mammals/dog"]
-    root = write(tmp_path / "mine", pictures(names))
+    root = written(tmp_path / "mine", pictures(names))
     source = image_folder(root, size=8, groups=True)
     check(source, names)
     assert source.groups == ("birds", "birds", "mammals", "mammals")
 
 
-def test_what_was_decoded_is_kept_until_a_file_changes(tmp_path, cache, monkeypatch):
-    root = write(tmp_path / "mine", pictures(ANIMALS))
+def test_what_was_decoded_is_kept_until_a_file_changes(tmp_path, own_cache, monkeypatch):
+    root = written(tmp_path / "mine", pictures(ANIMALS))
     check(image_folder(root, size=8), ANIMALS)
     with monkeypatch.context() as patch:
         patch.setattr(sys.modules[image_folder.__module__], "decode_square", None)
@@ -146,7 +114,7 @@ def test_what_was_decoded_is_kept_until_a_file_changes(tmp_path, cache, monkeypa
         with pytest.raises(TypeError):  # another size is decoded anew
             image_folder(root, size=9)
     times = (root / "cat" / "0.png").stat()
-    (root / "cat" / "0.png").write_bytes(encoded(pixels(1, 2, 3)))
+    (root / "cat" / "0.png").write_bytes(picture(pixels(1, 2, 3)))
     os.utime(root / "cat" / "0.png", ns=(times.st_atime_ns, times.st_mtime_ns))
     found = image_folder(root, size=8).images_of(0, [0])[0]
     np.testing.assert_array_equal(found, pixels(1, 2, 3).transpose(2, 0, 1))
@@ -154,11 +122,11 @@ def test_what_was_decoded_is_kept_until_a_file_changes(tmp_path, cache, monkeypa
 
 def test_the_same_pictures_in_a_folder_or_an_archive_are_the_same_tasks(tmp_path):
     sources = [
-        image_folder(write(tmp_path / kind, pictures(SCRIPTS)), size=8)
+        image_folder(written(tmp_path / kind, pictures(SCRIPTS)), size=8)
         for kind in ("one", "two.zip", "three.tar")
     ]
     assert len({source.fingerprint() for source in sources}) == 1
-    moved = image_folder(write(tmp_path / "four", pictures(SCRIPTS)), size=9)
+    moved = image_folder(written(tmp_path / "four", pictures(SCRIPTS)), size=9)
     assert moved.fingerprint() != sources[0].fingerprint()
 
 
@@ -166,7 +134,7 @@ def test_the_same_pictures_in_a_folder_or_an_archive_are_the_same_tasks(tmp_path
 
 
 def test_classes_with_few_pictures_are_left_out_by_name(tmp_path):
-    root = write(tmp_path / "mine", {**pictures(ANIMALS[:3], 5), **pictures(["few", "rare"], 2)})
+    root = written(tmp_path / "mine", {**pictures(ANIMALS[:3], 5), **pictures(["few", "rare"], 2)})
     message = "mine: left out 2 of 5 classes with fewer than 5 images: 'few' has 2, 'rare' has 2"
     with pytest.warns(UserWarning, match=message):
         source = image_folder(root, size=8, min_images=5)
@@ -179,7 +147,7 @@ def test_classes_with_few_pictures_are_left_out_by_name(tmp_path):
 
 
 def test_a_class_folder_without_a_picture_is_named(tmp_path):
-    root = write(tmp_path / "mine", {**pictures(ANIMALS[:2]), "notes/a.txt": b"", "x.csv": b""})
+    root = written(tmp_path / "mine", {**pictures(ANIMALS[:2]), "notes/a.txt": b"", "x.csv": b""})
     (root / "empty").mkdir()
     with pytest.warns(UserWarning, match="left out 2 of 4 .*'empty' has 0, 'notes' has 0"):
         source = image_folder(root, size=8)
@@ -213,7 +181,7 @@ WRONG = {
         r"'test/cat' and 'train/cat' in .*mine are one class: .*in one split only",
     ),
     "two broken": (
-        {**pictures(["cat", "dog"]), "cat/0.png": b"?", "dog/1.png": encoded(pixels(1))[:80]},
+        {**pictures(["cat", "dog"]), "cat/0.png": b"?", "dog/1.png": picture(pixels(1))[:80]},
         r"2 of 6 pictures are broken: .*cat/0\.png in .*; .*dog/1\.png",
     ),
     "a kind that is not read": (
@@ -229,21 +197,21 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("kind", ["mine", "mine.zip"])
-def test_what_is_wrong_with_a_folder_is_said(tmp_path, cache, name, kind):
+def test_what_is_wrong_with_a_folder_is_said(tmp_path, own_cache, name, kind):
     members, message = WRONG[name]
     if None in members.values():
         large = io.BytesIO()
         Image.new("1", (10_000, 10_000)).save(large, "PNG")
         members = {**members, "dog/1.png": large.getvalue()}
-    root = write(tmp_path / kind, members)
+    root = written(tmp_path / kind, members)
     root.mkdir(exist_ok=True) if kind == "mine" else None
     with pytest.raises(ValueError, match=message.replace("mine", root.name)):
         image_folder(root, "train" if "splits" in name else None, size=8)
-    assert not cache.exists() or not list(cache.glob("*.npy"))
+    assert not own_cache.exists() or not list(own_cache.glob("*.npy"))
 
 
 def test_arguments_that_are_wrong_are_named(tmp_path):
-    root = write(tmp_path / "mine", pictures(ANIMALS[:2]))
+    root = written(tmp_path / "mine", pictures(ANIMALS[:2]))
     for arguments, message in (
         ({"size": 0}, "size must be an integer >= 1, got 0"),
         ({"size": True}, "size must be an integer >= 1, got True"),
@@ -256,7 +224,7 @@ def test_arguments_that_are_wrong_are_named(tmp_path):
             image_folder(root, **{"size": 8, **arguments})
     with pytest.raises(FileNotFoundError, match=r"needs a folder, zip or tar, got .*nowhere"):
         image_folder(tmp_path / "nowhere")
-    parts = write(tmp_path / "parts", {f"train/{n}": d for n, d in pictures(ANIMALS).items()})
+    parts = written(tmp_path / "parts", {f"train/{n}": d for n, d in pictures(ANIMALS).items()})
     with pytest.raises(ValueError, match="has folders for train: name one as split"):
         image_folder(parts, size=8)
     with pytest.raises(FileNotFoundError, match="has folders for train, but none for test"):
@@ -264,7 +232,7 @@ def test_arguments_that_are_wrong_are_named(tmp_path):
 
 
 def test_a_configuration_reads_pictures_and_needs_their_root(tmp_path):
-    root = write(tmp_path / "mine", pictures(ANIMALS))
+    root = written(tmp_path / "mine", pictures(ANIMALS))
     data = {"name": "image_folder", "size": np.int64(8), "channels": 1}
     parts = [runs.build_source(data, split, root) for split in ("train", "validation", "test")]
     assert sorted(name for part in parts for name in part.class_names) == ANIMALS
@@ -281,7 +249,7 @@ KEYS = {"train": "train", "validation": "val", "test": "test"}
 
 def of_split(key, pattern, name="{name}{i:04}.png"):
     return {
-        pattern.format(key=key, name=wnid) + name.format(name=wnid, i=i): encoded(
+        pattern.format(key=key, name=wnid) + name.format(name=wnid, i=i): picture(
             pixels(seed_of(wnid), i, side=84)
         )
         for wnid in SPLITS[key]
@@ -309,7 +277,7 @@ def test_mini_imagenet_in_the_layouts_that_people_have(tmp_path, layout, own):
     for key in SPLITS:
         members |= of_split(key, LAYOUTS[layout])
         members |= {f"{key}.csv": listing(key)} if layout == "csv" else {}
-    root = write(tmp_path / "data", {own + n: d for n, d in members.items()})
+    root = written(tmp_path / "data", {own + n: d for n, d in members.items()})
     fingerprints = set()
     for split, key in KEYS.items():
         source = mini_imagenet(split, root)
@@ -322,8 +290,8 @@ def test_mini_imagenet_in_the_layouts_that_people_have(tmp_path, layout, own):
 
 
 def test_images_of_a_csv_may_be_packed(tmp_path):
-    root = write(tmp_path / "data", {f"{key}.csv": listing(key, "") for key in SPLITS})
-    write(root / "images.zip", {n: d for key in SPLITS for n, d in of_split(key, "a/b/").items()})
+    root = written(tmp_path / "data", {f"{key}.csv": listing(key, "") for key in SPLITS})
+    written(root / "images.zip", {n: d for key in SPLITS for n, d in of_split(key, "a/b/").items()})
     assert mini_imagenet("train", root).class_names == ("n03", "n01")
 
 
@@ -348,7 +316,7 @@ def test_what_is_wrong_with_a_csv_is_said(tmp_path, name):
     for key in SPLITS:
         members |= of_split(key, "images/")
     with pytest.raises(ValueError, match=message):
-        mini_imagenet("train", write(tmp_path / "data", members))
+        mini_imagenet("train", written(tmp_path / "data", members))
 
 
 class Evil:
@@ -368,7 +336,7 @@ class Evil:
     ],
 )
 def test_pickles_of_mini_imagenet_are_refused_unread_and_why(tmp_path, name):
-    root = write(tmp_path / "data", {name: pickle.dumps(Evil(tmp_path / "ran"))})
+    root = written(tmp_path / "data", {name: pickle.dumps(Evil(tmp_path / "ran"))})
     with pytest.raises(ValueError, match="is a pickle, and to read one is to run") as caught:
         mini_imagenet("train", root)
     assert Path(name).name in str(caught.value) and "tasks.from_arrays" in str(caught.value)
@@ -395,7 +363,7 @@ def binary(pattern):
 
 def numbered(names):
     return {
-        f"{part}/{name}/{i}.png": encoded(pixels(len(part), b, c, k, side=32))
+        f"{part}/{name}/{i}.png": picture(pixels(len(part), b, c, k, side=32))
         for part, batches in (("train", 5), ("test", 1))
         for c, name in enumerate(names)
         for i, (b, k) in enumerate((b, k) for b in range(batches) for k in range(2))
@@ -423,7 +391,7 @@ CIFAR = {
 
 @pytest.mark.parametrize("layout", CIFAR)
 def test_cifar10_in_the_layouts_that_people_have(tmp_path, layout):
-    root = write(tmp_path / "data", CIFAR[layout]())
+    root = written(tmp_path / "data", CIFAR[layout]())
     test = cifar10("test", root)
     assert test.labels.tolist() == list(range(10)) * 2
     expected = [pixels(4, 0, c, i, side=32).transpose(2, 0, 1) for i in range(2) for c in range(10)]
@@ -442,6 +410,6 @@ def test_cifar10_in_the_layouts_that_people_have(tmp_path, layout):
     ],
 )
 def test_binary_files_that_are_none_are_named(tmp_path, data, message):
-    root = write(tmp_path / "data", {"cifar-10-batches-bin/test_batch.bin": data})
+    root = written(tmp_path / "data", {"cifar-10-batches-bin/test_batch.bin": data})
     with pytest.raises(ValueError, match=rf"test_batch\.bin in .*{message}"):
         cifar10("test", root)

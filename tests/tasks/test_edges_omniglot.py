@@ -1,31 +1,18 @@
 """Omniglot as it lies on people's disks: no drawing in two splits, no class of two characters."""
 
-import io
 import shutil
-import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from stored import picture, written
 
 from metalearn_tut.tasks import omniglot
 from metalearn_tut.tasks.omniglot.source import VALIDATION_ALPHABETS
 
+pytestmark = pytest.mark.usefixtures("own_cache", "no_real_data")
+
 ALPHABETS = sorted(["Greek", "Latin", *VALIDATION_ALPHABETS])
 STEM = "images_background"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("METALEARN_TUT_DATA", raising=False)
-    return tmp_path / "cache"
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def drawing(*seed):
@@ -37,7 +24,7 @@ def members(above=STEM, count=3, below=""):
     return {
         "/".join(
             filter(None, [above, alphabet, f"character{c + 1:02}", below, f"{d:02}.png"])
-        ): png(drawing(a, c, d))
+        ): picture(drawing(a, c, d))
         for a, alphabet in enumerate(ALPHABETS)
         for c in range(2)
         for d in range(count)
@@ -45,15 +32,7 @@ def members(above=STEM, count=3, below=""):
 
 
 def write(root, contents, packed):
-    if packed:
-        root.mkdir(parents=True)
-        with zipfile.ZipFile(root / f"{STEM}.zip", "w") as archive:
-            for name, data in contents.items():
-                archive.writestr(name, data)
-    else:
-        for name, data in contents.items():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(data)
+    written(root / f"{STEM}.zip" if packed else root, contents)
     return root
 
 
@@ -91,7 +70,7 @@ def test_a_character_has_as_many_drawings_as_it_has(tmp_path, count):
 @pytest.mark.parametrize(
     "second", [f"{STEM}/{STEM}", f"{STEM}/omniglot/python", f"{STEM}/copy", f"{STEM} (2)"]
 )
-def test_unzipped_twice_is_refused_naming_both_folders(tmp_path, cache, packed, second):
+def test_unzipped_twice_is_refused_naming_both_folders(tmp_path, own_cache, packed, second):
     if not packed and second == f"{STEM} (2)":
         second = f"{STEM}/{second}"
     root = write(tmp_path / "data", {**members(), **members(second)}, packed)
@@ -100,7 +79,7 @@ def test_unzipped_twice_is_refused_naming_both_folders(tmp_path, cache, packed, 
             omniglot(split, root)
         assert str(root / (f"{STEM}.zip/{STEM}" if packed else STEM)) in str(caught.value)
         assert second in str(caught.value) and "remove one" in str(caught.value)
-    assert not cache.exists() or not list(cache.iterdir())
+    assert not own_cache.exists() or not list(own_cache.iterdir())
 
 
 def test_one_alphabet_unzipped_twice_is_enough(tmp_path):
@@ -161,7 +140,7 @@ def test_the_class_that_differs_is_named_and_not_the_others(tmp_path, change, me
     if change < 0:
         del contents[f"{STEM}/Greek/character02/01.png"]
     else:
-        contents[f"{STEM}/Greek/character02/9.png"] = png(drawing(99))
+        contents[f"{STEM}/Greek/character02/9.png"] = picture(drawing(99))
     with pytest.raises(ValueError, match=rf"Greek/character02 in .*: it has {message}"):
         omniglot("train", write(tmp_path / "data", contents, True))
 

@@ -6,7 +6,6 @@ import torch
 
 from metalearn_tut import MAML, tasks
 from metalearn_tut.rank_losses import (
-    DCARange,
     LogNormalGuidance,
     RankedRange,
     ThresholdTracker,
@@ -99,7 +98,6 @@ def test_ranks_are_whole_numbers_of_any_library(integer):
     for make in (
         lambda one, two, three: RankedRange(one, three, burn_in=two),
         lambda one, two, three: ThresholdTracker(one, three, burn_in=two),
-        lambda one, two, three: DCARange(one, three, every=two),
         lambda one, two, three: LogNormalGuidance(every=two, burn_in=one),
         lambda one, two, three: WorstMixture(two * three, burn_in=one),
     ):
@@ -116,7 +114,6 @@ def test_what_is_no_whole_number_is_no_rank(wrong):
         lambda: RankedRange(wrong, 3),
         lambda: RankedRange(0, wrong),
         lambda: RankedRange(0, 3, burn_in=wrong),
-        lambda: DCARange(0, 3, every=wrong),
         lambda: LogNormalGuidance(every=wrong),
     ):
         with pytest.raises(ValueError, match=f"must be an integer.* got {wrong!r}"):

@@ -11,17 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from stored import picture as picture_file
 
 from metalearn_tut.tasks import cifar10
 from metalearn_tut.tasks.cifar10 import CLASSES
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TRAIN_PER_CLASS, TEST_PER_CLASS = 20, 3
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def picture(part, c, i):
@@ -83,9 +80,7 @@ def write_official(root, members, packed=True):
 
 
 def png(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array.transpose(1, 2, 0)).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return picture_file(array.transpose(1, 2, 0), compress_level=1)
 
 
 def write_classes(root):
@@ -137,12 +132,12 @@ def test_flags_of_old_pickles_become_booleans(monkeypatch):
     assert str(module._dtype(b"u1", 0, 1)) == "('u1', False, True)"
 
 
-def test_second_use_comes_from_the_cache(tmp_path, cache, monkeypatch):
+def test_second_use_comes_from_the_cache(tmp_path, own_cache, monkeypatch):
     write_official(tmp_path, batches())
     first = cifar10("train", tmp_path)
     monkeypatch.setattr(sys.modules[cifar10.__module__], "_from_batches", None)
     np.testing.assert_array_equal(cifar10("train", tmp_path).images, first.images)
-    assert len(list(cache.iterdir())) == 1  # validation is read from the same file
+    assert len(list(own_cache.iterdir())) == 1  # validation is read from the same file
     assert len(cifar10("validation", tmp_path).labels) == 20
 
 
@@ -183,11 +178,11 @@ def test_a_pickle_that_calls_anything_else_is_refused_before_it_runs(tmp_path):
         (modern_pickle(np.zeros((2, 3072), np.uint8), np.array([0, 10])), r"labels in 0\.\.9"),
     ],
 )
-def test_damaged_batch_is_named(tmp_path, cache, batch, message):
+def test_damaged_batch_is_named(tmp_path, own_cache, batch, message):
     write_official(tmp_path / "d", {"test_batch": batch})
     with pytest.raises(ValueError, match=message):
         cifar10("test", tmp_path / "d")
-    assert not cache.exists() or not list(cache.iterdir())
+    assert not own_cache.exists() or not list(own_cache.iterdir())
 
 
 def test_truncated_archive_and_missing_batch_are_named(tmp_path):

@@ -1,47 +1,17 @@
 """Finding and reading files: what is damaged is named, what was decoded is kept."""
 
 import io
-import tarfile
-import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
+from stored import written
 
 from metalearn_tut.tasks import files
 
+pytestmark = pytest.mark.usefixtures("own_cache", "no_real_data")
+
 MEMBERS = {"b/two.png": b"second", "a/one.PNG": b"first", "note.txt": b"x"}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("METALEARN_TUT_DATA", raising=False)
-    return tmp_path / "cache"
-
-
-def write_zip(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return path
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def write_folder(path, members):
-    for name, data in members.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
-    return path
 
 
 # --- where files are looked for ---------------------------------------------------------
@@ -52,10 +22,10 @@ def test_root_is_the_only_place_when_it_is_given(tmp_path, monkeypatch):
     assert files.data_folders("omniglot", tmp_path) == [tmp_path / "omniglot", tmp_path]
 
 
-def test_data_variable_comes_before_the_cache(tmp_path, cache, monkeypatch):
-    assert files.data_folders("x", None) == [cache / "x", cache]
+def test_data_variable_comes_before_the_cache(tmp_path, own_cache, monkeypatch):
+    assert files.data_folders("x", None) == [own_cache / "x", own_cache]
     monkeypatch.setenv("METALEARN_TUT_DATA", str(tmp_path))
-    assert files.data_folders("x", None) == [tmp_path / "x", tmp_path, cache / "x", cache]
+    assert files.data_folders("x", None) == [tmp_path / "x", tmp_path, own_cache / "x", own_cache]
 
 
 def test_absent_file_says_what_where_and_how():
@@ -67,13 +37,10 @@ def test_absent_file_says_what_where_and_how():
 # --- reading ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "write, name",
-    [(write_zip, "d.zip"), (write_tar, "d.tar"), (write_tar, "d.tar.gz"), (write_folder, "d")],
-)
-def test_a_zip_a_tar_and_a_folder_read_alike(tmp_path, write, name):
+@pytest.mark.parametrize("name", ["d.zip", "d.tar", "d.tar.gz", "d"])
+def test_a_zip_a_tar_and_a_folder_read_alike(tmp_path, name):
     hidden = {"__MACOSX/a/._one.PNG": b"", ".DS_Store": b"", "a/.hidden.png": b""}
-    path = write(tmp_path / name, {**MEMBERS, **hidden})
+    path = written(tmp_path / name, {**MEMBERS, **hidden})
     with files.opened(path) as (names, read):
         assert names == ["a/one.PNG", "b/two.png", "note.txt"]
         assert files.image_names(names) == ["a/one.PNG", "b/two.png"]
@@ -83,7 +50,7 @@ def test_a_zip_a_tar_and_a_folder_read_alike(tmp_path, write, name):
 @pytest.mark.parametrize("name", ["d.zip", "d.tar", "d.tar.gz"])
 def test_truncated_archive_is_named(tmp_path, name):
     members = {f"{i}.png": np.random.default_rng(i).bytes(3000) for i in range(9)}
-    path = (write_zip if name == "d.zip" else write_tar)(tmp_path / name, members)
+    path = written(tmp_path / name, members)
     path.write_bytes(path.read_bytes()[:5000])
     message = rf"cannot read .*{name}.*fetch the file again"
     with pytest.raises(ValueError, match=message), files.opened(path):
@@ -91,7 +58,7 @@ def test_truncated_archive_is_named(tmp_path, name):
 
 
 def test_altered_member_of_a_zip_is_named(tmp_path):
-    path = write_zip(tmp_path / "d.zip", MEMBERS)
+    path = written(tmp_path / "d.zip", MEMBERS)
     path.write_bytes(path.read_bytes().replace(b"second", b"sekond"))
     with files.opened(path) as (_, read):
         assert read("a/one.PNG") == b"first"
@@ -100,7 +67,7 @@ def test_altered_member_of_a_zip_is_named(tmp_path):
 
 
 def test_error_of_the_caller_keeps_its_kind(tmp_path):
-    with pytest.raises(KeyError, match="mine"), files.opened(write_zip(tmp_path / "d.zip", {})):
+    with pytest.raises(KeyError, match="mine"), files.opened(written(tmp_path / "d.zip", {})):
         raise KeyError("mine")
 
 
@@ -134,7 +101,7 @@ def test_decode_rgb_resizes_and_repeats_gray():
 
 
 def test_fingerprint_follows_contents_and_settings(tmp_path):
-    path = write_folder(tmp_path / "d", MEMBERS)
+    path = written(tmp_path / "d", MEMBERS)
     first = files.fingerprint([path], 28)
     assert files.fingerprint([path], 28) == first
     assert files.fingerprint([path], 84) != first
@@ -142,7 +109,7 @@ def test_fingerprint_follows_contents_and_settings(tmp_path):
     assert files.fingerprint([path], 28) != first
 
 
-def test_cached_arrays_builds_once(cache):
+def test_cached_arrays_builds_once(own_cache):
     calls = []
 
     def build():
@@ -153,16 +120,16 @@ def test_cached_arrays_builds_once(cache):
     assert len(calls) == 1
     np.testing.assert_array_equal(first["x"], second["x"])
     assert second["names"].tolist() == ["a", "b"]
-    assert [file.name for file in cache.iterdir()] == ["thing.npz"]
+    assert [file.name for file in own_cache.iterdir()] == ["thing.npz"]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter", "shape"])
-def test_damaged_cache_is_built_again(cache, damage):
+def test_damaged_cache_is_built_again(own_cache, damage):
     def build():
         return {"x": np.arange(1000)}
 
     files.cached_arrays("thing", build)
-    path = cache / "thing.npz"
+    path = own_cache / "thing.npz"
     data = bytearray(path.read_bytes())
     if damage == "shape":  # reading fewer numbers would stop short of the checksum
         at = data.index(b"(1000,)")
@@ -175,10 +142,10 @@ def test_damaged_cache_is_built_again(cache, damage):
         np.testing.assert_array_equal(stored["x"], np.arange(1000))
 
 
-def test_interrupted_build_leaves_nothing(cache):
+def test_interrupted_build_leaves_nothing(own_cache):
     def build():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         files.cached_arrays("thing", build)
-    assert not cache.exists() or not list(cache.iterdir())
+    assert not own_cache.exists() or not list(own_cache.iterdir())

@@ -144,6 +144,7 @@ def test_no_class_has_the_very_shape_of_another(reference):
                 assert twin == codepoint, f"U+{codepoint:04X} is drawn exactly like U+{twin:04X}"
 
 
+@pytest.mark.slow
 def test_no_held_out_class_is_covered_by_another_class(reference):
     sans = faces()[0]
     codepoints = [c for c in reference.codepoints.tolist() if c in sans.codepoints]

@@ -42,6 +42,7 @@ TAG = {"permuted": "noisy", "random": "noisy", "outlier": "outlier", "component"
 # What all three promise
 
 
+@pytest.mark.slow(quick=5)
 @pytest.mark.parametrize("name", WRAPPERS)
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.8, 1.0])
 def test_the_rate_is_the_rate(name, rate):

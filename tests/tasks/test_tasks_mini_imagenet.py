@@ -6,7 +6,6 @@ import json
 import pickle
 import shutil
 import sys
-import tarfile
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -15,9 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from stored import picture as picture_file
+from stored import written
 
 from metalearn_tut.files.mapped import MappedImages
 from metalearn_tut.tasks import files, mini_imagenet
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 SPLITS = {"train": ["n01", "n02", "n03"], "val": ["n04", "n05"], "test": ["n06", "n07"]}
 IMAGES = 4
@@ -26,38 +29,13 @@ SHIPPED = Path(sys.modules[mini_imagenet.__module__].__file__).with_name(
 )
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def picture(wnid, i, side=84):
     """Pixels [side, side, 3] that belong to one image of one class."""
     return np.random.default_rng([int(wnid[1:]), i]).integers(0, 256, (side, side, 3), np.uint8)
 
 
 def encoded(array, kind="png"):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind, **({"lossless": True} if kind == "webp" else {}))
-    return buffer.getvalue()
-
-
-def write_class(path, members):
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(name, data)
-    elif path.suffix == ".tar":
-        with tarfile.open(path, "w") as archive:
-            for name, data in members.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-    else:
-        for name, data in members.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
+    return picture_file(array, kind, **({"lossless": True} if kind == "webp" else {}))
 
 
 @cache
@@ -73,7 +51,7 @@ def root(tmp_path):
     (root / "splits.json").write_text(json.dumps(SPLITS))
     for wnid in itertools.chain(*SPLITS.values()):
         suffix, kind = {"n06": (".tar", "webp"), "n07": ("", "webp")}.get(wnid, (".zip", "png"))
-        write_class(root / (wnid + suffix), class_members(wnid, kind))
+        written(root / (wnid + suffix), class_members(wnid, kind))
     return root
 
 
@@ -139,19 +117,19 @@ def test_other_sizes_are_resized(tmp_path):
     root.mkdir()
     (root / "splits.json").write_text(json.dumps({"train": ["n01"], "val": ["n02"], "test": ["n"]}))
     flat = np.broadcast_to(np.array([10, 100, 200], np.uint8), (120, 90, 3))
-    write_class(root / "n01", {"a.JPEG": encoded(flat, "jpeg")})
+    written(root / "n01", {"a.JPEG": encoded(flat, "jpeg")})
     image = mini_imagenet("train", root).images[0]
     assert image.shape == (3, 84, 84)
     np.testing.assert_allclose(image.mean((1, 2)), [10, 100, 200], atol=3)  # JPEG is lossy
     assert mini_imagenet("train", root, size=32).images.shape == (1, 3, 32, 32)
 
 
-def test_second_use_decodes_nothing(root, cache_folder, monkeypatch):
+def test_second_use_decodes_nothing(root, own_cache, monkeypatch):
     first = mini_imagenet("train", root)
     monkeypatch.setattr(files, "decode_rgb", None)
     np.testing.assert_array_equal(mini_imagenet("train", root).images, first.images)
-    assert len(only_files(cache_folder)) == 1
-    np.testing.assert_array_equal(np.load(next(cache_folder.iterdir())), first.images)
+    assert len(only_files(own_cache)) == 1
+    np.testing.assert_array_equal(np.load(next(own_cache.iterdir())), first.images)
 
 
 # --- a file read image by image ---------------------------------------------------------
@@ -211,40 +189,40 @@ def test_absent_class_says_where_and_what_the_layout_is(root):
 
 
 def test_incomplete_class_is_refused(root):
-    write_class(root / "n02.zip", {"0.png": encoded(picture("n02", 0))})
+    written(root / "n02.zip", {"0.png": encoded(picture("n02", 0))})
     with pytest.raises(ValueError, match=r"n02\.zip is incomplete: it has 1 images, others 4"):
         mini_imagenet("train", root)
 
 
-def test_undecodable_image_is_named_and_nothing_is_kept(root, cache_folder):
+def test_undecodable_image_is_named_and_nothing_is_kept(root, own_cache):
     members = class_members("n03")
-    write_class(root / "n03.zip", {**members, "0002.png": members["0002.png"][:200]})
+    written(root / "n03.zip", {**members, "0002.png": members["0002.png"][:200]})
     with pytest.raises(ValueError, match=r"cannot decode the image 0002\.png in .*n03\.zip"):
         mini_imagenet("train", root)
-    assert only_files(cache_folder) == []
+    assert only_files(own_cache) == []
 
 
-def test_interruption_leaves_nothing_half_written(root, cache_folder, monkeypatch):
+def test_interruption_leaves_nothing_half_written(root, own_cache, monkeypatch):
     calls = []
 
     def interrupted(data, where, size):
         calls.append(where)
         if len(calls) > 5:
-            assert len(only_files(cache_folder)) == 1  # the temporary file is there, and grows
+            assert len(only_files(own_cache)) == 1  # the temporary file is there, and grows
             raise KeyboardInterrupt
         return np.zeros((3, size, size), np.uint8)
 
     monkeypatch.setattr(files, "decode_rgb", interrupted)
     with pytest.raises(KeyboardInterrupt):
         mini_imagenet("train", root)
-    assert only_files(cache_folder) == []
+    assert only_files(own_cache) == []
 
 
-def test_full_disk_is_seen_before_decoding(root, cache_folder, monkeypatch):
+def test_full_disk_is_seen_before_decoding(root, own_cache, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(OSError, match=r"needs 0\.00 GB in .*cache, but 0\.00 GB are free"):
         mini_imagenet("train", root)
-    assert only_files(cache_folder) == []
+    assert only_files(own_cache) == []
 
 
 @pytest.mark.parametrize("arguments", [{"split": "val"}, {"split": "test", "size": 0}])

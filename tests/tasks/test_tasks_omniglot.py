@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stored import picture, written
 
 from metalearn_tut.tasks import omniglot, omniglot_runs
 from metalearn_tut.tasks.omniglot.source import VALIDATION_ALPHABETS
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 TRAINING = ("Latin", "Greek")
 DRAWINGS = 3
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def drawing(seed, side=105):
@@ -32,12 +29,6 @@ def drawing(seed, side=105):
     return white
 
 
-def png(white):
-    buffer = io.BytesIO()
-    Image.fromarray(white).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def area_average(white, size):
     """255 times the share of ink under each output pixel, by exact subdivision."""
     ink = 255.0 * ~white
@@ -46,22 +37,9 @@ def area_average(white, size):
     return fine.reshape(size, side, size, side).mean((1, 3))
 
 
-def write(path, members):
-    """Write members to a zip, or to a folder where the path has no suffix."""
-    if path.suffix == ".zip":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in members.items():
-                archive.writestr(name, data)
-    else:
-        for name, data in members.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
-
-
 def members(stem, alphabets, characters=2):
     return {
-        f"{stem}/{alphabet}/character{c + 1:02}/{a:02}{c:02}_{d + 1:02}.png": png(
+        f"{stem}/{alphabet}/character{c + 1:02}/{a:02}{c:02}_{d + 1:02}.png": picture(
             drawing([a, c, d])
         )
         for a, alphabet in enumerate(alphabets)
@@ -74,9 +52,9 @@ def members(stem, alphabets, characters=2):
 def root(tmp_path):
     root = tmp_path / "data"
     background = members("images_background", sorted([*TRAINING, *VALIDATION_ALPHABETS]))
-    write(root / "images_background.zip", background)
-    write(root / "images_background_small1.zip", members("images_background_small1", TRAINING))
-    write(root / "images_evaluation.zip", members("images_evaluation", ["Angelic", "Oriya"]))
+    written(root / "images_background.zip", background)
+    written(root / "images_background_small1.zip", members("images_background_small1", TRAINING))
+    written(root / "images_evaluation.zip", members("images_evaluation", ["Angelic", "Oriya"]))
     return root
 
 
@@ -140,17 +118,17 @@ def test_full_size_is_the_drawing_itself(root):
 
 
 def test_zip_and_folder_agree(root, tmp_path):
-    write(tmp_path / "plain", members("images_evaluation", ["Angelic", "Oriya"]))
+    written(tmp_path / "plain", members("images_evaluation", ["Angelic", "Oriya"]))
     packed, plain = omniglot("test", root), omniglot("test", tmp_path / "plain")
     assert packed.class_names == plain.class_names
     np.testing.assert_array_equal(packed.images, plain.images)
 
 
-def test_second_use_comes_from_the_cache(root, cache, monkeypatch):
+def test_second_use_comes_from_the_cache(root, own_cache, monkeypatch):
     first = omniglot("test", root)
     monkeypatch.setattr(sys.modules[omniglot.__module__], "_decode", None)
     np.testing.assert_array_equal(omniglot("test", root).images, first.images)
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(own_cache.iterdir())) == 1
 
 
 # --- what is wrong with files -----------------------------------------------------------
@@ -163,27 +141,27 @@ def test_absent_file_says_where_and_how(tmp_path):
         assert words in str(caught.value)
 
 
-def test_undecodable_drawing_is_named(tmp_path, cache):
+def test_undecodable_drawing_is_named(tmp_path, own_cache):
     broken = members("images_evaluation", ["Angelic"])
     broken["images_evaluation/Angelic/character02/0001_02.png"] = b"\x89PNG\r\n\x1a\nno image"
-    write(tmp_path / "images_evaluation.zip", broken)
+    written(tmp_path / "images_evaluation.zip", broken)
     with pytest.raises(ValueError, match=r"character02/0001_02\.png in .*images_evaluation\.zip"):
         omniglot("test", tmp_path)
-    assert not cache.exists() or not list(cache.iterdir())
+    assert not own_cache.exists() or not list(own_cache.iterdir())
 
 
 @pytest.mark.parametrize(
     "contents, message",
     [
         ({}, "must hold images as <alphabet>/<character>/<drawing>.png"),
-        ({"a.png": png(drawing(0))}, "must hold images as"),
+        ({"a.png": picture(drawing(0))}, "must hold images as"),
         (members("images_background", TRAINING), "it lacks Anglo-Saxon_Futhorc, Armenian"),
         (members("images_background", VALIDATION_ALPHABETS), "only the validation alphabets"),
         (dict(list(members("x", TRAINING).items())[:-1]), "character02 in .* it has 2 images"),
     ],
 )
 def test_incomplete_background_is_refused(tmp_path, contents, message):
-    write(tmp_path / "images_background.zip", contents)
+    written(tmp_path / "images_background.zip", contents)
     with pytest.raises(ValueError, match=message):
         omniglot("train", tmp_path)
 
@@ -194,7 +172,7 @@ def test_download_goes_through_the_checksum(tmp_path, monkeypatch):
 
     def fetch(url, sha256, folder):
         asked.append((url, sha256, folder))
-        write(folder / "images_evaluation.zip", members("images_evaluation", ["Angelic"]))
+        written(folder / "images_evaluation.zip", members("images_evaluation", ["Angelic"]))
         return folder / "images_evaluation.zip"
 
     monkeypatch.setattr(module, "fetch", fetch)
@@ -216,8 +194,8 @@ def run_members(top="all_runs/"):
         lines = []
         for i in range(20):
             answer = (7 * i + r) % 20
-            out[f"{top}{run}/training/class{i + 1:02}.png"] = png(drawing([r, i, 0]))
-            out[f"{top}{run}/test/item{i + 1:02}.png"] = png(drawing([r, answer, 1]))
+            out[f"{top}{run}/training/class{i + 1:02}.png"] = picture(drawing([r, i, 0]))
+            out[f"{top}{run}/test/item{i + 1:02}.png"] = picture(drawing([r, answer, 1]))
             lines.append(f"{run}/test/item{i + 1:02}.png {run}/training/class{answer + 1:02}.png")
         out[f"{top}{run}/class_labels.txt"] = "\n".join(lines).encode()
     return out
@@ -228,7 +206,7 @@ RUNS = run_members()
 
 @pytest.mark.parametrize("name, top", [("all_runs.zip", "all_runs/"), ("runs", "")])
 def test_runs_pair_each_test_item_with_its_class(tmp_path, name, top):
-    write(tmp_path / name, {top + n.removeprefix("all_runs/"): d for n, d in RUNS.items()})
+    written(tmp_path / name, {top + n.removeprefix("all_runs/"): d for n, d in RUNS.items()})
     runs = omniglot_runs(tmp_path / name)
     assert len(runs) == len(list(runs)) == 20
     for r in (0, 13):
@@ -248,7 +226,7 @@ def test_runs_pair_each_test_item_with_its_class(tmp_path, name, top):
 
 
 def test_runs_are_a_finite_sampler(tmp_path):
-    write(tmp_path / "r.zip", RUNS)
+    written(tmp_path / "r.zip", RUNS)
     runs = omniglot_runs(tmp_path / "r.zip")
     assert runs.batch(1, 10).query_x.shape == (10, 20, 1, 28, 28)
     for index in (20, -1):
@@ -276,7 +254,7 @@ LINE = b"run03/test/item20.png run03/training/class"
 )
 def test_malformed_runs_are_refused(tmp_path, change, message):
     changed = {**RUNS, **change}
-    write(tmp_path / "r.zip", {name: data for name, data in changed.items() if data is not None})
+    written(tmp_path / "r.zip", {name: data for name, data in changed.items() if data is not None})
     with pytest.raises(ValueError, match=message):
         omniglot_runs(tmp_path / "r.zip")
 

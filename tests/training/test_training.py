@@ -216,7 +216,7 @@ def test_the_best_checkpoint_is_the_first_of_the_highest_validation(tmp_path):
 def test_validation_is_the_evaluation_of_the_validation_tasks(tmp_path):
     settings = {"validation": sampler(1), "validate_every": 4, "validation_tasks": 7}
     trained = learner()
-    history = train(trained, out=tmp_path, **settings)
+    history = train(trained, out=tmp_path, restore_best=False, **settings)
     assert [entry["step"] for entry in history.validation] == [4, 6]
     result = evaluate(trained, sampler(1), 7)
     last = history.validation[-1]
@@ -241,6 +241,7 @@ def uninterrupted(tmp_path_factory):
     return folder, trained, history
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_ends_bitwise_as_if_it_had_not_been(tmp_path, uninterrupted):
     run = subprocess.run(
         [sys.executable, SCRIPT, "kill", tmp_path],
@@ -296,7 +297,7 @@ def test_a_run_is_not_overwritten(tmp_path):
         ({"config": {"model": {"width": 64}}}, "config.model.width was 32, now 64"),
         ({"config": {}}, "config.model was {'width': 32}, now None"),
         ({"trained": Quadratic(torch.float32)}, "dtype was 'torch.float64', now 'torch.float32'"),
-        ({"trained": learner()}, "learner.* was None, now"),
+        ({"trained": learner()}, "learner.method was 'Quadratic', now 'MAML'"),
     ],
 )
 def test_resuming_another_run_is_refused_and_says_what_differs(tmp_path, change, said):

@@ -21,7 +21,7 @@ from at_scale import complete, options
 
 from metalearn_tut.block_voting import block_budget
 from metalearn_tut.claims import Job, Results
-from metalearn_tut.claims.abp.jobs import gates, pruned, unpruned
+from metalearn_tut.claims.abp.jobs import pruned, train_gated, unpruned
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.models import CifarResNet
 
@@ -59,7 +59,7 @@ def jobs(depths: list[int], device: str, tiny: bool) -> list[Job]:
     found = []
     for depth in depths:
         base = setup(depth, device, tiny)
-        found.append(Job(base["name"], base, gates))
+        found.append(Job(base["name"], base, train_gated))
         for ratio in RATIOS:
             n, each = block_budget(CifarResNet(depth), ratio), base["recipes"]["round"]["epochs"]
             final = max(1, base["recipes"]["final"]["epochs"] - n * each)
@@ -73,7 +73,7 @@ def jobs(depths: list[int], device: str, tiny: bool) -> list[Job]:
 def summary(values: dict[str, dict[str, Any]], jobs: Sequence[Job]) -> dict[str, Any]:
     """Accuracies, changes, and the share of multiply-adds saved, beside the paper's changes."""
     arms, rows = Arms(Results(values), (0,), 1, of="images"), []
-    for depth in (job.config["depth"] for job in jobs if job.run is gates):
+    for depth in (job.config["depth"] for job in jobs if job.run is train_gated):
         for ratio in RATIOS:
             ours, whole = f"abp{depth}-{ratio}", f"unpruned{depth}-{ratio}"
             macs = [values[f"{arm}-0"]["macs"] for arm in (ours, whole)]

@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from at_scale import complete, options
+from at_scale import MAML, complete, engine, options
 
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.anp.jobs import pruned
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.learners import alone
+from metalearn_tut.claims.learners import train_and_test
 
 SEEDS, QUERIES = (0, 1), 15
 ARMS = {
@@ -40,16 +40,10 @@ def base(seed: int, shots: int, device: str, tiny: bool) -> dict[str, Any]:
     """How the dense learner of a seed is trained."""
     size = 16 if tiny else 84
     model = {"name": "Conv4", "in_channels": 3, "ways": 5, "width": 16 if tiny else 32}
-    algorithm = {
-        "name": "maml",
-        "inner_lr": 0.01,
-        "inner_steps": 5,
-        "rate_mode": "per_layer_and_step",
-    }
     return {
         "name": f"base-{seed}",
         "model": {**model, "norm": "support", "image_size": size},
-        "algorithm": {**algorithm, "engine": "vectorised" if device == "cuda" else "functional"},
+        "algorithm": {**MAML, "engine": engine(device)},
         "data": {
             "source": {"name": "mini_imagenet", "size": size},
             "shots": shots,
@@ -65,7 +59,7 @@ def base(seed: int, shots: int, device: str, tiny: bool) -> dict[str, Any]:
 def jobs(shots: int, device: str, tiny: bool) -> list[Job]:
     """The dense learners, then the arms."""
     bases = {seed: base(seed, shots, device, tiny) for seed in SEEDS}
-    found = [Job(config["name"], config, alone) for config in bases.values()]
+    found = [Job(config["name"], config, train_and_test) for config in bases.values()]
     shares = [f"{sum(SCHEDULE[: r + 1]):.2f}" for r in range(len(SCHEDULE))]
     for seed in SEEDS:
         for arm, (score, spare) in ARMS.items():

@@ -13,9 +13,20 @@ from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.files.provenance import write_result
 
 RESULTS = Path(__file__).parents[2] / "results" / "paper_scale"
+MAML = {
+    "name": "maml",
+    "inner_lr": 0.01,
+    "inner_steps": 5,
+    "rate_mode": "per_layer_and_step",
+}
 Values = dict[str, dict[str, Any]]
 Jobs = Callable[[Any, str, bool], list[Job]]
 Summary = Callable[[Values, Sequence[Job]], dict[str, Any]]
+
+
+def engine(device: str) -> str:
+    """The fastest way to meta-gradients on this device."""
+    return "vectorised" if device == "cuda" else "functional"
 
 
 def options(doc: str | None, name: str) -> argparse.ArgumentParser:

@@ -17,13 +17,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from at_scale import complete, options
+from at_scale import MAML, complete, engine, options
 
-from metalearn_tut.claims import Job
+from metalearn_tut.claims import Job, Results
+from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.hetrom.jobs import training
-from metalearn_tut.claims.paired import accuracies, difference
-from metalearn_tut.evaluation.accuracy import interval
+from metalearn_tut.evaluation.intervals import interval
 
 SEEDS, QUERIES, RATE, N = (0, 1), 15, 0.3, 16
 ARMS = {
@@ -38,12 +37,6 @@ def config(arm: str, seed: int, shots: int, device: str, tiny: bool) -> dict[str
     """All that decides one run."""
     size = 16 if tiny else 84
     model = {"name": "Conv4", "in_channels": 3, "ways": 5, "width": 4 if tiny else 32}
-    algorithm = {
-        "name": "maml",
-        "inner_lr": 0.01,
-        "inner_steps": 5,
-        "rate_mode": "per_layer_and_step",
-    }
     queries = 2 if tiny else QUERIES
     data = {"name": "mini_imagenet", "size": size}
     aggregate = ARMS[arm]
@@ -52,7 +45,7 @@ def config(arm: str, seed: int, shots: int, device: str, tiny: bool) -> dict[str
         aggregate = {**aggregate, "clean": {**clean, "seed": 77}}
     return {
         "model": {**model, "norm": "support", "image_size": size},
-        "algorithm": {**algorithm, "engine": "vectorised" if device == "cuda" else "functional"},
+        "algorithm": {**MAML, "engine": engine(device)},
         "tasks": {
             "data": data,
             "kind": "labels",
@@ -77,18 +70,10 @@ def jobs(shots: int, device: str, tiny: bool) -> list[Job]:
 
 def summary(values: dict[str, dict[str, Any]], jobs: Sequence[Job]) -> dict[str, Any]:
     """Accuracy of each arm and seed, and what each differs from the mean objective by."""
-    queries = jobs[0].config["tasks"]["queries"]
-    found = {
-        arm: torch.stack([accuracies(values[f"{arm}-{s}"]["test"], 5 * queries) for s in SEEDS])
-        for arm in ARMS
-    }
+    arms = Arms(Results(values), SEEDS, 5 * jobs[0].config["tasks"]["queries"])
     return {
-        "accuracy": {arm: [interval(row) for row in rows] for arm, rows in found.items()},
-        "minus_mean": {
-            arm: difference(rows, found["mean"]).to_dict()
-            for arm, rows in found.items()
-            if arm != "mean"
-        },
+        "accuracy": {arm: [interval(row) for row in arms.accuracy(arm)] for arm in ARMS},
+        "minus_mean": {arm: arms.minus(arm, "mean").to_dict() for arm in ARMS if arm != "mean"},
     }
 
 

@@ -24,8 +24,8 @@ from at_scale import complete, options
 
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.metagater.filters import CHOICES, chosen
-from metalearn_tut.claims.metagater.jobs import answers, best_rates, by_node
+from metalearn_tut.claims.metagater.filters import CHOICES, correct_by_choice
+from metalearn_tut.claims.metagater.jobs import answer_task, best_rates, correct_by_node
 from metalearn_tut.evaluation import cost
 from metalearn_tut.federated import (
     Across,
@@ -110,14 +110,14 @@ def federated(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     for support in SUPPORTS:
         sampler = Across(new, support, _query(config), config["test"]["seed"])
         tasks = [sampler[i] for i in range(n * config["test"]["draws"])]
-        right, macs, _ = zip(*(answers(learner, task) for task in tasks), strict=True)
-        found[str(support)] = by_node(torch.tensor(right), n, config)
+        right, macs, _ = zip(*(answer_task(learner, task) for task in tasks), strict=True)
+        found[str(support)] = correct_by_node(torch.tensor(right), n, config)
         found["macs"][str(support)] = sum(macs) / len(macs) / whole
         if config["choices"]:
-            each = [chosen(learner, task, i, (10.0, 10)) for i, task in enumerate(tasks)]
+            each = [correct_by_choice(learner, task, i, (10.0, 10)) for i, task in enumerate(tasks)]
             for choice in CHOICES:
                 counted = torch.tensor([found_[choice] for found_ in each])
-                found[f"{choice} {support}"] = by_node(counted, n, config)
+                found[f"{choice} {support}"] = correct_by_node(counted, n, config)
     return found
 
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from at_scale import complete, options
+from at_scale import MAML, complete, options
 
 from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.learners import alone
+from metalearn_tut.claims.learners import train_and_test
 from metalearn_tut.claims.tsmd.arms import CHOSEN, RECONSTRUCTED
 from metalearn_tut.claims.tsmd.jobs import taught
 
@@ -44,15 +44,7 @@ def learner(
     return {
         "name": f"{name.replace(' ', '-').replace('=', '')}-{seed}",
         "model": {**model, **common},
-        "algorithm": {
-            **{
-                "name": "maml",
-                "inner_lr": 0.01,
-                "inner_steps": 5,
-                "rate_mode": "per_layer_and_step",
-            },
-            "first_order": model["name"] == "ResNet12",
-        },
+        "algorithm": {**MAML, "first_order": model["name"] == "ResNet12"},
         "data": {
             "source": {"name": "mini_imagenet", "size": size},
             "shots": shots,
@@ -78,7 +70,7 @@ def jobs(shots: int, device: str, tiny: bool) -> list[Job]:
         start = learner("start", large, 5_000, *rest)
         oracle = {**learner("oracle", large, 15_000, *rest), "start": start}
         student = learner("student", small, 15_000, *rest)
-        found += [Job(c["name"], c, alone) for c in (start, oracle, student)]
+        found += [Job(c["name"], c, train_and_test) for c in (start, oracle, student)]
         for arm, distil in GUIDED.items():
             named = learner(arm, small, 15_000, *rest)["name"]
             config = {**student, "name": named, "teacher": start, "distil": distil}

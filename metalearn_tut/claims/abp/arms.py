@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from metalearn_tut.claims.abp import jobs as abp_jobs
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.arms import SEEDS
+from metalearn_tut.claims.study import Config, Job
 
-Config = dict[str, Any]
-SEEDS = (0, 1, 2)
 PRUNED = {"0.4": 3, "0.6": 5}  # blocks of the nine of a ResNet-20
 ROUNDS = max(PRUNED.values())
 KEPT = {"abp": (0.7, 0.5, 0.35, 0.25), "alone": (0.45, 0.3, 0.2)}  # share of the filters
@@ -39,17 +37,17 @@ VARIANTS: dict[str, Config] = {
 }
 
 
-def characters(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """All arms with every seed; quick: fewer characters and epochs, and one seed."""
     seeds = SEEDS[:1] if quick else SEEDS
     setup = fewer(CHARACTERS) if quick else CHARACTERS
-    first = [Job(f"gates-{s}", gates(setup, s), abp_jobs.gates) for s in seeds]
+    first = [Job(f"gates-{s}", gated_config(setup, s), abp_jobs.train_gated) for s in seeds]
     kept = {way: shares[1:2] for way, shares in KEPT.items()} if quick else KEPT
-    arms = [job for s in seeds for job in (*comparisons(setup, s), *filters(setup, s, kept))]
+    arms = [job for s in seeds for job in (*arm_jobs(setup, s), *filter_jobs(setup, s, kept))]
     return [*first, *arms, Job("latency", _latency(quick), abp_jobs.latency)]
 
 
-def comparisons(setup: Config, seed: int) -> list[Job]:
+def arm_jobs(setup: Config, seed: int) -> list[Job]:
     """The arms of one seed, those that others start from first."""
     arms = {f"{variant}-0.4": (variant, "0.4") for variant in VARIANTS}
     arms["abp-0.6"] = "abp", "0.6"
@@ -70,7 +68,7 @@ def fewer(setup: Config) -> Config:
     return {**setup, "data": data, "classes": 20, "recipes": recipes}
 
 
-def gates(setup: Config, seed: int) -> Config:
+def gated_config(setup: Config, seed: int) -> Config:
     """Stage 1; ``name`` is that of its job."""
     return {**setup, "name": f"gates-{seed}", "seed": seed}
 
@@ -81,7 +79,7 @@ def _arm(setup: Config, variant: str, ratio: str, seed: int) -> Config:
     voting = {"n_prune": rounds, **VARIANTS[variant]}
     at_once = voting.get("per_round", 1)
     return {
-        "gates": gates(setup, seed),
+        "gates": gated_config(setup, seed),
         "voting": voting,
         "epochs": each * at_once,
         "final": setup["recipes"]["final"]["epochs"] + each * (ROUNDS - rounds),
@@ -94,7 +92,7 @@ def _unpruned(setup: Config, ratio: str, seed: int) -> Config:
     return {n: arm[n] for n in ("gates", "epochs", "final")} | {"rounds": PRUNED[ratio]}
 
 
-def filters(
+def filter_jobs(
     setup: Config,
     seed: int,
     kept: Mapping[str, Sequence[float]],
@@ -111,7 +109,7 @@ def filters(
         Job(
             f"{title}-{way}-{share}-{seed}",
             {"of": of, "arm": arm, "kept": share, **more},
-            abp_jobs.filters,
+            abp_jobs.prune_filters,
         )
         for way, (of, arm) in arms.items()
         for share in kept[way]

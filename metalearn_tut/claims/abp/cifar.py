@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn_tut.claims.abp import jobs as abp_jobs
-from metalearn_tut.claims.abp.arms import SEEDS, comparisons, gates
-from metalearn_tut.claims.abp.claims import no_loss, read
+from metalearn_tut.claims.abp.arms import SEEDS, arm_jobs, gated_config
+from metalearn_tut.claims.abp.claims import arms_of, no_loss
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
 SETUP: dict[str, Any] = {
@@ -30,11 +30,11 @@ SETUP: dict[str, Any] = {
 ARMS = ("abp-0.4", "random-0.4", "unpruned-0.4")
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Every arm with every seed; quick: fewer images and epochs, and one seed."""
     seeds, setup = (SEEDS[:1], _quick()) if quick else (SEEDS, SETUP)
-    first = [Job(f"gates-{s}", gates(setup, s), abp_jobs.gates) for s in seeds]
-    arms = [job for s in seeds for job in comparisons(setup, s)]
+    first = [Job(f"gates-{s}", gated_config(setup, s), abp_jobs.train_gated) for s in seeds]
+    arms = [job for s in seeds for job in arm_jobs(setup, s)]
     return [*first, *(job for job in arms if job.name.rpartition("-")[0] in ARMS)]
 
 
@@ -46,7 +46,7 @@ def _quick() -> dict[str, Any]:
 
 def random_blocks(results: Results) -> Verdict:
     """Claim 2."""
-    arms = read(results)
+    arms = arms_of(results)
     gap = arms.minus("abp-0.4", "random-0.4")
     accuracy = {arm: arms.mean(f"{arm}-0.4") for arm in ("abp", "random")}
     removed = {arm: [v["removed"] for v in arms.values(f"{arm}-0.4")] for arm in accuracy}
@@ -88,5 +88,5 @@ STUDY = Study(
     "Z. Si, H. Qi, X. Song, Automatic Block-wise Pruning with Auxiliary Gating Structures for Deep "
     "Convolutional Neural Networks, 2022, arXiv:2205.03602; on CIFAR-10, which has to be there",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metalearn_tut import block_voting
-from metalearn_tut.claims.abp.arms import CHARACTERS, KEPT, PRUNED, SEEDS, characters
+from metalearn_tut.claims.abp.arms import CHARACTERS, KEPT, PRUNED, SEEDS, all_jobs
 from metalearn_tut.claims.abp.jobs import SHAPE
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
@@ -30,7 +30,7 @@ TABLE = (
 )
 
 
-def read(results: Results) -> Arms:
+def arms_of(results: Results) -> Arms:
     """The arms: each test image is right or wrong."""
     return Arms(results, SEEDS, 1, of="images")
 
@@ -53,13 +53,13 @@ def arithmetic(results: Results) -> Verdict:
     deep = CifarResNet(110)
     budgets = {ratio: block_voting.block_budget(deep, ratio) for ratio in (0.2, 0.4, 0.6)}
     values = {"rows": rows, "110": {str(r): saved(110, n) for r, n in budgets.items()}}
-    said = (f"ResNet-{r['depth']} {r['ratio']}: {r['saved']:.2f} ({r['paper']})" for r in rows)
-    return Verdict(holds, "; ".join(said) + ".", values)
+    parts = (f"ResNet-{r['depth']} {r['ratio']}: {r['saved']:.2f} ({r['paper']})" for r in rows)
+    return Verdict(holds, "; ".join(parts) + ".", values)
 
 
 def no_loss(results: Results) -> Verdict:
     """Claim 2."""
-    arms, said, values = read(results), [], {}
+    arms, parts, values = arms_of(results), [], {}
     ratios = [r for r in PRUNED if r == "0.4" or arms.present([f"abp-{r}"])]
     gaps = {ratio: arms.minus(f"abp-{ratio}", f"unpruned-{ratio}") for ratio in ratios}
     for ratio, gap in gaps.items():
@@ -70,8 +70,8 @@ def no_loss(results: Results) -> Verdict:
             "before": _before(found),
             "removed": [v["removed"] for v in found],
         }
-        said.append(f"{PRUNED[ratio]} of 9 blocks: {gap}")
-    return Verdict(gaps["0.4"].high >= 0, f"ABP - unpruned, {'; '.join(said)}.", values)
+        parts.append(f"{PRUNED[ratio]} of 9 blocks: {gap}")
+    return Verdict(gaps["0.4"].high >= 0, f"ABP - unpruned, {'; '.join(parts)}.", values)
 
 
 def _before(found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -84,7 +84,7 @@ _OTHERS = ("random", "oneshot", "undistilled", "scratch")
 
 def votes(results: Results) -> Verdict:
     """Claim 3."""
-    arms, values = read(results), {}
+    arms, values = arms_of(results), {}
     gaps = {other: arms.minus("abp-0.4", f"{other}-0.4") for other in (*_OTHERS, "mean")}
     for other, gap in gaps.items():
         found = arms.values(f"{other}-0.4")
@@ -93,26 +93,26 @@ def votes(results: Results) -> Verdict:
             removed = [v["removed"] for v in found]
             values[other] |= {"removed": removed, "before": _before(found)}
     values["scratch-0.6"] = arms.minus("abp-0.6", "scratch-0.6").to_dict()
-    said = ", ".join(f"{other} {gap}" for other, gap in gaps.items())
+    listed = ", ".join(f"{other} {gap}" for other, gap in gaps.items())
     holds = all(gaps[other].low > 0 for other in _OTHERS)
-    return Verdict(holds, f"ABP - other, 3 of 9 blocks: {said}.", values)
+    return Verdict(holds, f"ABP - other, 3 of 9 blocks: {listed}.", values)
 
 
 def latency(results: Results) -> Verdict:
     """Claim 4."""
-    found, shares, said = results["latency"], {}, []
+    found, shares, parts = results["latency"], {}, []
     for name, ratios in found.items():
         gone = 1 - ratios["macs"]
         shares[name] = {batch: (1 - r) / gone for batch, r in ratios["latency"].items()}
         kept = ", ".join(f"{r:.2f} at batch {batch}" for batch, r in ratios["latency"].items())
-        said.append(f"ResNet-{name}: {ratios['macs']:.2f} of the MACs, time {kept}")
+        parts.append(f"ResNet-{name}: {ratios['macs']:.2f} of the MACs, time {kept}")
     holds = all(share >= 0.85 for row in shares.values() for share in row.values())
-    return Verdict(holds, "; ".join(said) + ".", {"ratios": found, "shares": shares})
+    return Verdict(holds, "; ".join(parts) + ".", {"ratios": found, "shares": shares})
 
 
 def stacked(results: Results, title: str = "filters") -> Verdict:
     """Claim 5, of the arms whose names begin with ``title``."""
-    arms, said, curve = read(results), [], {}
+    arms, parts, curve = arms_of(results), [], {}
     macs = cost.macs(CifarResNet(20, CHARACTERS["classes"]), SHAPE)
     for short in (f"{way}-{kept}" for way, shares in KEPT.items() for kept in shares):
         name = f"{title}-{short}"
@@ -120,10 +120,10 @@ def stacked(results: Results, title: str = "filters") -> Verdict:
             continue
         gone, accuracy = 1 - arms.values(name)[0]["macs"] / macs, arms.mean(name)
         curve[name] = {"saved": gone, "accuracy": accuracy}
-        said.append(f"{short}: {gone:.1%} saved, {accuracy:.3f}")
+        parts.append(f"{short}: {gone:.1%} saved, {accuracy:.3f}")
     gap = arms.minus(f"{title}-abp-0.5", f"{title}-alone-0.3")
-    said.append(f"ABP and half of the filters - 30 % of the filters alone: {gap}")
-    return Verdict(gap.low > 0, "; ".join(said) + ".", {"curve": curve, "gap": gap.to_dict()})
+    parts.append(f"ABP and half of the filters - 30 % of the filters alone: {gap}")
+    return Verdict(gap.low > 0, "; ".join(parts) + ".", {"curve": curve, "gap": gap.to_dict()})
 
 
 _EQUAL = (
@@ -189,5 +189,5 @@ STUDY = Study(
     "Z. Si, H. Qi, X. Song, Automatic Block-wise Pruning with Auxiliary Gating Structures for Deep "
     "Convolutional Neural Networks, 2022, arXiv:2205.03602",
     CLAIMS,
-    characters,
+    all_jobs,
 )

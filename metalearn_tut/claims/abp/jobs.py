@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,15 @@ import torch
 from torch import nn
 
 from metalearn_tut import block_voting as abp
-from metalearn_tut.block_voting import GatedResNet
+from metalearn_tut.block_voting import BlockGated
 from metalearn_tut.block_voting.images import answers
-from metalearn_tut.claims.records import beside
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.learners import latency_ratio
+from metalearn_tut.claims.records import folder_of_job
+from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.models import CifarResNet
 from metalearn_tut.tasks import cifar10, glyphs
 
-Config = dict[str, Any]
 SHAPE = (3, 32, 32)
 
 # Images
@@ -58,7 +57,7 @@ def _cifar(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {n: (data.images[: config[n]], data.labels[: config[n]]) for n, data in found.items()}
 
 
-def right(network: nn.Module, data: tuple[np.ndarray, np.ndarray]) -> str:
+def correct_images(network: nn.Module, data: tuple[np.ndarray, np.ndarray]) -> str:
     """Which images are classified rightly, as ``1 0 1 ...``."""
     return " ".join(str(int(r)) for r in answers(network, data[0]).cpu().numpy() == data[1])
 
@@ -66,7 +65,7 @@ def right(network: nn.Module, data: tuple[np.ndarray, np.ndarray]) -> str:
 # Networks
 
 
-def gates(config: Config, folder: Path) -> dict[str, Any]:
+def train_gated(config: Config, folder: Path) -> dict[str, Any]:
     """Stage 1, from which the arms of a seed start.
 
     Returns
@@ -79,16 +78,16 @@ def gates(config: Config, folder: Path) -> dict[str, Any]:
     gated = gated_network(config, folder, data["train"])
     marks = abp.collect_marks(gated, data["train"][0])
     return {
-        "test": right(gated, data["test"]),
+        "test": correct_images(gated, data["test"]),
         "marks": marks.mean(0).tolist(),
         "spread": marks.std(0).tolist(),
     }
 
 
-def gated_network(config: Config, folder: Path, train: Any) -> GatedResNet:
+def gated_network(config: Config, folder: Path, train: Any) -> BlockGated:
     """A network trained with its gates; taken from ``folder`` where that is done already."""
     torch.manual_seed(config["seed"])
-    gated = GatedResNet(CifarResNet(config["depth"], config["classes"]), config["gate"])
+    gated = BlockGated(CifarResNet(config["depth"], config["classes"]), config["gate"])
     gated.to(config.get("device", "cpu"))
     options = {"out": folder, "seed": config["seed"], "progress": False}
     abp.train_gates(gated, train, recipe(config, "gates"), **options)
@@ -103,9 +102,9 @@ def recipe(config: Config, stage: str, epochs: int | None = None) -> abp.Recipe:
     return abp.Recipe(epochs, lr, batch=batch, augment=augment)
 
 
-def _left(name: str, config: Config, run: Any, folder: Path) -> Path:
+def _folder_of(name: str, config: Config, run: Any, folder: Path) -> Path:
     """Where another job's files are; the study ``abp`` may have done it."""
-    return beside(Job(name, config, run), folder, "abp")
+    return folder_of_job(Job(name, config, run), folder, "abp")
 
 
 def pruned(config: Config, folder: Path) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def pruned(config: Config, folder: Path) -> dict[str, Any]:
     data = images(config["gates"]["data"])
     rounds, final = pruned_network(config, folder, data["train"], data["test"])
     return {
-        "test": right(final.network, data["test"]),
+        "test": correct_images(final.network, data["test"]),
         "soft": final.soft,
         "ungated": final.ungated,
         "removed": [list(each.removed) for each in rounds],
@@ -136,7 +135,7 @@ def pruned_network(
 ) -> tuple[list[abp.Round], abp.Final]:
     """The rounds and the outcome; taken from ``folder`` where that is done already."""
     setup = config["gates"]
-    source = _left(setup["name"], setup, gates, folder)
+    source = _folder_of(setup["name"], setup, train_gated, folder)
     gated = gated_network(setup, source, train)
     options = {"out": folder, "seed": setup["seed"], "progress": False, "held_out": held_out}
     each, last = recipe(setup, "round", config["epochs"]), recipe(setup, "final", config["final"])
@@ -148,7 +147,7 @@ def unpruned(config: Config, folder: Path) -> dict[str, Any]:
     """A network without gates that keeps its blocks: as many epochs, and the same distillation."""
     data = images(config["gates"]["data"])
     network = unpruned_network(config, folder, data["train"])
-    return {"test": right(network, data["test"]), "macs": cost.macs(network, SHAPE)}
+    return {"test": correct_images(network, data["test"]), "macs": cost.macs(network, SHAPE)}
 
 
 def unpruned_network(config: Config, folder: Path, train: Any) -> CifarResNet:
@@ -179,9 +178,9 @@ def scratch(config: Config, folder: Path) -> dict[str, Any]:
     arm = config["arm"]
     setup = arm["gates"]
     data, options = images(setup["data"]), {"seed": setup["seed"], "progress": False}
-    source = _left(setup["name"], setup, gates, folder)
+    source = _folder_of(setup["name"], setup, train_gated, folder)
     gated = gated_network(setup, source, data["train"])
-    source = _left(config["of"], arm, pruned, folder)
+    source = _folder_of(config["of"], arm, pruned, folder)
     done, _ = pruned_network(arm, source, data["train"])
     torch.manual_seed(setup["seed"])
     whole = CifarResNet(setup["depth"], setup["classes"]).to(setup.get("device", "cpu"))
@@ -195,22 +194,22 @@ def scratch(config: Config, folder: Path) -> dict[str, Any]:
     for title, how, objective in stages:
         file = folder / f"{title}.safetensors"
         abp.train_epochs(network, data["train"], how, objective, file=file, title=title, **options)
-    return {"test": right(network, data["test"]), "macs": cost.macs(network, SHAPE)}
+    return {"test": correct_images(network, data["test"]), "macs": cost.macs(network, SHAPE)}
 
 
 # Filters
 
 
-def filters(config: Config, folder: Path) -> dict[str, Any]:
+def prune_filters(config: Config, folder: Path) -> dict[str, Any]:
     """Soft filter pruning on top of an arm's final network, and some more training."""
     arm = config["arm"]
     setup = arm["gates"]
     data, options = images(setup["data"]), {"seed": setup["seed"], "progress": False}
     if "rounds" in arm:
-        source = _left(config["of"], arm, unpruned, folder)
+        source = _folder_of(config["of"], arm, unpruned, folder)
         network = unpruned_network(arm, source, data["train"])
     else:
-        source = _left(config["of"], arm, pruned, folder)
+        source = _folder_of(config["of"], arm, pruned, folder)
         network = pruned_network(arm, source, data["train"])[1].network
     how = {**setup, "recipes": config.get("recipes", setup["recipes"])}
     soft, after = (recipe(how, stage) for stage in ("filters", "narrow"))
@@ -219,7 +218,7 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
     narrow = abp.soft_filter_prune(network, train, config["kept"], soft, file=file, **options)
     file = folder / "narrow.safetensors"
     abp.train_epochs(narrow, train, after, file=file, title="narrow", **options)
-    return {"test": right(narrow, data["test"]), "macs": cost.macs(narrow, SHAPE)}
+    return {"test": correct_images(narrow, data["test"]), "macs": cost.macs(narrow, SHAPE)}
 
 
 # Latency
@@ -227,8 +226,6 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
 
 def latency(config: Config, folder: Path) -> dict[str, Any]:
     """Multiply-adds and seconds of shortened networks, relative to the whole ones.
-
-    Whole and short take turns, so that what else the machine does hits both.
 
     Returns
     -------
@@ -246,15 +243,10 @@ def latency(config: Config, folder: Path) -> dict[str, Any]:
                 "removed": n,
                 "macs": cost.macs(short, SHAPE) / cost.macs(whole, SHAPE),
                 "latency": {
-                    str(batch): _relative(short, whole, batch, config["turns"])
+                    str(batch): latency_ratio(
+                        short, whole, SHAPE, config["turns"], batch=batch, warmup=2, repeats=5
+                    )
                     for batch in config["batches"]
                 },
             }
     return found
-
-
-def _relative(short: nn.Module, whole: nn.Module, batch: int, turns: int) -> float:
-    def seconds(network: nn.Module) -> float:
-        return cost.latency(network, SHAPE, batch, warmup=2, repeats=5)
-
-    return statistics.median(seconds(short) / seconds(whole) for _ in range(turns))

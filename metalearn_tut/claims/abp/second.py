@@ -12,7 +12,7 @@ The networks to start from are those of the study ``abp``, which is to be run fi
 
 from __future__ import annotations
 
-from metalearn_tut.claims.abp.arms import CHARACTERS, KEPT, SEEDS, fewer, filters
+from metalearn_tut.claims.abp.arms import CHARACTERS, KEPT, SEEDS, fewer, filter_jobs
 from metalearn_tut.claims.abp.claims import stacked
 from metalearn_tut.claims.study import Claim, Job, Study
 
@@ -21,7 +21,7 @@ ONCE = {"filters": {"epochs": 0, "lr": 0.001}, "narrow": {"epochs": 30, "lr": 0.
 _ONE = {"abp": (0.5,), "alone": (0.3,)}
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Narrowed networks, softly and at once; quick: one of each, few epochs and one seed."""
     setup, seeds = (fewer(CHARACTERS), SEEDS[:1]) if quick else (CHARACTERS, SEEDS)
     made = []
@@ -29,7 +29,7 @@ def jobs(quick: bool) -> list[Job]:
         for title, kept, recipes in (("soft", KEPT, SOFT), ("once", _ONE, ONCE)):
             found = {n: {**how, "epochs": how["epochs"] // 5} for n, how in recipes.items()}
             how = found if quick else recipes
-            made += filters(setup, seed, _ONE if quick else kept, title, **how)
+            made += filter_jobs(setup, seed, _ONE if quick else kept, title, **how)
     return made
 
 
@@ -65,5 +65,5 @@ STUDY = Study(
     "Convolutional Neural Networks, 2022, arXiv:2205.03602; filters on top of blocks, a second "
     "round (run abp first)",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from metalearn_tut.claims.anp.jobs import filters, naive, pruned
-from metalearn_tut.claims.learners import alone
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.arms import SEEDS
+from metalearn_tut.claims.learners import CONV4, first_tasks, train_and_test
+from metalearn_tut.claims.study import Config, Job
 
-Config = dict[str, Any]
-SEEDS, QUERIES = (0, 1, 2), 50
 SCHEDULE = (0.45, 0.25, 0.15, 0.05, 0.05)
 SHARES = ("0.45", "0.70", "0.85", "0.90", "0.95")
 DECIDING = ("0.85", "0.90")  # where 600 tasks are asked, and 300 elsewhere
@@ -19,11 +16,10 @@ SPARED = {
 }
 OTHERS = ("lobs", "magnitude", "random", "snip", "meta_snip")
 
-_CONV4 = {"name": "Conv4", "in_channels": 1, "ways": 5, "norm": "support"}
 MODELS: dict[str, Config] = {
-    "conv64": {**_CONV4, "width": 64},
-    "conv32": {**_CONV4, "width": 32},
-    "resnet": {**_CONV4, "name": "ResNet12", "widths": [8, 16, 32, 64]},
+    "conv64": {**CONV4, "width": 64},
+    "conv32": {**CONV4, "width": 32},
+    "resnet": {**CONV4, "name": "ResNet12", "widths": [8, 16, 32, 64]},
 }
 LEARNER = {"name": "maml", "inner_lr": 0.1, "inner_steps": 2, "rate_mode": "per_layer_and_step"}
 NETWORKS: dict[str, tuple[Config, Config]] = {
@@ -35,11 +31,13 @@ NETWORKS: dict[str, tuple[Config, Config]] = {
 SCORES = {"dense": None, "anp": "anp", **{score: score for score in OTHERS}}
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Dense learners first, from which the arms start; then the arms, one seed after another."""
     seeds = SEEDS[:1] if quick else SEEDS
     networks = ("conv32",) if quick else tuple(NETWORKS)
-    bases = [Job(f"{n}-base-{s}", _base(n, s, quick), alone) for s in seeds for n in networks]
+    bases = [
+        Job(f"{n}-base-{s}", _base(n, s, quick), train_and_test) for s in seeds for n in networks
+    ]
     arms = [_arm(*arm, s, quick) for s in seeds for arm in _arms() if arm[0] in networks]
     first = ("magnitude", "0.85") if quick else None
     ways = [(score, share) for score in ("magnitude", "lobs") for share in DECIDING]
@@ -72,7 +70,7 @@ def base(
         "algorithm": algorithm,
         "data": {"shots": shots, "queries": 5},
         "training": {"steps": steps, "tasks_per_step": 4, "outer_lr": 0.003},
-        "test": {"test": drawn(100 if quick else 600)},
+        "test": {"test": first_tasks(100 if quick else 600)},
         "seed": seed,
     }
 
@@ -85,11 +83,11 @@ def _arm(
     for share in SHARES if network == "conv32" else ("0.85",):
         n = 600 if share in DECIDING else 200
         test |= {
-            f"before {share}": drawn(50 if quick else 200),
-            share: drawn(50 if quick else n),
+            f"before {share}": first_tasks(50 if quick else 200),
+            share: first_tasks(50 if quick else n),
         }
     if network in MODELS and name in ("anp", "uniform"):
-        test["validation 0.85"] = drawn(50 if quick else 300, "validation")
+        test["validation 0.85"] = first_tasks(50 if quick else 300, "validation")
     config = {
         "dense": _base(network, seed, quick),
         "score": score,
@@ -115,7 +113,7 @@ def _filters(quick: bool) -> Config:
         "n_tasks": 20,
         "keep": [0.5, 0.25],
         "retrain": {**retraining(quick, 3), "steps": sum(retraining(quick, 3)["steps"])},
-        "test": drawn(100 if quick else 600),
+        "test": first_tasks(100 if quick else 600),
     }
 
 
@@ -130,7 +128,7 @@ def _naive(score: str, share: str, seed: int, quick: bool) -> Job:
         "options": {"n_tasks": 20, "spare": SPARED["conv"]},
         "ordinary": {"training": _ordinary(160), "retrain": _ordinary(80)},
         "training": {**base["training"], "steps": steps},
-        "test": drawn(50 if quick else 600),
+        "test": first_tasks(50 if quick else 600),
     }
     return Job(f"naive-{score}-{share}-{seed}", config, naive)
 
@@ -138,8 +136,3 @@ def _naive(score: str, share: str, seed: int, quick: bool) -> Job:
 def _ordinary(steps: int) -> Config:
     """Steps of 50 of the task's 100 images: 40 epochs are 80 of them."""
     return {"steps": steps, "tasks_per_step": 1, "outer_lr": 0.003}
-
-
-def drawn(n: int, split: str = "test") -> Config:
-    """Which tasks are drawn from a split: the same for every arm."""
-    return {"split": split, "tasks": n, "queries": 10, "seed": 2 if split == "validation" else 1}

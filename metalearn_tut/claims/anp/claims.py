@@ -11,21 +11,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from metalearn_tut.claims.anp.arms import MODELS, OTHERS, QUERIES, SCORES, SEEDS, SHARES, jobs
+from metalearn_tut.claims.anp.arms import MODELS, OTHERS, SCORES, SHARES, all_jobs
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.paired import PAIRED
+from metalearn_tut.claims.statistics import PAIRED
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 
 _NAMES = {"conv64": "Conv4-64", "conv32": "Conv4-32", "resnet": "ResNet-12 (8 to 64)"}
 
 
-def _read(results: Results) -> Arms:
-    return Arms(results, SEEDS, QUERIES)
-
-
 def parity(results: Results) -> Verdict:
     """Claim 1."""
-    arms, said = _read(results), []
+    arms, parts = Arms(results), []
     values: dict[str, Any] = {}
     for network in [n for n in MODELS if arms.present([f"{n}-dense"])]:
         ways = arms.present([f"{network}-anp", f"{network}-uniform"])
@@ -35,13 +31,13 @@ def parity(results: Results) -> Verdict:
         values[network] = {"validation": chosen, "best": best, "accuracy": accuracy}
         values[network] |= {f"{way} - dense": gap.to_dict() for way, gap in gaps.items()}
         words = zip(("sparing", "all layers alike"), gaps.values(), strict=False)
-        said.append(f"{_NAMES[network]}: " + ", ".join(f"{word} {gap}" for word, gap in words))
+        parts.append(f"{_NAMES[network]}: " + ", ".join(f"{word} {gap}" for word, gap in words))
     values["curves"] = {
         arm: _curve(arms, f"conv32-{arm}") for arm in (*SCORES, "uniform", "downdated")
     }
     decided = values.get("conv64", values["conv32"])
     holds = decided[f"{decided['best']} - dense"]["mean"] >= -0.01
-    return Verdict(holds, f"85 % removed, ANP - dense. {'; '.join(said)}.", values)
+    return Verdict(holds, f"85 % removed, ANP - dense. {'; '.join(parts)}.", values)
 
 
 def _curve(arms: Arms, arm: str) -> dict[str, float]:
@@ -51,7 +47,7 @@ def _curve(arms: Arms, arm: str) -> dict[str, float]:
 
 def naive(results: Results) -> Verdict:
     """Claim 2."""
-    arms, said, holds = _read(results), [], True
+    arms, parts, holds = Arms(results), [], True
     values: dict[str, Any] = {}
     for share in ("0.85", "0.90"):
         for score in ("magnitude", "lobs"):
@@ -63,31 +59,31 @@ def naive(results: Results) -> Verdict:
             values[name] = {"naive - anp": gap.to_dict(), "accuracy": arms.mean(name)}
             values[name]["ordinary"] = math.fsum(learned) / len(learned)
             holds &= gap.high < -0.01
-            said.append(f"{score}, {float(share):.0%} removed: {arms.mean(name):.3f}, {gap}")
-    return Verdict(holds, f"naive - ANP: {'; '.join(said)}.", values)
+            parts.append(f"{score}, {float(share):.0%} removed: {arms.mean(name):.3f}, {gap}")
+    return Verdict(holds, f"naive - ANP: {'; '.join(parts)}.", values)
 
 
 def scores(results: Results) -> Verdict:
     """Claim 3."""
-    arms, values, said = _read(results), {}, []
+    arms, values, parts = Arms(results), {}, []
     for share in SHARES:
         for split in (share, f"before {share}"):
             gaps = {o: arms.minus("conv32-anp", f"conv32-{o}", split) for o in OTHERS}
             values[split] = {other: gap.to_dict() for other, gap in gaps.items()}
             if split == "0.85":
-                said = [f"{other} {gap}" for other, gap in gaps.items()]
+                parts = [f"{other} {gap}" for other, gap in gaps.items()]
                 holds = all(gap.low > 0 for gap in gaps.values())
     early = arms.minus("conv32-anp", "conv32-lobs", "before 0.95")
-    said.append(f"at 95 % before training: lobs {early}")
+    parts.append(f"at 95 % before training: lobs {early}")
     downdated = arms.minus("conv32-anp", "conv32-downdated", "0.85")
     values["0.85"]["downdated"] = downdated.to_dict()
-    said.append(f"ANP with inverses that follow each removal: {downdated}")
-    return Verdict(holds, f"ANP - other, 85 % removed: {'; '.join(said)}.", values)
+    parts.append(f"ANP with inverses that follow each removal: {downdated}")
+    return Verdict(holds, f"ANP - other, 85 % removed: {'; '.join(parts)}.", values)
 
 
 def second_learner(results: Results) -> Verdict:
     """Claim 4."""
-    arms = _read(results)
+    arms = Arms(results)
     gap = arms.minus("anil64-anp", "anil64-dense", "0.85")
     values = {"anp - dense": gap.to_dict(), "dense": arms.mean("anil64-dense", "0.85")}
     return Verdict(gap.mean >= -0.01, f"ANIL, Conv4-64, 85 % removed: ANP - dense {gap}.", values)
@@ -95,7 +91,7 @@ def second_learner(results: Results) -> Verdict:
 
 def costs(results: Results) -> Verdict:
     """Claim 5."""
-    arms, said, holds = _read(results), [], True
+    arms, parts, holds = Arms(results), [], True
     values: dict[str, Any] = {}
     for network in arms.present([f"{n}-anp" for n in MODELS]):
         dense = arms.values(network.replace("anp", "dense"))[0]["cost 0.85"]
@@ -106,17 +102,17 @@ def costs(results: Results) -> Verdict:
             kept = 1 - float(share)
             holds &= ratios["macs"] <= kept + 0.1 and ratios["bytes"] <= kept + 0.1
             if share == "0.85":
-                said.append(
+                parts.append(
                     f"{network.split('-')[0]}: {ratios['bytes']:.2f} of the bytes, "
                     f"{ratios['macs']:.2f} of the MACs"
                 )
     for keep, found in results["filters"].items():
         values[f"filters {keep}"] = found
-        said.append(
+        parts.append(
             f"{float(keep):.0%} of the filters: {found['latency']:.2f} of the latency, "
             f"{found['macs']:.2f} of the MACs, accuracy {found['accuracy']:.3f}"
         )
-    return Verdict(holds, f"85 % removed: {'; '.join(said)}.", values)
+    return Verdict(holds, f"85 % removed: {'; '.join(parts)}.", values)
 
 
 _SHARED = (
@@ -184,5 +180,5 @@ STUDY = Study(
     "D. Gao, X. He, Z. Zhou, Y. Tong, L. Thiele, Pruning Meta-Trained Networks for On-Device "
     "Adaptation, CIKM 2021, doi:10.1145/3459637.3482378",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

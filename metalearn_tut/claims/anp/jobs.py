@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +10,24 @@ import torch
 
 from metalearn_tut import runs, saliency
 from metalearn_tut.claims.learners import (
-    Later,
-    counted,
-    learner_of,
-    like,
-    right,
-    tested,
+    TasksFrom,
+    correct_answers,
+    correct_by_split,
+    latency_ratio,
+    narrowed,
+    network_cost,
     train_tasks,
+    trained_learner,
 )
-from metalearn_tut.claims.paired import accuracies
+from metalearn_tut.claims.statistics import accuracies
+from metalearn_tut.claims.study import Config
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate
 from metalearn_tut.learners.maml import MAML
-from metalearn_tut.saliency.filters import best_filters, remove_filters
 from metalearn_tut.tasks import EpisodeSampler, TaskSampler
 from metalearn_tut.tasks.task import Task
 from metalearn_tut.training.loop import meta_train
 
-Config = dict[str, Any]
 COMPENSATING = ("anp", "lobs")  # the other scores are compared as they are published: without
 
 # Learners pruned in rounds
@@ -45,7 +43,7 @@ def pruned(config: Config, folder: Path) -> dict[str, Any]:
         with ``before `` in front of it, before training; with ``cost ``, what the network
         costs. ``kept``: share kept of each layer, and (``""``) of all prunable weights.
     """
-    learner = learner_of(config["dense"], folder)
+    learner = trained_learner(config["dense"], folder)
     sampler = train_tasks(config["dense"]["data"], config["dense"]["seed"])
     return after_rounds(learner, sampler, config, folder)
 
@@ -60,30 +58,30 @@ def after_rounds(
 
     def test(learner: MAML, *splits: str) -> dict[str, str]:
         wanted = {split: config["test"][split] for split in splits if split in config["test"]}
-        return tested(learner, {"data": data, "test": wanted})
+        return correct_by_split(learner, {"data": data, "test": wanted})
 
     def retrain(learner: MAML, number: int) -> dict[str, Any]:
         share = removed[number - 1]
         found = test(learner, f"before {share}")
-        later = Later(sampler, 10**6 * number)  # no task twice in a run
+        later = TasksFrom(sampler, 10**6 * number)  # no task twice in a run
         options = {"out": folder / f"round-{number}", "resume": True, "progress": False}
         meta_train(learner, later, **{**config["retrain"], "steps": steps[number - 1]}, **options)
         network, masks = learner.model, learner.masks
-        found[f"cost {share}"] = counted(network, sampler[0].support_x.shape[1:], masks)
+        found[f"cost {share}"] = network_cost(network, sampler[0].support_x.shape[1:], masks)
         return found | test(learner, share, f"validation {share}")
 
     schedule = rounds if config["score"] else [0.0] * len(rounds)
     score = config["score"] or "magnitude"
-    options = {"score": score, "compensate": score in COMPENSATING, **config["options"]}
+    compensate = score in COMPENSATING
+    criterion = saliency.Criterion(method=score, compensate=compensate, **config["options"])
     history = saliency.anp_prune(
         learner,
-        Later(sampler, 10**8),
-        schedule,
-        retrain,
+        TasksFrom(sampler, 10**8),
+        saliency.Rounds(schedule, retrain),
+        criterion,
         out=folder / "rounds",
         resume=True,
         progress=False,
-        **options,
     ).history
     kept = {
         share: {**r["layers"], "": r["kept"]} for share, r in zip(removed, history, strict=True)
@@ -103,18 +101,18 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
         By the share of filters kept: ``accuracy``, and ``macs``, ``bytes`` and ``latency`` of the
         network adapted to a task, relative to the dense one's.
     """
-    learner = learner_of(config["dense"], folder)
+    learner = trained_learner(config["dense"], folder)
     data, seed = config["dense"]["data"], config["dense"]["seed"]
     sampler = train_tasks(data, seed)
-    tasks = Later(sampler, 10**8).tasks(range(config["n_tasks"]))
-    scores, _ = saliency.scores_of(learner, tasks.blind(), "anp")
+    tasks = TasksFrom(sampler, 10**8).tasks(range(config["n_tasks"]))
     values = {}
     for keep in config["keep"]:
-        network = remove_filters(learner.model, best_filters(learner.model, scores, keep))
-        narrow = like(learner, network, config["dense"]["algorithm"])
+        narrow = narrowed(learner, tasks, keep, config["dense"]["algorithm"])
         options = {"out": folder / f"keep-{keep}", "resume": True, "progress": False}
-        meta_train(narrow, Later(sampler, 10**6), **config["retrain"], **options)
-        correct = accuracies(right(narrow, data, config["test"]), 5 * config["test"]["queries"])
+        meta_train(narrow, TasksFrom(sampler, 10**6), **config["retrain"], **options)
+        correct = accuracies(
+            correct_answers(narrow, data, config["test"]), 5 * config["test"]["queries"]
+        )
         values[str(keep)] = {
             "accuracy": correct.mean().item(),
             **_relative(narrow, learner, tasks[0]),
@@ -125,15 +123,12 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
 def _relative(narrow: MAML, dense: MAML, task: Task) -> dict[str, float]:
     """What the one costs, adapted to a task and alone, relative to the other."""
     shape = task.support_x.shape[1:]
-    pair = [each.adapt(task.support_x, task.support_y).deploy() for each in (narrow, dense)]
-    seconds = [[cost.latency(network, shape) for network in pair] for _ in range(5)]
-    ratios = {"latency": statistics.median(a / b for a, b in seconds)}
-    for name, measure in (
-        ("macs", partial(cost.macs, input_shape=shape)),
-        ("bytes", cost.size_bytes),
-    ):
-        ratios[name] = measure(pair[0]) / measure(pair[1])
-    return ratios
+    a, b = (each.adapt(task.support_x, task.support_y).deploy() for each in (narrow, dense))
+    return {
+        "latency": latency_ratio(a, b, shape, turns=5),
+        "macs": cost.macs(a, shape) / cost.macs(b, shape),
+        "bytes": cost.size_bytes(a) / cost.size_bytes(b),
+    }
 
 
 # The naive way: an ordinary network, pruned, and then meta-trained
@@ -153,29 +148,27 @@ def naive(config: Config, folder: Path) -> dict[str, Any]:
     one = OneTask(train_tasks(setup["data"], setup["seed"]))
     options = {"out": folder / "ordinary", "resume": True, "progress": False}
     meta_train(plain, one, **ordinary["training"], **options)
-    learned = evaluate(plain, Later(one, 10**7), 20).mean
+    learned = evaluate(plain, TasksFrom(one, 10**7), 20).mean
 
     def retrain(plain: MAML, number: int) -> None:
         options["out"] = folder / f"ordinary-{number}"
-        meta_train(plain, Later(one, 10**6 * number), **ordinary["retrain"], **options)
+        meta_train(plain, TasksFrom(one, 10**6 * number), **ordinary["retrain"], **options)
 
+    compensate = config["score"] in COMPENSATING
     saliency.anp_prune(
         plain,
-        Later(one, 10**8),
-        config["schedule"],
-        retrain,
-        score=config["score"],
-        compensate=config["score"] in COMPENSATING,
+        TasksFrom(one, 10**8),
+        saliency.Rounds(config["schedule"], retrain),
+        saliency.Criterion(method=config["score"], compensate=compensate, **config["options"]),
         out=folder / "rounds",
         resume=True,
         progress=False,
-        **config["options"],
     )
     learner.set_masks(plain.masks)
     options["out"] = folder / "meta"
     sampler = train_tasks(setup["data"], setup["seed"])
     meta_train(learner, sampler, **config["training"], **options)
-    return {"test": right(learner, setup["data"], config["test"]), "ordinary": learned}
+    return {"test": correct_answers(learner, setup["data"], config["test"]), "ordinary": learned}
 
 
 class OneTask(TaskSampler):

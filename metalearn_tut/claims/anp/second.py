@@ -12,19 +12,17 @@ from typing import Any
 from metalearn_tut.claims.anp.arms import (
     LEARNER,
     MODELS,
-    QUERIES,
     SCHEDULE,
     SCORES,
     SEEDS,
     SPARED,
     base,
-    drawn,
     retraining,
 )
 from metalearn_tut.claims.anp.jobs import pruned
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.learners import alone
-from metalearn_tut.claims.paired import PAIRED
+from metalearn_tut.claims.learners import first_tasks, train_and_test
+from metalearn_tut.claims.statistics import PAIRED
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
 # Network, shots, steps of the dense learner, how many times the first study's training after rounds
@@ -40,11 +38,13 @@ ARMS = {
 }
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Dense learners first, then the arms, one seed after another."""
     seeds = SEEDS[:1] if quick else SEEDS
     settings = [s for s in SETTINGS if not quick or s != "conv64_5shot"]
-    bases = [Job(f"{n}-base-{s}", _base(n, s, quick), alone) for s in seeds for n in settings]
+    bases = [
+        Job(f"{n}-base-{s}", _base(n, s, quick), train_and_test) for s in seeds for n in settings
+    ]
     arms = [_arm(n, name, s, quick) for s in seeds for n in settings for name in ARMS[n]]
     return bases + arms
 
@@ -65,45 +65,41 @@ def _arm(setting: str, name: str, seed: int, quick: bool) -> Job:
         "schedule": list(SCHEDULE[:3]),
         "options": {"n_tasks": 20, "spare": SPARED["conv"], **follow},
         "retrain": {**after, "steps": [SETTINGS[setting][3] * n for n in after["steps"]]},
-        "test": {split: drawn(n) for split, n in tasks.items()},
+        "test": {split: first_tasks(n) for split, n in tasks.items()},
     }
     return Job(f"{setting}-{name}-{seed}", config, pruned)
 
 
-def _read(results: Results) -> Arms:
-    return Arms(results, SEEDS, QUERIES)
-
-
 def five_shots(results: Results) -> Verdict:
     """Claim 1."""
-    arms, said, values = _read(results), [], {}
+    arms, parts, values = Arms(results), [], {}
     wide = arms.present(["conv64_5shot-dense"])  # not in a quick run
     for network in ("conv64_5shot", "conv32_5shot") if wide else ("conv32_5shot",):
         gap = arms.minus(f"{network}-anp", f"{network}-dense", "0.85")
         accuracy = {arm: arms.mean(f"{network}-{arm}", "0.85") for arm in ("dense", "anp")}
         values[network] = {"accuracy": accuracy, "anp - dense": gap.to_dict()}
-        said.append(f"{network}: dense {accuracy['dense']:.3f}, ANP - dense {gap}")
+        parts.append(f"{network}: dense {accuracy['dense']:.3f}, ANP - dense {gap}")
     decided = next(iter(values.values()))
-    return Verdict(decided["anp - dense"]["mean"] >= -0.01, "; ".join(said) + ".", values)
+    return Verdict(decided["anp - dense"]["mean"] >= -0.01, "; ".join(parts) + ".", values)
 
 
 def scores(results: Results) -> Verdict:
     """Claim 2."""
-    arms, said, values = _read(results), [], {}
+    arms, parts, values = Arms(results), [], {}
     for split in ("0.85", "before 0.85"):
         gaps = {
             other: arms.minus("conv32_5shot-anp", f"conv32_5shot-{other}", split)
             for other in ("lobs", "magnitude")
         }
         values[split] = {other: gap.to_dict() for other, gap in gaps.items()}
-        said += [f"{split}, ANP - {other}: {gap}" for other, gap in gaps.items()]
+        parts += [f"{split}, ANP - {other}: {gap}" for other, gap in gaps.items()]
     holds = all(g["mean"] > g["over_tasks"] for g in values["0.85"].values())
-    return Verdict(holds, "; ".join(said) + ".", values)
+    return Verdict(holds, "; ".join(parts) + ".", values)
 
 
 def longer(results: Results) -> Verdict:
     """Claim 3."""
-    arms = _read(results)
+    arms = Arms(results)
     gap = arms.minus("conv32_long-downdated", "conv32_long-dense", "0.85")
     accuracy = {arm: arms.mean(f"conv32_long-{arm}", "0.85") for arm in ARMS["conv32_long"]}
     values = {"accuracy": accuracy, "anp - dense": gap.to_dict()}
@@ -156,5 +152,5 @@ STUDY = Study(
     "Adaptation, CIKM 2021, doi:10.1145/3459637.3482378; a second round: five shots, and more "
     "training after pruning",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

@@ -17,17 +17,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.compact.arms import PRICES, QUERIES, SEEDS, jobs
-from metalearn_tut.claims.paired import PAIRED, seeds_interval
+from metalearn_tut.claims.compact.arms import all_jobs
+from metalearn_tut.claims.statistics import PAIRED, interval_over_seeds
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
-from metalearn_tut.evaluation.accuracy import interval
+from metalearn_tut.evaluation.intervals import interval
 
-GATED = tuple(f"gated{price:g}" for price in PRICES)
+GATED = ("gated0.5", "gated1", "gated2")
 LOSS = 0.02  # of accuracy that compression may cost
-
-
-def _read(results: Results) -> Arms:
-    return Arms(results, SEEDS, QUERIES)
 
 
 def costs(arms: Arms, name: str) -> dict[str, float]:
@@ -38,15 +34,15 @@ def costs(arms: Arms, name: str) -> dict[str, float]:
 
 def _better(results: Results, a: str, b: str, least: float = 0.0) -> Verdict:
     """Whether ``a`` is better than ``b`` by ``least``, the whole interval."""
-    arms = _read(results)
+    arms = Arms(results)
     gap = arms.minus(a, b)
     values = {name: {"accuracy": arms.mean(name), **costs(arms, name)} for name in (a, b)}
-    said = "; ".join(
+    listed = "; ".join(
         f"{name} {v['accuracy']:.3f} with {v['parameters']:,.0f} parameters and {v['macs']:,.0f} "
         f"multiply-adds"
         for name, v in values.items()
     )
-    return Verdict(gap.low > least, f"{a} - {b} {gap}; {said}.", {**values, "gap": gap.to_dict()})
+    return Verdict(gap.low > least, f"{a} - {b} {gap}; {listed}.", {**values, "gap": gap.to_dict()})
 
 
 def wide_and_sparse(results: Results) -> Verdict:
@@ -68,14 +64,14 @@ def short(results: Results) -> Verdict:
 
 def gates(results: Results) -> Verdict:
     """Claim 4."""
-    arms = _read(results)
+    arms = Arms(results)
     limit = 1.1 * costs(arms, "maml16")["macs"]
     points = {name: (costs(arms, name)["macs"], arms.minus(name, "maml16")) for name in GATED}
     holds = any(macs <= limit and gap.low > 0 for macs, gap in points.values())
-    said = [f"{n} {arms.mean(n):.3f} at {macs:,.0f}, {gap}" for n, (macs, gap) in points.items()]
+    parts = [f"{n} {arms.mean(n):.3f} at {macs:,.0f}, {gap}" for n, (macs, gap) in points.items()]
     base = f"maml16 {arms.mean('maml16'):.3f} at {costs(arms, 'maml16')['macs']:,.0f} multiply-adds"
     values = {n: {"macs": macs, "gap": gap.to_dict()} for n, (macs, gap) in points.items()}
-    return Verdict(holds, f"{base}; {'; '.join(said)}.", values)
+    return Verdict(holds, f"{base}; {'; '.join(parts)}.", values)
 
 
 def taught_and_pruned(results: Results) -> Verdict:
@@ -85,7 +81,7 @@ def taught_and_pruned(results: Results) -> Verdict:
 
 def robust_and_pruned(results: Results) -> Verdict:
     """Claim 6."""
-    arms, found = _read(results), _better(results, "noisy-hetrom-anp75", "noisy-mean-anp75")
+    arms, found = Arms(results), _better(results, "noisy-hetrom-anp75", "noisy-mean-anp75")
     for name in ("noisy-hetrom", "noisy-mean"):
         gap = arms.minus(f"{name}-anp75", name)
         found.values[f"{name}: pruned - whole"] = gap.to_dict()
@@ -124,14 +120,14 @@ def rows(results: Results) -> dict[str, dict[str, float]]:
         ``parameters``, ``macs`` and ``bytes`` of the deployed network, means over seeds; seconds
         ``adapt`` and ``latency``.
     """
-    arms, times = _read(results), results["times"]
+    arms, times = Arms(results), results["times"]
     found = {}
     for name, measured in times.items():
         accuracy = arms.accuracy(name)
         mean, over_tasks = interval(accuracy.mean(0))
         found[name] = {"accuracy": mean, "over_tasks": over_tasks}
         if len(accuracy) > 1:
-            found[name]["over_seeds"] = seeds_interval(accuracy.mean(1).tolist())[1]
+            found[name]["over_seeds"] = interval_over_seeds(accuracy.mean(1).tolist())[1]
         found[name] |= costs(arms, name) | measured
     return found
 
@@ -217,5 +213,5 @@ STUDY = Study(
     "The five methods of this book side by side: MAML, prototypical networks, HeTRoM, ANP, ABP, "
     "TSMD, MetaGater and two combinations",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

@@ -15,27 +15,32 @@ from typing import Any
 import torch
 
 from metalearn_tut import runs, saliency
-from metalearn_tut.block_voting import GatedResNet12, vote_by_tasks
+from metalearn_tut.block_voting import BlockGatedResNet12, vote_by_tasks
+from metalearn_tut.claims import learners
 from metalearn_tut.claims.hetrom.jobs import aggregate
 from metalearn_tut.claims.hetrom.tasks import training_tasks
-from metalearn_tut.claims.learners import Later, counted, like, test_tasks, tested
-from metalearn_tut.claims.records import beside
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.learners import (
+    TasksFrom,
+    correct_by_split,
+    network_cost,
+    test_tasks,
+    with_network,
+)
+from metalearn_tut.claims.records import folder_of_job
+from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.evaluation import cost
 from metalearn_tut.gating.evaluation import Watched, is_gated
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.maml import MAML
-from metalearn_tut.saliency.filters import best_filters, remove_filters
 from metalearn_tut.tasks import as_float
 from metalearn_tut.training.loop import meta_train
 
-Config = dict[str, Any]
 AFTER = 10**6  # training tasks after the n-th prune begin at n of these: none twice in a run
 JUDGES = 10**8  # tasks that score and vote
 
 
-def learned(config: Config, folder: Path) -> dict[str, Any]:
+def train_and_measure(config: Config, folder: Path) -> dict[str, Any]:
     """Follow a recipe; test and measure what it makes.
 
     Returns
@@ -45,30 +50,32 @@ def learned(config: Config, folder: Path) -> dict[str, Any]:
         networks the mean over all test images) and ``bytes`` of the network that is deployed for
         the first test task, without what masks removed.
     """
-    learner = followed(config, folder)
+    learner = make_learner(config, folder)
     watched = Watched(learner) if is_gated(learner) else learner
-    values = tested(watched, config)
+    values = correct_by_split(watched, config)
     share = statistics.mean(watched.shares) if is_gated(learner) else 1.0
     task = test_tasks(config["data"], config["test"]["test"])[0]
     network = learner.adapt(task.support_x, task.support_y).deploy()
-    part = _trained_part(learner)
+    part = _student_of(learner)
     masks = part.masks if isinstance(part, MAML) else None
-    values["cost"] = counted(network, task.support_x.shape[1:], masks)
+    values["cost"] = network_cost(network, task.support_x.shape[1:], masks)
     values["cost"]["macs"] *= share
     return values
 
 
-def followed(config: Config, folder: Path) -> Learner:
+def make_learner(config: Config, folder: Path) -> Learner:
     """The learner that a configuration's recipe makes."""
     return RECIPES[config["recipe"]](config, folder)
 
 
-def _base(config: Config, folder: Path) -> Any:
+def _finished(config: Config, folder: Path) -> Any:
     """The finished learner of another job."""
-    return followed(config, beside(Job(config["name"], config, learned), folder))
+    return make_learner(
+        config, folder_of_job(Job(config["name"], config, train_and_measure), folder)
+    )
 
 
-def _trained_part(learner: Learner) -> Learner:
+def _student_of(learner: Learner) -> Learner:
     """Of a student and its teacher the student."""
     return getattr(learner, "student", learner)
 
@@ -88,34 +95,34 @@ def trained(config: Config, folder: Path) -> Learner:
 
 
 def _train(learner: Learner, config: Config, steps: int, number: int, folder: Path) -> None:
-    sampler = Later(training_tasks(config["tasks"], config["seed"]), AFTER * number)
+    sampler = TasksFrom(training_tasks(config["tasks"], config["seed"]), AFTER * number)
     how = {"aggregate": aggregate(config["aggregate"], sampler, learner), **config["training"]}
     meta_train(learner, sampler, steps=steps, out=folder, resume=True, progress=False, **how)
 
 
 def pruned(config: Config, folder: Path) -> Learner:
     """Prune a learner by ANP in rounds, and train it after each, its teacher beside it."""
-    learner = _base(config["base"], folder)
-    student = _trained_part(learner)
+    learner = _finished(config["base"], folder)
+    student = _student_of(learner)
 
     def retrain(student: MAML, number: int) -> None:
         steps = config["steps"][number - 1]
         _train(learner, config, steps, number, folder / f"round-{number}")
 
-    judges = Later(training_tasks(config["tasks"], config["seed"]), JUDGES)
-    options = {"out": folder / "rounds", "resume": True, "progress": False, **config["options"]}
-    saliency.anp_prune(student, judges, config["schedule"], retrain, **options)
+    judges = TasksFrom(training_tasks(config["tasks"], config["seed"]), JUDGES)
+    rounds = saliency.Rounds(config["schedule"], retrain)
+    criterion = saliency.Criterion(**config["options"])
+    options = {"out": folder / "rounds", "resume": True, "progress": False}
+    saliency.anp_prune(student, judges, rounds, criterion, **options)
     return learner
 
 
 def narrowed(config: Config, folder: Path) -> Learner:
     """Remove the filters with the lowest ANP scores for good, and train what is left."""
-    learner = _base(config["base"], folder)
-    judges = Later(training_tasks(config["tasks"], config["seed"]), JUDGES)
+    learner = _finished(config["base"], folder)
+    judges = TasksFrom(training_tasks(config["tasks"], config["seed"]), JUDGES)
     few = judges.tasks(range(config["options"]["n_tasks"]))
-    scores, _ = saliency.scores_of(learner, few.blind(), "anp")
-    network = remove_filters(learner.model, best_filters(learner.model, scores, config["kept"]))
-    narrow = like(learner, network, config["base"]["algorithm"])
+    narrow = learners.narrowed(learner, few, config["kept"], config["base"]["algorithm"])
     _train(narrow, config, config["steps"], 1, folder / "narrow")
     return narrow
 
@@ -124,15 +131,15 @@ def gated_blocks(config: Config, folder: Path) -> Learner:
     """Meta-train a residual network whose blocks have gates."""
     torch.manual_seed(config["seed"])
     plain = runs.build_learner(config)
-    learner = like(plain, GatedResNet12(plain.model), config["algorithm"])
+    learner = with_network(plain, BlockGatedResNet12(plain.model), config["algorithm"])
     _train(learner, config, config["steps"], 0, folder)
     return learner
 
 
 def shortened(config: Config, folder: Path) -> Learner:
     """Remove the blocks that tasks vote out, training after each vote; then train without gates."""
-    learner = _base(config["base"], folder)
-    judges = Later(training_tasks(config["tasks"], config["seed"]), JUDGES)
+    learner = _finished(config["base"], folder)
+    judges = TasksFrom(training_tasks(config["tasks"], config["seed"]), JUDGES)
     number = 0
 
     def heal(learner: MAML) -> None:
@@ -142,7 +149,7 @@ def shortened(config: Config, folder: Path) -> Learner:
         _train(learner, config, steps, number, folder / f"round-{number}")
 
     vote_by_tasks(learner, judges, heal=heal, **config["voting"])
-    short = like(learner, learner.model.ungated(), config["base"]["algorithm"])
+    short = with_network(learner, learner.model.ungated(), config["base"]["algorithm"])
     _train(short, config, config["steps"][number], number + 1, folder / "final")
     return short
 
@@ -151,7 +158,7 @@ def taught(config: Config, folder: Path) -> Learner:
     """Meta-train a student beside a finished teacher, which goes on training."""
     torch.manual_seed(config["seed"])
     student = runs.build_learner(config)
-    pair = MetaDistiller(_base(config["teacher"], folder), student, **config["distil"])
+    pair = MetaDistiller(_finished(config["teacher"], folder), student, **config["distil"])
     _train(pair, config, config["steps"], 0, folder)
     return pair
 
@@ -177,7 +184,7 @@ def times(config: Config, folder: Path) -> dict[str, Any]:
         By learner ``adapt``, from a support set to an adapted network, and ``latency``, of that
         network deployed on one image: medians over the turns.
     """
-    learners = {name: _base(each, folder) for name, each in config["learners"].items()}
+    learners = {name: _finished(each, folder) for name, each in config["learners"].items()}
     task = test_tasks(config["data"], config["test"])[0]
     seconds: dict[str, Any] = {name: {"adapt": [], "latency": []} for name in learners}
     x = as_float(task.query_x[:1])

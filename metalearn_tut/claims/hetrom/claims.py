@@ -12,39 +12,33 @@ from collections.abc import Sequence
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.hetrom.jobs import (
+from metalearn_tut.claims.hetrom.arms import (
     EASY_GRID,
     GRID,
     KINDS,
     RATES,
-    SEEDS,
-    TEST,
     N,
+    all_jobs,
     fitting_arm,
-    jobs,
 )
-from metalearn_tut.claims.paired import Difference
+from metalearn_tut.claims.statistics import Difference
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
-
-
-def _arms(results: Results) -> Arms:
-    return Arms(results, SEEDS, 5 * TEST["queries"])
 
 
 def noise(results: Results) -> Verdict:
     """Claim 1."""
     values: dict[str, Any] = {}
-    said, holds = [], True
+    parts, holds = [], True
     for kind, words in KINDS.items():
         gaps = {}
         for rate in RATES:
             at = f"{kind}-{rate}"
-            gaps[rate], values[at] = noisy(_arms(results), at, fitting_arm(rate))
+            gaps[rate], values[at] = noisy(Arms(results), at, fitting_arm(rate))
             way = values[at]["share of mean -> oracle"]
-            said.append(f"{words}, {rate:.0%} noisy: HeTRoM - mean {gaps[rate]}")
-            said[-1] += "" if way is None else f", {way:.0%} of the way to the oracle"
+            parts.append(f"{words}, {rate:.0%} noisy: HeTRoM - mean {gaps[rate]}")
+            parts[-1] += "" if way is None else f", {way:.0%} of the way to the oracle"
         holds &= gaps[0.5].low > 0 and gaps[0.5].mean >= gaps[0.3].mean
-    return Verdict(holds, "; ".join(said) + ".", values)
+    return Verdict(holds, "; ".join(parts) + ".", values)
 
 
 def noisy(
@@ -64,7 +58,7 @@ def noisy(
 
 def easy(results: Results) -> Verdict:
     """Claim 2."""
-    arms = _arms(results)
+    arms = Arms(results)
     best, chosen = arms.best(arms.present([f"easy-top-{k}" for k in EASY_GRID]))
     hard, plain = (arms.minus(best, "easy-mean", split) for split in ("test", "easy"))
     values: dict[str, Any] = {"validation": chosen, "hard": hard.to_dict(), "easy": plain.to_dict()}
@@ -78,7 +72,7 @@ def easy(results: Results) -> Verdict:
 
 def clean(results: Results) -> Verdict:
     """Claim 3."""
-    arms = _arms(results)
+    arms = Arms(results)
     others = arms.present([f"clean-{arm}" for arm in ("sg", "max", "top")])
     gap = arms.minus("clean-range-5-16", "clean-mean")
     same = results["same-bits"]["equal"]
@@ -92,9 +86,9 @@ def clean(results: Results) -> Verdict:
 
 def guidance(results: Results) -> Verdict:
     """Claim 4."""
-    arms = _arms(results)
+    arms = Arms(results)
     values: dict[str, Any] = {}
-    said, holds = [], True
+    parts, holds = [], True
     for rate in RATES:
         grid = [f"labels-{rate}-range-{m}-{k}" for m, k in GRID]
         best, chosen = arms.best(grid)
@@ -102,10 +96,10 @@ def guidance(results: Results) -> Verdict:
         holds &= gap.high >= 0
         fits = [v["fit"] for v in arms.values(f"labels-{rate}-sg")]
         values[str(rate)] = {"validation": chosen, "best": best, "sg - best": gap.to_dict()}
-        said.append(f"{rate:.0%} noisy: sg - ({', '.join(best.split('-')[-2:])}) {gap}")
-        said.append(_fit(fits))
-    said.append("clean: " + _fit([v["fit"] for v in arms.values("clean-sg")]))
-    return Verdict(holds, "; ".join(said) + ".", values)
+        parts.append(f"{rate:.0%} noisy: sg - ({', '.join(best.split('-')[-2:])}) {gap}")
+        parts.append(_fit(fits))
+    parts.append("clean: " + _fit([v["fit"] for v in arms.values("clean-sg")]))
+    return Verdict(holds, "; ".join(parts) + ".", values)
 
 
 def _fit(fits: Sequence[dict[str, Any]]) -> str:
@@ -131,16 +125,16 @@ def cost(results: Results) -> Verdict:
     for kind in KINDS:
         for rate in RATES:
             arm = f"{kind}-{rate}-{fitting_arm(rate)}"
-            found = [v["rejection"] for v in _arms(results).values(arm)]
+            found = [v["rejection"] for v in Arms(results).values(arm)]
             rates[arm] = {
                 what: _means([f[what] for f in found]) for what in ("precision", "recall")
             }
-    said = ", ".join(f"{arm} {ratio:.2f}" for arm, ratio in ratios.items() if arm != "mean")
+    listed = ", ".join(f"{arm} {ratio:.2f}" for arm, ratio in ratios.items() if arm != "mean")
     last = "; ".join(
         f"{arm} {found['precision'][0]:.2f} -> {found['precision'][-1]:.2f}"
         for arm, found in rates.items()
     )
-    sentence = f"time of a step over the mean's: {said}; precision, first to last fourth: {last}."
+    sentence = f"time of a step over the mean's: {listed}; precision, first to last fourth: {last}."
     return Verdict(ratios["hetrom"] <= 1, sentence, {"ratios": ratios, "rejection": rates})
 
 
@@ -218,5 +212,5 @@ STUDY = Study(
     "hetrom",
     "Z. Si, S. Hu, K. Ji, S. Lyu, Meta-Learning with Heterogeneous Tasks, 2024, arXiv:2410.18894",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

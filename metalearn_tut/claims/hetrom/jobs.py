@@ -1,4 +1,4 @@
-"""The jobs of the HeTRoM study: trainings on mixed tasks, and two small measurements."""
+"""The jobs of the HeTRoM studies: trainings on mixed tasks, and two small measurements."""
 
 from __future__ import annotations
 
@@ -14,136 +14,16 @@ import torch
 from torch import Tensor
 
 from metalearn_tut import rank_losses, runs
-from metalearn_tut.claims.hetrom.log_normal import log_normal_fit
 from metalearn_tut.claims.hetrom.tasks import TAGS, test_tasks, training_tasks
-from metalearn_tut.claims.paired import counts
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.statistics import correct_counts, log_normal_fit
+from metalearn_tut.claims.study import Config
 from metalearn_tut.evaluation.accuracy import evaluate
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.rank_losses import RankedRange, Selection
 from metalearn_tut.tasks import TaskSampler
 from metalearn_tut.training.loop import meta_train
 
-Config = dict[str, Any]
-SEEDS, RATES = (0, 1, 2), (0.3, 0.5)
-N, TEST = 16, {"tasks": 600, "queries": 10, "seed": 1}
-KINDS = {"labels": "random support labels", "outliers": "tasks of another source"}
-HETROM = {0.3: (5, N), 0.5: (8, N)}  # m = ceil(rate · n): as many left out as are noisy
-GRID = ((5, 14), (5, 16), (8, 14), (8, 16))
-EASY_GRID = (4, 8, 12)
-
-LEARNER = {
-    "model": {"name": "Conv4", "in_channels": 1, "ways": 5, "width": 32, "norm": "support"},
-    "algorithm": {
-        "name": "maml",
-        "inner_lr": 0.4,
-        "inner_steps": 1,
-        "rate_mode": "per_layer",
-        "zero_head": True,
-        "deferred": True,  # the same gradients, but none for tasks of weight 0
-    },
-}
-
-
-def jobs(quick: bool) -> list[Job]:
-    """Every arm with every seed, then the measurements; quick: fewer steps, seeds and arms."""
-    trainings = [_training(*arm, seed, quick) for seed in SEEDS for arm in _arms()]
-    if quick:
-        trainings = [_training(*arm, 0, quick) for arm in _arms() if arm[0] in _QUICK]
-    short = {**LEARNER, "tasks": kind_of_tasks("labels", 0.5), "seed": 0}
-    same = {**short, "training": _loop(5 if quick else 20)}
-    arms = {
-        "mean": {"name": "mean", "deferred": False},
-        "hetrom": {"name": "range", "m": 8, "k": N, "deferred": True},
-        "hetrom, all gradients": {"name": "range", "m": 8, "k": N, "deferred": False},
-        "sg": {"name": "guided", "deferred": True},
-    }
-    timed = {**short, "training": _loop(3 if quick else 10), "arms": arms, "rounds": 3}
-    return [Job("same-bits", same, same_bits), Job("cost", timed, cost), *trainings]
-
-
-def _arms() -> list[tuple[str, str, float, dict[str, Any]]]:
-    """Name, kind of tasks, noise rate and aggregate of all arms."""
-    mean, oracle, guided = ({"name": name} for name in ("mean", "oracle", "guided"))
-    common = {"mean": mean, "max": ranked(0, 1), "top": ranked(0, N // 2)}
-    clean = {**common, "range-5-16": ranked(5, 16), "sg": guided}
-    arms = [(f"clean-{arm}", "clean", 0.0, how) for arm, how in clean.items()]
-    for rate in RATES:
-        grid = {f"range-{m}-{k}": ranked(m, k) for m, k in GRID}
-        noisy = {**common, "oracle": oracle, "sg": guided, **grid}
-        arms += [(f"labels-{rate}-{arm}", "labels", rate, how) for arm, how in noisy.items()]
-        few = {**common, "oracle": oracle, fitting_arm(rate): ranked(*HETROM[rate])}
-        arms += [(f"outliers-{rate}-{arm}", "outliers", rate, how) for arm, how in few.items()]
-    hard = {"mean": mean, **{f"top-{k}": ranked(0, k) for k in EASY_GRID}}
-    return arms + [(f"easy-{arm}", "easy", 0.1, how) for arm, how in hard.items()]
-
-
-_QUICK = (
-    *("clean-mean", "clean-range-5-16", "easy-mean", "easy-top-8", "labels-0.5-sg"),
-    *(f"{kind}-0.5-{arm}" for kind in KINDS for arm in ("mean", "range-8-16", "oracle")),
-    *(f"{kind}-0.3-{arm}" for kind in KINDS for arm in ("mean", "range-5-16")),
-)
-
-
-def fitting_arm(rate: float) -> str:
-    """The arm that leaves out as many tasks as are noisy on average."""
-    return "range-{}-{}".format(*HETROM[rate])
-
-
-def ranked(m: int, k: int) -> Config:
-    """The aggregate of ranks m + 1 to k."""
-    return {"name": "range", "m": m, "k": k}
-
-
-def kind_of_tasks(kind: str, rate: float) -> dict[str, Any]:
-    """What :func:`~metalearn_tut.claims.hetrom.tasks.training_tasks` takes: 5-way 1-shot glyphs."""
-    return {"data": {"name": "glyphs"}, "kind": kind, "rate": rate, "shots": 1, "queries": 5}
-
-
-def _loop(steps: int) -> dict[str, Any]:
-    """Of all arms: the outer rate was chosen for the mean, on 300 validation tasks (one seed).
-
-    After 220 to 240 steps, half of the tasks with random labels: 0.55 with a rate of 0.002,
-    0.59 with 0.005, 0.67 with 0.01, 0.59 with 0.02; clean tasks: 0.95 with 0.005 and 0.01.
-    """
-    return {"steps": steps, "tasks_per_step": N, "outer_lr": 0.01}
-
-
-def _training(arm: str, kind: str, rate: float, how: Config, seed: int, quick: bool) -> Job:
-    grid = how.get("k") in EASY_GRID if kind == "easy" else (how.get("m"), how.get("k")) in GRID
-    validated = grid and kind in ("easy", "labels")
-    more = {"fit": 200 if quick else 600} if how["name"] == "guided" else {}
-    return training_job(arm, kind_of_tasks(kind, rate), how, seed, quick, validated, **more)
-
-
-def training_job(
-    arm: str,
-    task_config: Config,
-    how: Config,
-    seed: int,
-    quick: bool,
-    validated: bool,
-    **more: Any,
-) -> Job:
-    """An arm with one seed; ``validated`` if validation tasks choose among arms like it."""
-    test = {"test": {**TEST, "tasks": 100} if quick else TEST}
-    if validated:
-        test["validation"] = {"tasks": 50 if quick else 300, "queries": 10, "seed": 2}
-    if task_config["kind"] == "easy":
-        test["easy"] = test["test"]
-    config = {
-        **LEARNER,
-        "tasks": task_config,
-        "aggregate": how,
-        "training": _loop(40 if quick else 200),
-        "test": test,
-        "seed": seed,
-        **more,
-    }
-    return Job(f"{arm}-{seed}", config, training)
-
-
-# What they do
+N = 16  # tasks of a step
 
 
 def training(config: Config, folder: Path, progress: bool = False) -> dict[str, Any]:
@@ -153,19 +33,21 @@ def training(config: Config, folder: Path, progress: bool = False) -> dict[str, 
     -------
     dict
         ``test`` and perhaps ``validation``: correct answers of every task (see
-        :func:`metalearn_tut.claims.paired.counts`); ``rejection`` if some tasks are noisy;
-        ``fit`` if ``config["fit"]`` tasks are asked for; ``skipped`` steps.
+        :func:`~metalearn_tut.claims.statistics.correct_counts`); ``rejection`` if some tasks are
+        noisy; ``fit`` if ``config["fit"]`` tasks are asked for; ``skipped`` steps.
     """
     torch.manual_seed(config["seed"])
     learner = runs.build_learner(config, config.get("device", "cpu"))
     sampler = training_tasks(config["tasks"], config["seed"])
     rank_loss = aggregate(config["aggregate"], sampler, learner)
+    if isinstance(rank_loss, rank_losses.TaskAggregate):
+        rank_loss.keeps_log = True
     options = {"out": folder, "resume": True, "progress": progress, **config["training"]}
     history = meta_train(learner, sampler, aggregate=rank_loss, **options)
     values: dict[str, Any] = {"skipped": len(history.skipped)}
     for split, wanted in config["test"].items():
         found = evaluate(learner, test_tasks(config["tasks"], split, wanted), wanted["tasks"])
-        values[split] = counts(found.values, 5 * wanted["queries"])
+        values[split] = correct_counts(found.values, 5 * wanted["queries"])
     if isinstance(rank_loss, rank_losses.TaskAggregate) and config["tasks"]["kind"] in TAGS:
         tag, n = TAGS[config["tasks"]["kind"]], options["tasks_per_step"]
         values["rejection"] = rejection(rank_loss.log, sampler, tag, n)

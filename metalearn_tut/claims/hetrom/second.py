@@ -18,22 +18,22 @@ What was seen there:
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.hetrom.claims import PAIRED, SHARED, noisy
-from metalearn_tut.claims.hetrom.jobs import (
+from metalearn_tut.claims.hetrom.arms import (
     EASY_GRID,
     HETROM,
     RATES,
     SEEDS,
-    TEST,
+    Arm,
     N,
     fitting_arm,
-    kind_of_tasks,
+    named,
     ranked,
+    task_config,
     training_job,
 )
+from metalearn_tut.claims.hetrom.claims import PAIRED, SHARED, noisy
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
 LETTERS = "aAuUDHLNSdkty"
@@ -42,48 +42,42 @@ _CLEAN = {"data": {"name": "glyphs"}, "shots": 1, "queries": 5, "tasks": 16, "ev
 GUIDED = {"name": "guided", "z_low": None, "z_high": 2, "clean": _CLEAN}
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Every arm with every seed; quick: fewer steps, and one seed."""
     seeds = SEEDS[:1] if quick else SEEDS
-    return [training_job(*arm[:3], seed, quick, arm[3]) for seed in seeds for arm in _arms()]
+    return [training_job(arm, seed, quick) for seed in seeds for arm in _arms()]
 
 
-def _arms() -> list[tuple[str, dict[str, Any], dict[str, Any], bool]]:
-    """Name, tasks and aggregate of all arms, and whether they are chosen among by validation."""
-    mean, clean = {"name": "mean"}, kind_of_tasks("clean", 0.0)
-    arms = [("clean-mean", clean, mean, False), ("clean-sg", clean, GUIDED, False)]
+def _arms() -> list[Arm]:
+    mean, oracle = {"name": "mean"}, {"name": "oracle"}
+    arms = named("clean", task_config("clean", 0.0), {"mean": mean, "sg": GUIDED})
     for rate in RATES:
         best = "range-{}-{}".format(*BEST[rate])
-        for arm, how in {"sg": GUIDED, best: ranked(*BEST[rate])}.items():
-            arms.append((f"labels-{rate}-{arm}", kind_of_tasks("labels", rate), how, False))
-        outliers = {"mean": mean, "oracle": {"name": "oracle"}, "sg": GUIDED}
-        outliers[fitting_arm(rate)] = ranked(*HETROM[rate])
-        for arm, how in outliers.items():
-            arms.append((f"bags-{rate}-{arm}", kind_of_tasks("bags", rate), how, False))
-    hard = {**kind_of_tasks("easy", 0.1), "letters": LETTERS}
-    grid = [(f"easy-top-{k}", hard, ranked(0, k), True) for k in EASY_GRID]
-    return [*arms, ("easy-mean", hard, mean, False), *grid]
-
-
-def _read(results: Results) -> Arms:
-    return Arms(results, SEEDS, 5 * TEST["queries"])
+        labels = {"sg": GUIDED, best: ranked(*BEST[rate])}
+        arms += named(f"labels-{rate}", task_config("labels", rate), labels)
+        bags = {"mean": mean, "oracle": oracle, "sg": GUIDED}
+        bags[fitting_arm(rate)] = ranked(*HETROM[rate])
+        arms += named(f"bags-{rate}", task_config("bags", rate), bags)
+    hard = {**task_config("easy", 0.1), "letters": LETTERS}
+    tops = {f"top-{k}": ranked(0, k) for k in EASY_GRID}
+    return [*arms, *named("easy", hard, {"mean": mean}), *named("easy", hard, tops, True)]
 
 
 def outliers(results: Results) -> Verdict:
     """Claim 1."""
-    gaps, values, said = {}, {}, []
+    gaps, values, parts = {}, {}, []
     for rate in RATES:
-        at, arms = f"bags-{rate}", _read(results)
+        at, arms = f"bags-{rate}", Arms(results)
         gaps[rate], values[at] = noisy(arms, at, fitting_arm(rate), ("oracle", "sg"))
         guided = arms.minus(f"{at}-sg", f"{at}-mean")
-        said.append(f"{rate:.0%} outliers: HeTRoM - mean {gaps[rate]}, sg - mean {guided}")
+        parts.append(f"{rate:.0%} outliers: HeTRoM - mean {gaps[rate]}, sg - mean {guided}")
     holds = gaps[0.5].low > 0 and gaps[0.5].mean >= gaps[0.3].mean
-    return Verdict(holds, "; ".join(said) + ".", values)
+    return Verdict(holds, "; ".join(parts) + ".", values)
 
 
 def hard(results: Results) -> Verdict:
     """Claim 2."""
-    arms = _read(results)
+    arms = Arms(results)
     best, chosen = arms.best([f"easy-top-{k}" for k in EASY_GRID])
     gap, plain = (arms.minus(best, "easy-mean", split) for split in ("test", "easy"))
     values = {"validation": chosen, "best": best, "hard": gap.to_dict(), "easy": plain.to_dict()}
@@ -94,7 +88,7 @@ def hard(results: Results) -> Verdict:
 
 def clean(results: Results) -> Verdict:
     """Claim 3."""
-    arms = _read(results)
+    arms = Arms(results)
     gap = arms.minus("clean-sg", "clean-mean")
     values = {"sg - mean": gap.to_dict(), "mean": arms.mean("clean-mean")}
     return Verdict(gap.high >= 0, f"sg - mean: {gap}.", values)
@@ -102,7 +96,7 @@ def clean(results: Results) -> Verdict:
 
 def guidance(results: Results) -> Verdict:
     """Claim 4."""
-    arms, values, said, holds = _read(results), {}, [], True
+    arms, values, parts, holds = Arms(results), {}, [], True
     for rate, best in BEST.items():
         name = "labels-{}-range-{}-{}".format(rate, *best)
         gap = arms.minus(f"labels-{rate}-sg", name)
@@ -111,8 +105,8 @@ def guidance(results: Results) -> Verdict:
         accuracy = {"sg": arms.mean(f"labels-{rate}-sg"), "best": arms.mean(name)}
         last = math.fsum(found) / len(found)
         values[str(rate)] = {"sg - best": gap.to_dict(), "accuracy": accuracy, "precision": last}
-        said.append(f"{rate:.0%} noisy: sg - {best} {gap}, precision at last {last:.2f}")
-    return Verdict(holds, "; ".join(said) + ".", values)
+        parts.append(f"{rate:.0%} noisy: sg - {best} {gap}, precision at last {last:.2f}")
+    return Verdict(holds, "; ".join(parts) + ".", values)
 
 
 CLAIMS = (
@@ -167,5 +161,5 @@ STUDY = Study(
     "Z. Si, S. Hu, K. Ji, S. Lyu, Meta-Learning with Heterogeneous Tasks, 2024, arXiv:2410.18894; "
     "a second round where the first one's criteria failed",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from metalearn_tut import runs, tasks
+from metalearn_tut.claims.study import Config
 from metalearn_tut.tasks import ClassSource, TaskSampler
 
-Config = dict[str, Any]
 FAMILIES = {"train": "aAuU", "validation": "inrRsh", "test": "eEoO"}
 
 TAGS = {"labels": "noisy", "outliers": "outlier", "bags": "outlier"}

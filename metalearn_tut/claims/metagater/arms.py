@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from metalearn_tut.claims.arms import SEEDS
 from metalearn_tut.claims.metagater import filters as metagater_filters
 from metalearn_tut.claims.metagater import jobs as metagater_jobs
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.study import Config, Job
 
-Config = dict[str, Any]
-SEEDS = (0, 1, 2)
 SUPPORTS = (5, 10, 20)
 MAIN = "gated-0.5"
 TARGETS = (0.7, 0.5, 0.35)  # share of open filters
@@ -40,7 +39,7 @@ ALONE = 15.0  # step size of gates that learn on a backbone that does not
 SCRATCH = {"lr": [1.0, 10.0, 100.0], "steps": [1, 10]}
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """All arms with every seed; quick: few nodes and rounds, and one seed."""
     setup, seeds = (_fewer(SETUP), SEEDS[:1]) if quick else (SETUP, SEEDS)
     made = [job for seed in seeds for job in arms(setup, seed)]

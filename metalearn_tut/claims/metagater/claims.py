@@ -15,14 +15,14 @@ from itertools import pairwise
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.metagater.arms import KEPT, MAIN, SEEDS, SUPPORTS, TARGETS, jobs
+from metalearn_tut.claims.metagater.arms import KEPT, MAIN, SEEDS, SUPPORTS, TARGETS, all_jobs
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 
 OTHERS = ("scratch", "random", "magnitude")
 SPARSEST = f"gated-{min(TARGETS)}"
 
 
-def read(results: Results) -> Arms:
+def arms_of(results: Results) -> Arms:
     """The arms: right answers of a new node, of all its tasks together."""
     job = results[f"dense-{SEEDS[0]}"]
     return Arms(results, SEEDS, job["answers"], of="nodes")
@@ -36,7 +36,7 @@ def macs(arms: Arms, arm: str, support: int) -> float:
 
 def works(results: Results) -> Verdict:
     """Claim 1."""
-    arms, said, values, holds = read(results), [], {}, True
+    arms, parts, values, holds = arms_of(results), [], {}, True
     for support in SUPPORTS:
         split = str(support)
         gap, share = arms.minus(MAIN, "dense", split), macs(arms, MAIN, support)
@@ -47,13 +47,13 @@ def works(results: Results) -> Verdict:
             "macs": {arm: macs(arms, arm, support) for arm in names},
             "gated - dense": gap.to_dict(),
         }
-        said.append(f"{support} images: {arms.mean(MAIN, split):.3f} at {share:.2f}, {gap}")
-    return Verdict(holds, f"Accuracy at MACs, gated - ungated: {'; '.join(said)}.", values)
+        parts.append(f"{support} images: {arms.mean(MAIN, split):.3f} at {share:.2f}, {gap}")
+    return Verdict(holds, f"Accuracy at MACs, gated - ungated: {'; '.join(parts)}.", values)
 
 
 def gates_help(results: Results) -> Verdict:
     """Claim 2."""
-    arms, said, values, holds = read(results), [], {}, True
+    arms, parts, values, holds = arms_of(results), [], {}, True
     for support in SUPPORTS:
         split, gaps = str(support), {}
         for other in (*OTHERS, "average"):
@@ -64,8 +64,8 @@ def gates_help(results: Results) -> Verdict:
         values[split] = {other: gap.to_dict() for other, gap in gaps.items()}
         values[split]["macs"] = {MAIN: macs(arms, MAIN, support), static: cost}
         values[split]["macs"]["fedavg"] = macs(arms, "fedavg", support)
-        said.append(f"{support} images: {', '.join(f'{n} {gap}' for n, gap in gaps.items())}")
-    return Verdict(holds, f"MetaGater - other, {'; '.join(said)}.", values)
+        parts.append(f"{support} images: {', '.join(f'{n} {gap}' for n, gap in gaps.items())}")
+    return Verdict(holds, f"MetaGater - other, {'; '.join(parts)}.", values)
 
 
 def _static(arms: Arms, support: int) -> tuple[str, float]:
@@ -77,22 +77,22 @@ def _static(arms: Arms, support: int) -> tuple[str, float]:
 
 def joint(results: Results) -> Verdict:
     """Claim 3."""
-    arms, said, values = read(results), [], {}
+    arms, parts, values = arms_of(results), [], {}
     for support in SUPPORTS:
         gap = arms.minus(MAIN, "separate", str(support))
         costs = {arm: macs(arms, arm, support) for arm in (MAIN, "separate")}
         values[str(support)] = {"joint - separate": gap.to_dict(), "macs": costs}
-        said.append(
+        parts.append(
             f"{support} images: {gap}, MACs {costs[MAIN]:.2f} against {costs['separate']:.2f}"
         )
         if support == 10:
             holds = gap.low > 0 and costs[MAIN] <= 1.1 * costs["separate"]
-    return Verdict(holds, f"Joint - separate, {'; '.join(said)}.", values)
+    return Verdict(holds, f"Joint - separate, {'; '.join(parts)}.", values)
 
 
 def curve(results: Results) -> Verdict:
     """Claim 4."""
-    arms = read(results)
+    arms = arms_of(results)
     names = arms.present([f"gated-{t}" for t in TARGETS])
     points = {
         arm: {"macs": macs(arms, arm, 10), "accuracy": arms.mean(arm, "10")}
@@ -102,15 +102,15 @@ def curve(results: Results) -> Verdict:
     falls = all(a > b for seed in zip(*by_seed, strict=True) for a, b in pairwise(seed))
     gap = arms.minus(SPARSEST, "dense", "10")
     small = points[SPARSEST]["macs"] <= 1 / 3
-    said = (f"{arm}: {p['accuracy']:.3f} at {p['macs']:.2f}" for arm, p in points.items())
+    parts = (f"{arm}: {p['accuracy']:.3f} at {p['macs']:.2f}" for arm, p in points.items())
     values = {"points": points, "sparsest - dense": gap.to_dict(), "by seed": by_seed}
-    sentence = f"{', '.join(said)}; sparsest - dense {gap}."
+    sentence = f"{', '.join(parts)}; sparsest - dense {gap}."
     return Verdict(falls and small and gap.mean >= -0.05, sentence, values)
 
 
 def rounds(results: Results) -> Verdict:
     """Claim 5."""
-    arms, norms = read(results), {}
+    arms, norms = arms_of(results), {}
     for arm in (MAIN, "one-step"):
         norms[arm] = [_fall(v["gradient"]) for v in arms.values(arm)]
     gaps = {
@@ -123,9 +123,9 @@ def rounds(results: Results) -> Verdict:
     holds = all(ratio < 1 for found in norms.values() for ratio in found)
     holds &= all(gap.mean >= -0.03 for gap in gaps.values())
     ratios = ", ".join(f"{ratio:.2f}" for ratio in norms[MAIN])
-    said = "; ".join(f"{name} {gap}" for name, gap in gaps.items())
+    listed = "; ".join(f"{name} {gap}" for name, gap in gaps.items())
     values = {"falls": norms, "bytes": sent} | {name: gap.to_dict() for name, gap in gaps.items()}
-    return Verdict(holds, f"Gradient's norm, late over early: {ratios}; {said}.", values)
+    return Verdict(holds, f"Gradient's norm, late over early: {ratios}; {listed}.", values)
 
 
 def _fall(gradient: dict[str, list[float]]) -> float:
@@ -138,13 +138,13 @@ def _fall(gradient: dict[str, list[float]]) -> float:
 def latency(results: Results) -> Verdict:
     """Claim 6."""
     found = results["latency"]
-    said = (
+    parts = (
         f"{name} open: {v['time']:.2f} of the time ({v['spread'][0]:.2f} to {v['spread'][1]:.2f}) "
         f"at {v['macs']:.2f} of the MACs"
         for name, v in found.items()
     )
     values: dict[str, Any] = {"ratios": found}
-    return Verdict(all(v["time"] < 1 for v in found.values()), "; ".join(said) + ".", values)
+    return Verdict(all(v["time"] < 1 for v in found.values()), "; ".join(parts) + ".", values)
 
 
 _EQUAL = (
@@ -230,5 +230,5 @@ STUDY = Study(
     "S. Lin, L. Yang, Z. He, D. Fan, J. Zhang, MetaGater: Fast Learning of Conditional Channel "
     "Gated Networks via Federated Meta-Learning, 2020, arXiv:2011.12511",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

@@ -13,8 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from metalearn_tut import gating
-from metalearn_tut.claims.metagater.jobs import WAYS, Config, by_node, federated, trained, unseen
-from metalearn_tut.claims.records import beside
+from metalearn_tut.claims.metagater.jobs import (
+    WAYS,
+    Config,
+    correct_by_node,
+    federated,
+    new_node_tasks,
+    train,
+)
+from metalearn_tut.claims.records import folder_of_job
 from metalearn_tut.claims.study import Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.gating import ChannelGatedConv4, MetaGater, skip
@@ -77,27 +84,27 @@ def choices(config: Config, folder: Path) -> dict[str, Any]:
         node. ``rates``: step size and number of steps for new gates.
     """
     arm = config["arm"]
-    learner, _ = trained(arm, beside(Job(config["of"], arm, federated), folder))
+    learner, _ = train(arm, folder_of_job(Job(config["of"], arm, federated), folder))
     rates, n = _best_scratch(learner, config), arm["nodes"]["test"]
     found = {}
     for support in arm["test"]["supports"]:
-        tasks, right = unseen("test", arm, support), {choice: [] for choice in CHOICES}
+        tasks, right = new_node_tasks("test", arm, support), {choice: [] for choice in CHOICES}
         for i in range(n * arm["test"]["draws"]):
-            for choice, share in chosen(learner, tasks[i], i, rates).items():
+            for choice, share in correct_by_choice(learner, tasks[i], i, rates).items():
                 right[choice].append(share)
         for choice, values in right.items():
-            found[f"{choice} {support}"] = by_node(torch.tensor(values), n, arm)
+            found[f"{choice} {support}"] = correct_by_node(torch.tensor(values), n, arm)
     return {**found, "rates": rates}
 
 
 def _best_scratch(learner: MetaGater, config: Config) -> list[float]:
     """Step size and number of steps with which new gates are best on validation nodes."""
     arm, found = config["arm"], {}
-    tasks = unseen("validation", arm, arm["validation"]["support"])
+    tasks = new_node_tasks("validation", arm, arm["validation"]["support"])
     for lr in config["scratch"]["lr"]:
         for steps in config["scratch"]["steps"]:
             right = [
-                chosen(learner, tasks[i], i, (lr, steps), ("scratch",))["scratch"]
+                correct_by_choice(learner, tasks[i], i, (lr, steps), ("scratch",))["scratch"]
                 for i in range(arm["validation"]["tasks"])
             ]
             found[lr, steps] = sum(right)
@@ -105,7 +112,7 @@ def _best_scratch(learner: MetaGater, config: Config) -> list[float]:
 
 
 @torch.no_grad()
-def chosen(
+def correct_by_choice(
     learner: MetaGater,
     task: Task,
     number: int,

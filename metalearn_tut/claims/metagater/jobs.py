@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from metalearn_tut import gating
-from metalearn_tut.claims.paired import counts
-from metalearn_tut.claims.records import beside
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.records import folder_of_job
+from metalearn_tut.claims.statistics import correct_counts
+from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import task_values
 from metalearn_tut.federated import Across, Federation, Node, by_classes, per_fed_avg, run_rounds
@@ -26,7 +26,6 @@ from metalearn_tut.saliency.filters import best_filters, remove_filters
 from metalearn_tut.tasks import TaskSampler, as_float, glyphs
 from metalearn_tut.tasks.task import Task
 
-Config = dict[str, Any]
 WAYS, SHAPE = 5, (1, 28, 28)
 
 # Training
@@ -38,7 +37,7 @@ def nodes_of(split: str, number: int, seed: int = 0, within: bool = True) -> tup
     return by_classes(source, number, WAYS, unseen=0, seed=seed, local_labels=True).train
 
 
-def built(config: Config) -> Learner:
+def build(config: Config) -> Learner:
     """An untrained learner: gated if there are settings ``gates``. One seed, one backbone."""
     torch.manual_seed(config["seed"])
     network = Conv4(SHAPE[0], WAYS, config["width"], norm="support", image_size=SHAPE[1])
@@ -47,12 +46,13 @@ def built(config: Config) -> Learner:
     return per_fed_avg(network, config["inner_lr"])
 
 
-def trained(config: Config, folder: Path) -> tuple[Learner, list[dict[str, Any]]]:
+def train(config: Config, folder: Path) -> tuple[Learner, list[dict[str, Any]]]:
     """A learner and its rounds, in ``folder``; a ``start`` is the end of another training."""
-    learner = built(config)
+    learner = build(config)
     if "start" in config:
         before = config["start"]
-        backbone = trained(before, beside(Job(before["name"], before, federated), folder))[0].model
+        there = folder_of_job(Job(before["name"], before, federated), folder)
+        backbone = train(before, there)[0].model
         if "gates" in config:
             learner.model.load_state_dict(backbone.state_dict(), strict=False)
         else:
@@ -114,11 +114,11 @@ def federated(config: Config, folder: Path) -> dict[str, Any]:
         ``gradient``: norms of the whole and of the gates' part by round, where they were watched;
         ``bytes``: sent in both directions; ``loss``: of every round; ``left_out``: clients.
     """
-    learner, records = trained(config, folder)
+    learner, records = train(config, folder)
     found: dict[str, Any] = {"rates": None}
     if "rates" in config:
-        learner, found["rates"] = tuned(learner, config)
-    found |= tested(learner, config)
+        learner, found["rates"] = tune_rates(learner, config)
+    found |= test_on_new_nodes(learner, config)
     found["gradient"] = {
         str(r["round"]): [r["gradient"], r["gates' gradient"]] for r in records if "gradient" in r
     }
@@ -130,9 +130,9 @@ def _left_out(records: Sequence[dict[str, Any]]) -> list[str]:
     return [f"{r['round']}: {name}" for r in records for name in r["left_out"]]
 
 
-def tuned(learner: MetaGater, config: Config) -> tuple[MetaGater, list[float]]:
+def tune_rates(learner: MetaGater, config: Config) -> tuple[MetaGater, list[float]]:
     """Two stages for gates that were trained without: the rates that are best on validation."""
-    tasks = unseen("validation", config, config["validation"]["support"])
+    tasks = new_node_tasks("validation", config, config["validation"]["support"])
     return best_rates(learner, config["rates"], tasks, config["validation"]["tasks"])
 
 
@@ -147,24 +147,25 @@ def best_rates(
     return max(choices, key=lambda choice: task_values(choice[0], tasks, range(n))[0].mean().item())
 
 
-def unseen(split: str, config: Config, support: int) -> Across:
+def new_node_tasks(split: str, config: Config, support: int) -> Across:
     """Tasks of the nodes of a split, the same for every learner and seed."""
     nodes = nodes_of(split, config["nodes"][split])
     return Across(nodes, support, config["test"]["query"], seed=config["test"]["seed"])
 
 
-def tested(learner: Learner, config: Config) -> dict[str, Any]:
+def test_on_new_nodes(learner: Learner, config: Config) -> dict[str, Any]:
     """Right answers by node and multiply-adds, for each number of support images."""
     found, macs, n = {}, {}, config["nodes"]["test"]
     whole = cost.macs(Conv4(SHAPE[0], WAYS, config["width"], image_size=SHAPE[1]), SHAPE)
     for support in config["test"]["supports"]:
-        tasks = unseen("test", config, support)
+        tasks = new_node_tasks("test", config, support)
         right, shares, opened = [], [], []
         for i in range(n * config["test"]["draws"]):
             task = tasks[i]
-            for values, value in zip((right, shares, opened), answers(learner, task), strict=True):
+            answer = answer_task(learner, task)
+            for values, value in zip((right, shares, opened), answer, strict=True):
                 values.append(value)
-        found[str(support)] = by_node(torch.tensor(right), n, config)
+        found[str(support)] = correct_by_node(torch.tensor(right), n, config)
         macs[str(support)] = statistics.mean(shares) / whole
         if support == 10:
             found["open"] = torch.tensor(opened).mean(0).tolist()
@@ -172,13 +173,13 @@ def tested(learner: Learner, config: Config) -> dict[str, Any]:
     return found | {"macs": macs, "answers": each}
 
 
-def by_node(right: torch.Tensor, nodes: int, config: Config) -> str:
+def correct_by_node(right: torch.Tensor, nodes: int, config: Config) -> str:
     """Right answers of every node, all its tasks together, from those of every task."""
     each = config["test"]["draws"] * config["test"]["query"]
-    return counts(right.view(-1, nodes).sum(0) / each, each)
+    return correct_counts(right.view(-1, nodes).sum(0) / each, each)
 
 
-def answers(learner: Learner, task: Task) -> tuple[int, float, list[float]]:
+def answer_task(learner: Learner, task: Task) -> tuple[int, float, list[float]]:
     """Right answers after adaptation, mean multiply-adds, and share of open filters by layer."""
     network = learner.adapt(task.support_x, task.support_y).deploy()
     x = as_float(task.query_x.to(next(network.parameters()).device))

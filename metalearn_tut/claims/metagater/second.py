@@ -14,16 +14,16 @@ from typing import Any
 from metalearn_tut.claims.metagater import arms as metagater_arms
 from metalearn_tut.claims.metagater import jobs as metagater_jobs
 from metalearn_tut.claims.metagater.arms import MAIN, SEEDS
-from metalearn_tut.claims.metagater.claims import macs, read
+from metalearn_tut.claims.metagater.claims import arms_of, macs
 from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
 
 WEIGHTS = (0.5, 1.0, 2.0)
 ARMS = tuple(f"weight-{weight}" for weight in WEIGHTS)
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Per-FedAvg without gates as in the first study, and gated networks by weight."""
-    first = {job.name: job.config for job in metagater_arms.jobs(quick)}
+    first = {job.name: job.config for job in metagater_arms.all_jobs(quick)}
     made = []
     for seed in SEEDS[:1] if quick else SEEDS:
         main, plain = first[f"{MAIN}-{seed}"], first[f"dense-{seed}"]
@@ -37,17 +37,19 @@ def jobs(quick: bool) -> list[Job]:
 
 def curve(results: Results) -> Verdict:
     """Claim 1."""
-    arms, said = read(results), []
+    arms, parts = arms_of(results), []
     gaps = {arm: arms.minus(arm, "dense", "10") for arm in ARMS}
     values: dict[str, Any] = {"dense": arms.mean("dense", "10")}
     for arm, gap in gaps.items():
         cost, accuracy = macs(arms, arm, 10), arms.mean(arm, "10")
         values[arm] = {"macs": cost, "accuracy": accuracy, "gated - dense": gap.to_dict()}
-        said.append(f"{arm}: {accuracy:.3f} at {cost:.2f}, {gap}")
+        parts.append(f"{arm}: {accuracy:.3f} at {cost:.2f}, {gap}")
     by_seed = zip(*([v["macs"]["10"] for v in arms.values(arm)] for arm in ARMS), strict=True)
     falls = all(a > b for seed in by_seed for a, b in pairwise(seed))
     good = any(values[arm]["macs"] <= 1 / 3 and gaps[arm].mean >= -0.05 for arm in ARMS)
-    return Verdict(falls and good, f"Accuracy at MACs, gated - ungated: {'; '.join(said)}.", values)
+    return Verdict(
+        falls and good, f"Accuracy at MACs, gated - ungated: {'; '.join(parts)}.", values
+    )
 
 
 CLAIMS = (
@@ -70,5 +72,5 @@ STUDY = Study(
     "Gated Networks via Federated Meta-Learning, 2020, arXiv:2011.12511; a second round: the price "
     "of open filters",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from metalearn_tut.claims.learners import alone
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.arms import SEEDS
+from metalearn_tut.claims.learners import CONV4, first_tasks, train_and_test
+from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.claims.tsmd import jobs as tsmd_jobs
 
-Config = dict[str, Any]
-SEEDS, SHOTS, QUERIES = (0, 1, 2), (1, 5), 50
+SHOTS = (1, 5)
 STEPS = {1: 300, 5: 140}  # of every student, and of the teacher beside it
 START = {1: 200, 5: 80}  # of the teacher before
 NARROW, TEMPERATURES, WEIGHTS = 4, (4.0, 10.0), (0.2, 0.8)
@@ -22,14 +22,13 @@ EXTRA = {1: 9, 5: 5}  # unlabeled images of a class: there are 20 in all
 CHOSEN = {"temperature": 1.0, "ce_weight": 0.5, "kd_weight": 0.5}
 RECONSTRUCTED = {"temperature": 4.0, "ce_weight": 1.0, "kd_weight": 1.0}
 
-_CONV4 = {"name": "Conv4", "in_channels": 1, "ways": 5, "norm": "support"}
 _RATES = {"name": "maml", "rate_mode": "per_layer_and_step", "zero_head": True}
 STUDENT: Config = {
-    "model": {**_CONV4, "width": 8},
+    "model": {**CONV4, "width": 8},
     "algorithm": {**_RATES, "inner_lr": 0.1, "inner_steps": 5},
 }
 TEACHER: Config = {
-    "model": {**_CONV4, "width": 40},
+    "model": {**CONV4, "width": 40},
     "algorithm": {**_RATES, "inner_lr": 0.1, "inner_steps": 3, "first_order": True},
 }
 # Arm -> which teacher ("start" or "oracle") and how it guides.
@@ -47,7 +46,7 @@ GUIDED: dict[str, tuple[str, Config]] = {
 ONE_SHOT = ("taught_by_oracle", "unadapted", "reconstructed", "rkd")  # run with one shot only
 
 
-def jobs(quick: bool) -> list[Job]:
+def all_jobs(quick: bool) -> list[Job]:
     """Teachers first, one seed after another, then what they teach; quick: one seed, one shot."""
     seeds, shots = (SEEDS[:1], SHOTS[:1]) if quick else (SEEDS, SHOTS)
     found = [Job("costs", _costs(quick), tsmd_jobs.costs)]
@@ -65,14 +64,9 @@ def _learner(name: str, made: Config, shots: int, seed: int, steps: int, quick: 
         **made,
         "data": {"shots": shots, "queries": 5},
         "training": {"steps": 12 if quick else steps, "tasks_per_step": 4, "outer_lr": 0.003},
-        "test": {"test": drawn(30 if quick else 600)},
+        "test": {"test": first_tasks(30 if quick else 600)},
         "seed": seed,
     }
-
-
-def drawn(tasks: int) -> Config:
-    """The first test tasks."""
-    return {"split": "test", "tasks": tasks, "queries": QUERIES // 5, "seed": 1}
 
 
 def _start(shots: int, seed: int, quick: bool) -> Config:
@@ -116,7 +110,7 @@ def _ladder(shots: int, seed: int, quick: bool) -> list[Job]:
         learners.append(_student(shots, seed, quick, steps=10))
     arms = [arm for arm in GUIDED if shots == 1 or arm not in ONE_SHOT]
     return [
-        *[Job(config["name"], config, alone) for config in learners],
+        *[Job(config["name"], config, train_and_test) for config in learners],
         *[_taught(arm, arm, shots, seed, quick) for arm in arms],
     ]
 
@@ -128,7 +122,7 @@ def _tests(shots: int, seed: int, quick: bool) -> list[Job]:
         "teacher": _oracle(shots, seed, quick),
         "data": {"shots": shots},
     }
-    few = drawn(30 if quick else 600)
+    few = first_tasks(30 if quick else 600)
     guided = {**pair, "distil": CHOSEN, "test": {"test": few}}
     tasks = few["tasks"] if shots == 1 else 200  # those of one shot decide
     more = {**pair, "test": {**few, "tasks": tasks, "extra": EXTRA[shots]}}
@@ -143,7 +137,7 @@ def _narrow(seed: int, quick: bool) -> list[Job]:
     config = _student(1, seed, quick, NARROW)
     name = f"taught_by_oracle_width{NARROW}"
     taught = _taught(name, "taught_by_oracle", 1, seed, quick, NARROW)
-    return [Job(config["name"], config, alone), taught]
+    return [Job(config["name"], config, train_and_test), taught]
 
 
 def _settings(quick: bool) -> list[Job]:
@@ -164,5 +158,5 @@ def _costs(quick: bool) -> Config:
         "student": STUDENT,
         "teacher": TEACHER,
         "data": {"shots": 1},
-        "test": drawn(30 if quick else 1),  # the first is counted
+        "test": first_tasks(30 if quick else 1),  # the first is counted
     }

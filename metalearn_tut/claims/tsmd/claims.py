@@ -18,21 +18,16 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.paired import PAIRED, Difference, difference
+from metalearn_tut.claims.statistics import PAIRED, Difference, difference
 from metalearn_tut.claims.study import Claim, Results, Study, Verdict
 from metalearn_tut.claims.tsmd.arms import (
     NARROW,
-    QUERIES,
     SEEDS,
     SHOTS,
     TEMPERATURES,
     WEIGHTS,
-    jobs,
+    all_jobs,
 )
-
-
-def _read(results: Results) -> Arms:
-    return Arms(results, SEEDS, QUERIES)
 
 
 def _shots(arms: Arms) -> list[int]:
@@ -44,39 +39,39 @@ def _gaps(arms: Arms, pairs: list[tuple[str, str]], shots: int) -> dict[str, Dif
     return {f"{a} - {b}": arms.minus(f"{a}_{shots}", f"{b}_{shots}") for a, b in pairs}
 
 
-def _said(gaps: dict[str, Difference]) -> str:
+def _listed(gaps: dict[str, Difference]) -> str:
     return ", ".join(f"{pair.replace('_', ' ')} {gap}" for pair, gap in gaps.items())
 
 
 def ordering(results: Results) -> Verdict:
     """Claim 1."""
-    arms, said, holds = _read(results), [], True
+    arms, parts, holds = Arms(results), [], True
     values: dict[str, Any] = {}
     rungs = ("student", "fixed", "tsmd", "oracle")
     others = [("taught_by_oracle", "student"), ("reconstructed", "student"), ("tsmd", "student")]
     for shots in _shots(arms):
         gaps = _gaps(arms, list(zip(rungs[1:], rungs, strict=False)), shots)
         more = [(a, b) for a, b in others if arms.present([f"{a}_{shots}"])]
-        beside = _gaps(arms, more, shots)
+        reported = _gaps(arms, more, shots)
         same = [v["same_teacher"] for v in arms.values(f"tsmd_{shots}")]
         values[f"{shots}-shot"] = {
             "accuracy": {arm: arms.mean(f"{arm}_{shots}") for arm in ("start", *rungs)},
             "same_teacher": same,
-            **{pair: gap.to_dict() for pair, gap in {**gaps, **beside}.items()},
+            **{pair: gap.to_dict() for pair, gap in {**gaps, **reported}.items()},
         }
         holds &= all(gap.low > 0 for gap in gaps.values())
-        said.append(f"{shots}-shot: {_said(gaps)}; beside them {_said(beside)}")
-    return Verdict(holds, f"{'. '.join(said)}.", values)
+        parts.append(f"{shots}-shot: {_listed(gaps)}; beside them {_listed(reported)}")
+    return Verdict(holds, f"{'. '.join(parts)}.", values)
 
 
 def adapted(results: Results) -> Verdict:
     """Claim 2."""
-    arms = _read(results)
+    arms = Arms(results)
     gaps = _gaps(arms, [("taught_by_oracle", "unadapted"), ("taught_by_oracle", "test_only")], 1)
-    beside = _gaps(arms, [("unadapted", "student"), ("test_only", "student")], 1)
-    values = {pair: gap.to_dict() for pair, gap in {**gaps, **beside}.items()}
+    reported = _gaps(arms, [("unadapted", "student"), ("test_only", "student")], 1)
+    values = {pair: gap.to_dict() for pair, gap in {**gaps, **reported}.items()}
     holds = all(gap.low > 0 for gap in gaps.values())
-    return Verdict(holds, f"1-shot: {_said(gaps)}; beside them {_said(beside)}.", values)
+    return Verdict(holds, f"1-shot: {_listed(gaps)}; beside them {_listed(reported)}.", values)
 
 
 def inference(results: Results) -> Verdict:
@@ -97,7 +92,7 @@ def inference(results: Results) -> Verdict:
 
 def sweeps(results: Results) -> Verdict:
     """Claim 4."""
-    arms = _read(results)
+    arms = Arms(results)
     values: dict[str, Any] = {}
     gains = {}
     for width, end in ((NARROW, f"_width{NARROW}_1"), (8, "_1")):
@@ -108,16 +103,16 @@ def sweeps(results: Results) -> Verdict:
     more = difference(gains[NARROW][1], gains[8][1])
     values["gain at the smaller - at the larger"] = more.to_dict()
     settings = [f"temperature{t:g}" for t in TEMPERATURES] + [f"weight{w:g}" for w in WEIGHTS]
-    first = Arms(results, SEEDS[:1], QUERIES)
+    first = Arms(results, SEEDS[:1])
     for name in settings:
         values[name] = first.minus(f"{name}_1", "student_1").to_dict()
     rkd = arms.minus("rkd_1", "student_1")
     values["rkd - student"] = rkd.to_dict()
     values["rkd - taught_by_oracle"] = arms.minus("rkd_1", "taught_by_oracle_1").to_dict()
-    said = ", ".join(f"at width {width} {gap}" for width, (gap, _) in gains.items())
+    listed = ", ".join(f"at width {width} {gap}" for width, (gap, _) in gains.items())
     swept = ", ".join(f"{name} {values[name]['mean']:+.4f}" for name in settings)
     sentence = (
-        f"Gain by guidance {said}; the one less the other {more}. First seed, less the student "
+        f"Gain by guidance {listed}; the one less the other {more}. First seed, less the student "
         f"alone: {swept}. Relations of features instead of soft labels, less the student alone: "
         f"{rkd}."
     )
@@ -126,18 +121,18 @@ def sweeps(results: Results) -> Verdict:
 
 def longer(results: Results) -> Verdict:
     """Claim 5."""
-    arms = _read(results)
+    arms = Arms(results)
     pairs = [("tsmd", "student_longer"), ("taught_by_oracle", "student_longer")]
     gaps = _gaps(arms, pairs, 1)
-    beside = _gaps(arms, [("student_longer", "student")], 1)
-    values = {pair: gap.to_dict() for pair, gap in {**gaps, **beside}.items()}
+    reported = _gaps(arms, [("student_longer", "student")], 1)
+    values = {pair: gap.to_dict() for pair, gap in {**gaps, **reported}.items()}
     holds = all(gap.low > 0 for gap in gaps.values())
-    return Verdict(holds, f"1-shot: {_said({**gaps, **beside})}.", values)
+    return Verdict(holds, f"1-shot: {_listed({**gaps, **reported})}.", values)
 
 
 def more_images(results: Results) -> Verdict:
     """Claim 6."""
-    arms, said, holds = _read(results), [], True
+    arms, parts, holds = Arms(results), [], True
     values: dict[str, Any] = {}
     for shots in _shots(arms):
         arm = f"unlabeled_{shots}"
@@ -151,8 +146,8 @@ def more_images(results: Results) -> Verdict:
         }
         if shots == 1:
             holds = gaps["teacher - alone"].low > 0 and gaps["teacher - own"].low > 0
-        said.append(f"{shots}-shot: {_said(gaps)}")
-    return Verdict(holds, f"{'. '.join(said)}.", values)
+        parts.append(f"{shots}-shot: {_listed(gaps)}")
+    return Verdict(holds, f"{'. '.join(parts)}.", values)
 
 
 _SHARED = (
@@ -231,5 +226,5 @@ STUDY = Study(
     "Y. Wu, S. Chanda, M. Hosseinzadeh, Z. Liu, Y. Wang, Few-Shot Learning of Compact Models via "
     "Task-Specific Meta Distillation, WACV 2023, arXiv:2210.09922",
     CLAIMS,
-    jobs,
+    all_jobs,
 )

@@ -14,15 +14,20 @@ from metalearn_tut import runs
 from metalearn_tut.bilevel import Params, functional, inner_loop, query_outputs
 from metalearn_tut.bilevel.checks import prepared
 from metalearn_tut.bilevel.forward import norm_of
-from metalearn_tut.claims.learners import counted, learner_of, test_tasks, tested, train
-from metalearn_tut.claims.paired import counts
+from metalearn_tut.claims.learners import (
+    correct_by_split,
+    network_cost,
+    test_tasks,
+    train,
+    trained_learner,
+)
+from metalearn_tut.claims.statistics import correct_counts
+from metalearn_tut.claims.study import Config
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.distillation.losses import kd_loss
 from metalearn_tut.evaluation import cost
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.tasks.task import Task
-
-Config = dict[str, Any]
 
 # Learners that are taught
 
@@ -38,12 +43,12 @@ def taught(config: Config, folder: Path) -> dict[str, Any]:
     """
     torch.manual_seed(config["seed"])
     student = runs.build_learner(config, config.get("device", "cpu"))
-    teacher = learner_of(config["teacher"], folder)
+    teacher = trained_learner(config["teacher"], folder)
     pair = MetaDistiller(teacher, student, **config["distil"])
     train(pair, config, folder)
-    values = tested(pair, config)
+    values = correct_by_split(pair, config)
     if "same" in config:
-        other = learner_of(config["same"], folder).meta_parameters()
+        other = trained_learner(config["same"], folder).meta_parameters()
         ends = teacher.meta_parameters()
         values["same_teacher"] = all(torch.equal(ends[n], p) for n, p in other.items())
     return values
@@ -54,9 +59,9 @@ def taught(config: Config, folder: Path) -> dict[str, Any]:
 
 def guided_test(config: Config, folder: Path) -> dict[str, Any]:
     """A student that was trained alone, guided when it is tested."""
-    student, teacher = (learner_of(config[name], folder) for name in ("student", "teacher"))
+    student, teacher = (trained_learner(config[name], folder) for name in ("student", "teacher"))
     pair = MetaDistiller(teacher, student, fixed_teacher=True, **config["distil"])
-    return tested(pair, config)
+    return correct_by_split(pair, config)
 
 
 def unlabeled(config: Config, folder: Path) -> dict[str, Any]:
@@ -72,14 +77,16 @@ def unlabeled(config: Config, folder: Path) -> dict[str, Any]:
         Right answers of every task: ``alone``; with the soft labels of the adapted teacher
         (``teacher``), of the adapted student itself (``own``), and with the ``true`` labels.
     """
-    student, teacher = (learner_of(config[name], folder) for name in ("student", "teacher"))
+    student, teacher = (trained_learner(config[name], folder) for name in ("student", "teacher"))
     wanted = config["test"]
     both = {**wanted, "queries": wanted["queries"] + wanted["extra"]}
     right: dict[str, list[Tensor]] = {}
     for task in test_tasks(config["data"], both).tasks(range(wanted["tasks"])):
         for name, values in _with_extra(student, teacher, task, wanted["extra"]).items():
             right.setdefault(name, []).append(values)
-    return {n: counts(torch.stack(found), 5 * wanted["queries"]) for n, found in right.items()}
+    return {
+        n: correct_counts(torch.stack(found), 5 * wanted["queries"]) for n, found in right.items()
+    }
 
 
 def _with_extra(student: MAML, teacher: MAML, task: Task, n_extra: int) -> dict[str, Tensor]:
@@ -99,8 +106,8 @@ def _with_extra(student: MAML, teacher: MAML, task: Task, n_extra: int) -> dict[
         return query_outputs(forward, params, x, images, norm_of(student.model))
 
     def loss(soft: Tensor, params: Params) -> Tensor:
-        said = forward(params, both, n_support=n)
-        return (F.cross_entropy(said[:n], y) + kd_loss(said[n:], soft, 1.0)) / 2
+        logits = forward(params, both, n_support=n)
+        return (F.cross_entropy(logits[:n], y) + kd_loss(logits[n:], soft, 1.0)) / 2
 
     with torch.no_grad():
         guides = {
@@ -132,7 +139,9 @@ def costs(config: Config, folder: Path) -> dict[str, Any]:
         "student": student.adapt(task.support_x, task.support_y).deploy(),
         "teacher": teacher.adapt(task.support_x, task.support_y).deploy(),
     }
-    values: dict[str, Any] = {name: counted(network, shape) for name, network in networks.items()}
+    values: dict[str, Any] = {
+        name: network_cost(network, shape) for name, network in networks.items()
+    }
     n = len(task.support_y)
     values["adaptation"] = pair.adaptation_macs(n, lambda network: cost.macs(network, shape))
     return values

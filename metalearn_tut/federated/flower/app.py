@@ -60,9 +60,15 @@ if TYPE_CHECKING:
 
 __all__ = ["apps", "client_app", "make_federation", "server_app"]  # noqa: F822
 
-DEFAULTS: dict[str, str | float] = {
-    **{"experiment": "", "arguments": "{}", "timeout": 600.0, "wait": 60.0, "out": ""},
-    **{"secure": False, "clip": 8.0},
+Settings = dict[str, Any]
+DEFAULTS: Settings = {
+    "experiment": "",
+    "arguments": "{}",
+    "timeout": 600.0,
+    "wait": 60.0,
+    "out": "",
+    "secure": False,
+    "clip": 8.0,
 }
 
 
@@ -100,7 +106,7 @@ def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
     again with the same configuration.
     """
     try:
-        from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+        from flwr.app import Message, MetricRecord, RecordDict
         from flwr.clientapp import ClientApp
         from flwr.serverapp import ServerApp
     except ImportError as error:
@@ -111,7 +117,7 @@ def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
         raise ValueError(f"unknown setting {unknown[0]!r}; there are {', '.join(DEFAULTS)}")
     server, client = ServerApp(), ClientApp()
 
-    def settings(context: Context) -> dict[str, Any]:
+    def settings(context: Context) -> Settings:
         own = {n: v for n, v in context.run_config.items() if n in DEFAULTS}
         return {**DEFAULTS, **config, **own}
 
@@ -122,44 +128,55 @@ def apps(**config: str | float) -> tuple[ServerApp, ClientApp]:
 
     @client.train()
     def train(message: Message, context: Context) -> Message:
-        if settings(context)["secure"]:
-            from flwr.client.mod import secaggplus_mod
-
-            return secaggplus_mod(message, context, masked)
-        reply = trained(message, context)[0]
-        told = {"count": reply.count, "loss": reply.loss}
-        told |= {} if reply.accuracy is None else {"accuracy": reply.accuracy}
-        arrays = ArrayRecord(torch_state_dict=on_cpu(reply.state))
-        content = RecordDict({"state": arrays, "told": MetricRecord(told)})
-        return Message(content, reply_to=message)
-
-    def masked(message: Message, context: Context) -> Message:
-        reply, state, weight = trained(message, context)
-        content = to_be_masked(reply, state, weight, message.content["told"])
-        return Message(content, reply_to=message)
-
-    def trained(message: Message, context: Context) -> tuple[Reply, State, float]:
-        given = settings(context)
-        federation = _own_federation(given["experiment"], given["arguments"])
-        check_plan(federation, message.content)
-        state = state_in(message.content, federation)
-        number = int(message.content["told"]["round"])
-        reply = federation.train(client_of(context, len(federation.nodes)), state, number)
-        return reply, state, federation.weight(reply)
+        return _train(settings(context), message, context)
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        given = settings(context)
-        federation = make_federation(given["experiment"], given["arguments"])
-        limits = {"timeout": given["timeout"], "wait": given["wait"]}
-        if given["secure"]:
-            ask = SecureClients(grid, federation, clip=given["clip"], **limits)
-        else:
-            ask = FlowerClients(grid, federation, **limits)
-        out = given["out"] or None
-        run_rounds(federation, ask, out=out, resume=out is not None)
+        _serve(settings(context), grid)
 
     return server, client
+
+
+def _serve(given: Settings, grid: Grid) -> None:
+    """What the server does: all rounds, from its checkpoint if there is one."""
+    federation = make_federation(given["experiment"], given["arguments"])
+    limits = {name: given[name] for name in ("timeout", "wait")}
+    ask = FlowerClients(grid, federation, **limits)
+    if given["secure"]:
+        ask = SecureClients(grid, federation, clip=given["clip"], **limits)
+    run_rounds(federation, ask, out=given["out"] or None, resume=bool(given["out"]))
+
+
+def _train(given: Settings, message: Message, context: Context) -> Message:
+    """What a client does in a round; with ``secure`` behind Flower's mask."""
+    from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+
+    def masked(message: Message, context: Context) -> Message:
+        reply, state, weight = _trained(given, message, context)
+        content = to_be_masked(reply, state, weight, message.content["told"])
+        return Message(content, reply_to=message)
+
+    if given["secure"]:
+        from flwr.client.mod import secaggplus_mod
+
+        return secaggplus_mod(message, context, masked)
+    reply, _, _ = _trained(given, message, context)
+    told = {"count": reply.count, "loss": reply.loss}
+    if reply.accuracy is not None:
+        told["accuracy"] = reply.accuracy
+    arrays = ArrayRecord(torch_state_dict=on_cpu(reply.state))
+    content = RecordDict({"state": arrays, "told": MetricRecord(told)})
+    return Message(content, reply_to=message)
+
+
+def _trained(given: Settings, message: Message, context: Context) -> tuple[Reply, State, float]:
+    """A client's reply, the server's state, and what the reply counts in the average."""
+    federation = _own_federation(given["experiment"], given["arguments"])
+    check_plan(federation, message.content)
+    state = state_in(message.content, federation)
+    number = int(message.content["told"]["round"])
+    reply = federation.train(client_of(context, len(federation.nodes)), state, number)
+    return reply, state, federation.weight(reply)
 
 
 def make_federation(experiment: str, arguments: str = "{}") -> Federation:

@@ -73,21 +73,16 @@ class FlowerClients:
     def __call__(self, chosen: Sequence[int], state: State, number: int) -> dict[int, Any]:
         """What came back of each client; RuntimeError if no node has ever come."""
         nodes, deadline = self.connected(), time.monotonic() + self.wait
-        while not self.begun and len(nodes) < len(self.federation.nodes):
-            if time.monotonic() > deadline:
-                break
+        everybody = 0 if self.begun else len(self.federation.nodes)
+        while len(nodes) < everybody and time.monotonic() <= deadline:
             time.sleep(_POLL)
             nodes = self.connected()
         if not self.known:
             raise RuntimeError(f"no node has connected within {self.wait:g} s")
         self.begun = True
-        found: dict[int, Any] = {c: self.late if c in nodes else "not connected" for c in chosen}
+        late = f"no answer within {self.timeout:g} s"
+        found: dict[int, Any] = {c: late if c in nodes else "not connected" for c in chosen}
         return found | self.answers({c: nodes[c] for c in chosen if c in nodes}, state, number)
-
-    @property
-    def late(self) -> str:
-        """What is said of a client that did not answer."""
-        return f"no answer within {self.timeout:g} s"
 
     def answers(self, nodes: Mapping[int, int], state: State, number: int) -> dict[int, Any]:
         """What came back of the clients (client -> node id) that can be asked, if anything did."""

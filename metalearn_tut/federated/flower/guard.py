@@ -57,7 +57,6 @@ with ``our-link`` in ``$FLWR_HOME/config.toml``::
 from __future__ import annotations
 
 import json
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,10 +99,6 @@ class Guard:
     def connection(self) -> str:
         """A line of ``flwr``'s configuration."""
         return f"root-certificates = {json.dumps(self._path('ca.crt'))}"
-
-    def trusted(self) -> ssl.SSLContext:
-        """For connections to the SuperLink."""
-        return ssl.create_default_context(cafile=self._path("ca.crt"))
 
     def _path(self, name: str) -> str:
         return str(Path(self.folder).expanduser().absolute() / name)

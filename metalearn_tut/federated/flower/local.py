@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from metalearn_tut.federated.flower.guard import Guard
-from metalearn_tut.federated.flower.processes import (
-    HOST,
-    QUIET,
-    check_flower,
-    check_port,
-    end,
-    free_port,
-)
 
+HOST = "127.0.0.1"
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
 _APP = """\
 [project]
 name = "metalearn-tut-federation"
@@ -56,8 +55,6 @@ class LocalFlower:
         Number of SuperNodes.
     config : mapping
         Of :mod:`metalearn_tut.federated.flower.app`: ``experiment`` at least.
-    port : int, optional
-        Of the SuperLink; a free one by default.
     start_limit : float, default 60
         Seconds that the SuperLink may take to start.
     guard : Guard, optional
@@ -66,8 +63,8 @@ class LocalFlower:
 
     Raises
     ------
-    OSError
-        If ``port`` is in use.
+    ValueError
+        If there is no client.
     ImportError
         If Flower is not installed, or older than 1.41, whose programs took other arguments.
     TimeoutError
@@ -87,7 +84,6 @@ class LocalFlower:
         clients: int,
         config: Mapping[str, str | float],
         *,
-        port: int | None = None,
         start_limit: float = 60,
         guard: Guard | None = None,
     ) -> None:
@@ -96,19 +92,16 @@ class LocalFlower:
         check_flower()
         self.folder, self.clients = Path(folder).expanduser().absolute(), clients
         self.config, self.start_limit, self.guard = dict(config), start_limit, guard
-        self.port = free_port() if port is None else check_port(port)
+        self.port = free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        programs = Path(sys.executable).parent
-        path = os.pathsep.join([str(programs), os.environ.get("PATH", "")])
+        self.programs = Path(sys.executable).parent
+        path = os.pathsep.join([str(self.programs), os.environ.get("PATH", "")])
         self.env = {**os.environ, **QUIET, "FLWR_HOME": str(self.folder / "home"), "PATH": path}
-        self.programs = programs
 
     def __enter__(self) -> LocalFlower:
         self._write()
         try:
-            how = self.guard.link() if self.guard else ("--insecure",)
-            self._start("superlink", "flower-superlink", *how, "--host", HOST, "--port", self.port)
-            self._until(self._healthy, self.start_limit, "the SuperLink has not started")
+            self._start_link()
             for client in range(self.clients):
                 if self.guard:
                     self.register(self.guard.public_key(client))
@@ -118,12 +111,7 @@ class LocalFlower:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.close()
 
     def register(self, public_key: Path) -> None:
@@ -174,11 +162,10 @@ class LocalFlower:
 
     def wait(self, run: str, limit: float = 600) -> None:
         """Wait until a run has ended; raises as :meth:`run`."""
-        command = [str(self.programs / "flwr"), "log", run, "local", "--stream"]
         deadline = time.monotonic() + limit
         try:  # it ends with the run, and costs less than asking again and again
-            subprocess.run(command, **self._quiet(limit), check=False)
-        except subprocess.TimeoutExpired:
+            self._call("log", run, "local", "--stream", limit=limit)
+        except TimeoutError:
             raise TimeoutError(f"the run has not ended in time\n{self.log('superlink')}") from None
         left = max(60.0, deadline - time.monotonic())
         answer = self._flwr("list", "local", "--run-id", run, limit=left)
@@ -203,10 +190,10 @@ class LocalFlower:
         # a JSON string or number is one of TOML, too
         lines = [f"{name} = {json.dumps(value)}\n" for name, value in self.config.items()]
         (app / "pyproject.toml").write_text(_APP + "".join(lines), "utf-8")
-        how = self.guard.connection() if self.guard else "insecure = true"
+        trusted = self.guard.connection() if self.guard else "insecure = true"
         (home / "config.toml").write_text(
             '[superlink]\ndefault = "local"\n\n[superlink.local]\n'
-            f'address = "{HOST}:{self.port}"\n{how}\n',
+            f'address = "{HOST}:{self.port}"\n{trusted}\n',
             "utf-8",
         )
 
@@ -223,36 +210,61 @@ class LocalFlower:
                 start_new_session=True,
             )
 
-    def _healthy(self) -> bool:
-        scheme, known = ("https", self.guard.trusted()) if self.guard else ("http", None)
-        url = f"{scheme}://{HOST}:{self.port}/health"
-        try:
-            with urllib.request.urlopen(url, timeout=2, context=known) as reply:
-                return reply.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def _until(self, done: Callable[[], bool], limit: float, otherwise: str) -> None:
-        deadline = time.monotonic() + limit
-        while not done():
+    def _start_link(self) -> None:
+        """Start the SuperLink, and wait until it listens."""
+        own = self.guard.link() if self.guard else ("--insecure",)
+        self._start("superlink", "flower-superlink", *own, "--host", HOST, "--port", self.port)
+        deadline = time.monotonic() + self.start_limit
+        while True:
+            with suppress(OSError), socket.create_connection((HOST, self.port), timeout=2):
+                return
             if self.processes["superlink"].poll() is not None:
                 raise RuntimeError(f"the SuperLink has ended\n{self.log('superlink')}")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{otherwise}\n{self.log('superlink')}")
+                raise TimeoutError(f"the SuperLink has not started\n{self.log('superlink')}")
             time.sleep(0.5)
-
-    def _quiet(self, limit: float) -> dict[str, Any]:
-        rest = {"capture_output": True, "text": True, "timeout": max(limit, 0.1)}
-        return {"env": self.env, "cwd": self.folder, **rest}
 
     def _flwr(self, *arguments: str, limit: float) -> dict[str, Any]:
         """What a command of ``flwr`` answers."""
-        command = [str(self.programs / "flwr"), *arguments, "--format", "json"]
+        said = self._call(*arguments, "--format", "json", limit=limit)
+        if "{" not in said:
+            raise RuntimeError(f"flwr {arguments[0]} failed: {said}")
+        return json.JSONDecoder().raw_decode(said, said.index("{"))[0]
+
+    def _call(self, *arguments: str, limit: float) -> str:
+        """Run a command of ``flwr`` in the app's surroundings; what it prints."""
+        command, limit = [str(self.programs / "flwr"), *arguments], max(limit, 0.1)
+        own = {"env": self.env, "cwd": self.folder, "capture_output": True, "text": True}
         try:
-            done = subprocess.run(command, **self._quiet(limit), check=False)
+            done = subprocess.run(command, **own, timeout=limit, check=False)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"flwr {arguments[0]} took more than {limit:g} s") from None
-        start = done.stdout.find("{")
-        if start < 0:
-            raise RuntimeError(f"flwr {arguments[0]} failed: {done.stdout}{done.stderr}")
-        return json.loads(done.stdout[start:])
+        return done.stdout + done.stderr
+
+
+def check_flower() -> None:
+    """Refuse a Flower that is missing, or started in another way."""
+    try:
+        found = version("flwr")
+    except PackageNotFoundError as error:
+        raise ImportError(
+            "Flower is not installed: pip install 'metalearn-tut[federated]'"
+        ) from error
+    if tuple(map(int, found.split(".")[:2])) < (1, 41):
+        raise ImportError(f"LocalFlower needs flwr 1.41 or newer (Python 3.11), found {found}")
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        return taken.getsockname()[1]
+
+
+def end(process: subprocess.Popen[bytes], hard: bool = False) -> None:
+    """End a process and those it has started: after a while also those that do not listen."""
+    for sign in (signal.SIGKILL,) if hard else (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, sign)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)

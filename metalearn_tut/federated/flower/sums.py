@@ -124,65 +124,55 @@ def _averaged(
 ) -> tuple[np.ndarray | None, set[int]]:
     """The weighted average of what the nodes masked, and which nodes took part.
 
-    Flower's stages one by one, for two reasons. Its workflow is made for strategies of its old
-    kind, so that what they would be asked for stands here. And a node that fails before it has
-    shared its keys would be waited for in the last stage, and spoil the round.
+    Flower's stages one by one: a node that fails before it has shared its keys would be waited
+    for in the last stage, and spoil the round.
     """
-    from flwr.app import ArrayRecord, ConfigRecord, RecordDict
-    from flwr.compat.common.typing import FitIns, Parameters
-    from flwr.server.workflow import SecAggPlusWorkflow
-    from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD, Key
+    from flwr.common import parameters_to_ndarrays
     from flwr.server.workflow.secure_aggregation.secaggplus_workflow import WorkflowState
 
     found: list[Any] = []
+    flow, context = _workflow(len(nodes), told), _context(nodes, told["round"], found)
+    state = WorkflowState()
+    if flow.setup_stage(grid, context, state) and flow.share_keys_stage(grid, context, state):
+        here = state.active_node_ids
+        state.sampled_node_ids = here
+        state.nid_to_neighbours = {n: state.nid_to_neighbours[n] & here for n in here}
+        state.nid_to_fitins = {n: type(content)(dict(content)) for n in here}
+        if flow.collect_masked_vectors_stage(grid, context, state):
+            flow.unmask_stage(grid, context, state)
+    if not found:
+        return None, set()
+    return parameters_to_ndarrays(found[0][1].parameters)[0], {proxy.node_id for proxy, _ in found}
+
+
+def _workflow(n: int, told: Mapping[str, Any]) -> Any:
+    from flwr.server.workflow import SecAggPlusWorkflow
+
+    return SecAggPlusWorkflow(
+        num_shares=1.0,
+        reconstruction_threshold=2 / 3,
+        max_weight=told["most"],
+        clipping_range=told["clip"],
+        quantization_range=2 ** min(30, 32 - n.bit_length()),
+        modulus_range=_MODULUS,
+    )
+
+
+def _context(nodes: Mapping[int, int], number: int, found: list[Any]) -> Any:
+    """What the workflow, made for strategies of Flower's old kind, asks one for."""
+    from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+    from flwr.compat.common.typing import FitIns, Parameters
+    from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD, Key
+
     nothing = FitIns(Parameters([], ""), {})
     strategy = SimpleNamespace(
         configure_fit=lambda *_: [(SimpleNamespace(node_id=n), nothing) for n in nodes.values()],
         aggregate_fit=lambda number, results, failures: found.extend(results) or (None, {}),
     )
-    records = {
-        MAIN_CONFIGS_RECORD: ConfigRecord({Key.CURRENT_ROUND: told["round"]}),
-        MAIN_PARAMS_RECORD: ArrayRecord({}),
-    }
-    context = SimpleNamespace(
-        state=RecordDict(records),
-        strategy=strategy,
-        client_manager=SimpleNamespace(num_available=lambda: len(nodes)),
-    )
-    flow = SecAggPlusWorkflow(
-        num_shares=1.0,
-        reconstruction_threshold=2 / 3,
-        max_weight=told["most"],
-        clipping_range=told["clip"],
-        quantization_range=2 ** min(30, 32 - len(nodes).bit_length()),
-        modulus_range=_MODULUS,
-    )
-    state = WorkflowState()
-
-    def keys_shared() -> bool:
-        if not flow.share_keys_stage(grid, context, state):
-            return False
-        here = state.active_node_ids
-        state.sampled_node_ids = here
-        state.nid_to_neighbours = {n: state.nid_to_neighbours[n] & here for n in here}
-        state.nid_to_fitins = {n: RecordDict(dict(content)) for n in here}
-        return True
-
-    done = (
-        flow.setup_stage(grid, context, state)
-        and keys_shared()
-        and flow.collect_masked_vectors_stage(grid, context, state)
-        and flow.unmask_stage(grid, context, state)
-    )
-    if not done or not found:
-        return None, set()
-    return _vector_in(found[0][1].parameters), {proxy.node_id for proxy, _ in found}
-
-
-def _vector_in(parameters: Any) -> np.ndarray:
-    from flwr.common import parameters_to_ndarrays
-
-    return parameters_to_ndarrays(parameters)[0]
+    round_of = {MAIN_CONFIGS_RECORD: ConfigRecord({Key.CURRENT_ROUND: number})}
+    manager = SimpleNamespace(num_available=lambda: len(nodes))
+    state = RecordDict({**round_of, MAIN_PARAMS_RECORD: ArrayRecord({})})
+    return SimpleNamespace(state=state, strategy=strategy, client_manager=manager)
 
 
 def _reply(average: np.ndarray, state: State) -> Reply:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metalearn_tut import tasks
-from metalearn_tut.evaluation.accuracy import evaluate, paired_difference
+from metalearn_tut.evaluation import evaluate, paired_difference
 from metalearn_tut.learners.protonet import distance_logits, prototypes
 from metalearn_tut.nb import check, close
 

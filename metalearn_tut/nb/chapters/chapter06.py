@@ -87,10 +87,11 @@ def check_outer(my_outer: Callable[..., Tensor]) -> None:
             (3, 5, 4, 0.3, 0.0),
             (4, 6, 3, 0.2, 0.7),
         ):
-            X, X_q = (torch.randn(n, d, generator=generator).double() for n in (rows, queries))
-            y, t, y_q = (
-                torch.randn(n, generator=generator).double() for n in (rows, rows, queries)
-            )
+            X = torch.randn(rows, d, generator=generator).double()
+            X_q = torch.randn(queries, d, generator=generator).double()
+            y = torch.randn(rows, generator=generator).double()
+            t = torch.randn(rows, generator=generator).double()
+            y_q = torch.randn(queries, generator=generator).double()
             theta = torch.randn(d, generator=generator).double()
             right = _by_autograd(theta, X, y, t, X_q, y_q, alpha, w)
             what = f"slope for d = {d}, alpha = {alpha}, w = {w}"

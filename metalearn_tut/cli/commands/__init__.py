@@ -1,0 +1,1 @@
+"""What each command does: the function of its name, in a module of its name."""

@@ -1,0 +1,9 @@
+"""What each command can be told: a dataclass a command, from which the parser spells it."""
+
+from metalearn_tut.cli.options.keeping import Export, Prune
+from metalearn_tut.cli.options.learning import Data, Evaluate, Federate, Train
+from metalearn_tut.cli.options.studies import Reproduce
+
+COMMANDS = (Data, Train, Federate, Evaluate, Prune, Export, Reproduce)
+
+__all__ = ["COMMANDS", "Data", "Evaluate", "Export", "Federate", "Prune", "Reproduce", "Train"]

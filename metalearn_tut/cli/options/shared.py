@@ -1,0 +1,29 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from metalearn_tut.runs.options import option
+
+SEEDS = 2**63 - 1  # PyTorch takes none that is larger
+SOURCES = ("glyphs", "omniglot", "mini_imagenet", "image_folder")
+SPLITS = ("train", "validation", "test")
+NORMS = ("batch", "support", "group", "none")
+
+RUN = partial(option, positional=True)
+ROOT = partial(option, default=None, help="Folder of the data's files.")
+ROTATIONS = partial(option, default=False, help="Quarter turns are classes of their own.")
+WITHIN_GROUP = partial(option, default=False, help="Tasks within one script or alphabet.")
+SHOTS = partial(option, default=1, help="Support images of each class.", min=1)
+QUERIES = partial(option, default=15, help="Query images of each class.", min=1)
+SEED = partial(option, min=0, max=SEEDS)
+NORM = partial(
+    option,
+    help="Whose statistics normalize a query image; support is deployable.",
+    choices=NORMS,
+)
+WIDTH = partial(option, default=32, help="Channels of Conv4's blocks.", min=1)
+TASKS_PER_STEP = partial(option, default=4, help="Tasks of an outer step.", min=1)
+THREADS = partial(option, default=None, help="Threads of each process.", min=1, max=1024)
+DEVICE = partial(option, default="cpu", help="cpu, cuda, or another device of PyTorch.")

@@ -106,10 +106,8 @@ class TaskSampler:
         ----------
         tasks_per_step : int
             Number of tasks T of a batch, at least 1.
-        steps : int, optional
-            The step at which the loader ends, itself left out; without end by default.
-        start : int, default 0
-            The first step.
+        steps, start : int, optional
+            From ``start``, 0 by default, up to ``steps``, which is left out; by default no end.
         **options
             ``num_workers``, ``pin_memory`` and others of :class:`torch.utils.data.DataLoader`.
 
@@ -127,10 +125,11 @@ class TaskSampler:
         """
         check_count(tasks_per_step=tasks_per_step)
         first = whole_number("start", start)
-        last = None if steps is None else whole_number("steps", steps, least=first)
         # a loader draws a seed for its workers: from the global generator, it would change a run
         options = {"generator": torch.Generator(), **options}
-        numbers = _From(first) if last is None else range(first, last)
+        numbers = (
+            _From(first) if steps is None else range(first, whole_number("steps", steps, first))
+        )
         return DataLoader(
             _Batches(self, tasks_per_step), batch_size=None, sampler=numbers, **options
         )

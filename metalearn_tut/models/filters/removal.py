@@ -69,7 +69,6 @@ def remove_filters(network: Network, kept: Mapping[str, Tensor], *, widen: bool 
     for layer, keep in kept.items():
         _check(network, found, layer, keep, widen)
     narrow = copy.deepcopy(network)
-    narrow.zero_grad()
     layers = dict(narrow.named_modules())
     rows, columns = _cuts(layers, found, kept)
     for name in rows.keys() | columns.keys():

@@ -194,6 +194,17 @@ def test_a_deployed_network_can_lose_filters():
     torch.testing.assert_close(narrow(images()), expected, rtol=1e-10, atol=1e-10)
 
 
+def test_filters_go_in_groups_of_every_norm_behind_them():
+    layers = (nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU(), nn.GroupNorm(4, 8))
+    network = lively(nn.Sequential(*layers, nn.Conv2d(8, 2, 1)))
+    dropped = {"0": ([4, 5, 6, 7], [("1", 0), ("3", 0)])}
+    narrow = remove_filters(network, masks(network, dropped))
+    expected = zeroed(network, dropped)(images())
+    torch.testing.assert_close(narrow(images()), expected, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="whole groups of 4 filters"):
+        remove_filters(network, masks(network, {"0": ([4, 5], [])}))
+
+
 # A sum needs all channels
 
 

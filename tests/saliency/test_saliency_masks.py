@@ -68,6 +68,16 @@ def test_a6_nine_rounds_leave_15_percent_of_large_layers():
     assert kept_fraction(full_masks(learner)) == 1.0
 
 
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize(("share", "gone"), [(0.29, 29), (0.57, 57), (0.299, 29)])
+def test_a6_shares_are_exact_where_their_floats_are_not(share, gone, allocation):
+    """0.29 · 100 is 28.999999999999996."""
+    score = torch.rand(10, 10, generator=torch.Generator().manual_seed(0))
+    before = {"x.weight": torch.ones(10, 10, dtype=torch.bool)}
+    after = select({"x.weight": score}, before, share, allocation=allocation)
+    assert int((~after["x.weight"]).sum()) == gone
+
+
 def test_a6_a_share_of_0_changes_nothing():
     masks = select(scores(), ones(), 0.3)
     for allocation in ALLOCATIONS:

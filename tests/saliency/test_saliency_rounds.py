@@ -23,6 +23,7 @@ from metalearn_tut.saliency import (
     load_round,
     obs_scores,
     prune_layer,
+    random_scores,
     select,
 )
 from metalearn_tut.tasks import TaskBatch, TaskSampler
@@ -100,6 +101,15 @@ def test_rounds_take_fresh_tasks_and_keep_what_is_gone_away():
     assert [r["round"] for r in result.history] == [1, 2, 3]
     assert result.history[-1]["kept"] == pytest.approx(0.5, abs=0.03)
     check_pruned(pruned.meta_parameters(), result.masks)
+
+
+def test_every_round_draws_other_random_numbers():
+    found = prune(learner(), (0.2, 0.2), method="random", seed=3, compensate=False).masks
+    masks = full_masks(learner())
+    for number in (1, 2):
+        scores = random_scores(learner(), seed=3 + number * 2**32)
+        masks = select(scores, masks, 0.2)
+    assert_equal(found, masks)
 
 
 def test_lobs_is_anp_without_inner_steps_and_not_with_them():

@@ -69,7 +69,6 @@ def remove_filters(network: Network, kept: Mapping[str, Tensor], *, widen: bool 
     for layer, keep in kept.items():
         _check(network, found, layer, keep, widen)
     narrow = copy.deepcopy(network)
-    narrow.zero_grad()
     layers = dict(narrow.named_modules())
     rows, columns = _cuts(layers, found, kept)
     for name in rows.keys() | columns.keys():
@@ -172,7 +171,6 @@ def _cut(layer: nn.Module, rows: Tensor | None, columns: Tensor | None) -> None:
         new = old.detach() if rows is None else old.detach()[rows.to(old.device)]
         if columns is not None and name == "weight":
             new = new[:, columns.to(old.device)]
-        new = new.clone(memory_format=torch.contiguous_format)
         fixed = isinstance(old, nn.Parameter)
         setattr(layer, name, nn.Parameter(new, old.requires_grad) if fixed else new)
     count = len(layer.weight)

@@ -43,6 +43,7 @@ from metalearn_tut.learners.maml import MAML
 from metalearn_tut.learners.protonet import ProtoNet
 from metalearn_tut.learners.state import state_of
 from metalearn_tut.tasks import TaskSampler
+from metalearn_tut.tasks.emoji.index import notices
 from metalearn_tut.training import checkpoint
 from metalearn_tut.training.loop import History, meta_train
 
@@ -69,7 +70,7 @@ _OF_TEACHER = ("teacher", "fixed_teacher", "kd_weight", "temperature", "teacher_
 def data(o: SimpleNamespace, arguments: Sequence[str]) -> None:
     """Prepare a data set and print a line for each part of it."""
     check_root(o.name, o.root, downloads=o.download)
-    places: dict[str, Any] = {} if o.name == "glyphs" else {"root": o.root}
+    places: dict[str, Any] = {} if o.name in ("emoji", "glyphs") else {"root": o.root}
     if o.name == "image_folder" and o.root is None:
         raise ValueError("image_folder needs --root: the folder of your pictures")
     if o.name in ("omniglot", "cifar10"):
@@ -89,6 +90,8 @@ def data(o: SimpleNamespace, arguments: Sequence[str]) -> None:
         print(f"{' '.join(part.values())}: {found}", flush=True)
     if len(absent) == len(parts):
         raise absent[0]
+    if o.name == "emoji":
+        print("\n".join(notices()))
 
 
 def _summary(source: tasks.ClassSource | tasks.LabelledImages) -> str:

@@ -39,7 +39,7 @@ class Command(typer.core.TyperCommand):
 
 
 SEEDS = 2**63 - 1  # PyTorch takes none that is larger
-TrainData = choice("TrainData", "glyphs", "omniglot", "mini_imagenet", "image_folder")
+TrainData = choice("TrainData", "emoji", "glyphs", "omniglot", "mini_imagenet", "image_folder")
 Norm = choice("Norm", "batch", "support", "group", "none")
 Rotations = Annotated[bool, flag("--rotations", "Quarter turns are classes of their own.")]
 WithinGroup = Annotated[bool, flag("--within-group", "Tasks within one script or alphabet.")]

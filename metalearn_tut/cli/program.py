@@ -33,9 +33,15 @@ from metalearn_tut.cli.options import (
     typer,
 )
 
-Data = choice("Data", "glyphs", "omniglot", "mini_imagenet", "cifar10", "image_folder")
+Data = choice("Data", "emoji", "glyphs", "omniglot", "mini_imagenet", "cifar10", "image_folder")
 EvaluationData = choice(
-    "EvaluationData", "glyphs", "omniglot", "mini_imagenet", "image_folder", "omniglot_runs"
+    "EvaluationData",
+    "emoji",
+    "glyphs",
+    "omniglot",
+    "mini_imagenet",
+    "image_folder",
+    "omniglot_runs",
 )
 Split = choice("Split", "train", "validation", "test")
 Algorithm = choice("Algorithm", "maml", "fomaml", "anil", "reptile", "metasgd", "protonet", "tsmd")
@@ -92,13 +98,15 @@ def data(
 ) -> int:
     """Prepare a data set and say what is there.
 
-    Glyphs are drawn on first use. Omniglot and CIFAR-10 can be downloaded; mini-ImageNet
-    must be there already, as its terms forbid passing it on. Without --root, files are looked
-    for in the folder that METALEARN_TUT_DATA names, then in the cache. image_folder is your own
-    pictures: --root names a folder or zip with one folder of pictures for each class.
+    Emoji come with the package; whose they are and under which licence is shown. Glyphs are
+    drawn on first use. Omniglot and CIFAR-10 can be downloaded; mini-ImageNet must be there
+    already, as its terms forbid passing it on. Without --root, files are looked for in the
+    folder that METALEARN_TUT_DATA names, then in the cache. image_folder is your own pictures:
+    --root names a folder or zip with one folder of pictures for each class.
 
     \b
     Examples:
+      metalearn-tut data emoji
       metalearn-tut data glyphs
       metalearn-tut data omniglot --download
       metalearn-tut data mini_imagenet --root ~/mini_imagenet

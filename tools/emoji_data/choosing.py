@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
 from emoji_data import duplicates
 from emoji_data.drawing import draw
 from emoji_data.names import Emoji, drawings_of, unicode_list

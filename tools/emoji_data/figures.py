@@ -32,4 +32,4 @@ def contact_sheet(split: str, classes: int) -> Image.Image:
 def write() -> None:
     """The contact sheets of training and test classes."""
     for split in ("train", "test"):
-        contact_sheet(split, 80).save(FOLDER / f"emoji_{split}.webp", lossless=True, quality=100)
+        contact_sheet(split, 48).save(FOLDER / f"emoji_{split}.png", optimize=True)

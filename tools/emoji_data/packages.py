@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import subprocess
@@ -33,49 +34,21 @@ class Drawings(NamedTuple):
     package: Package
 
 
-def _icons(name: str, version: str, sha256: str) -> Package:
-    return Package(f"@iconify-json/{name}", version, sha256)
+def _listed() -> tuple[dict[str, Drawings], Package]:
+    with Path(__file__).with_name("packages.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    of = [Package(row["package"], row["version"], row["sha256"]) for row in rows]
+    sets = {
+        row["set"]: Drawings(row["house"], row["artist"], package)
+        for row, package in zip(rows, of, strict=True)
+        if row["set"]
+    }
+    return sets, of[-1]
 
 
-# Two sets of one house are by the same people: the old and the new Noto.
-SETS = {
-    "noto": Drawings(
-        "noto",
-        "Noto Emoji",
-        _icons("noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
-    ),
-    "noto-v1": Drawings(
-        "noto",
-        "Noto Emoji (v1)",
-        _icons("noto-v1", "1.2.5", "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37"),
-    ),
-    "fluent-emoji-flat": Drawings(
-        "fluent",
-        "Fluent Emoji Flat",
-        _icons("fluent-emoji-flat", "1.2.6", "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175"),
-    ),
-    "twemoji": Drawings(
-        "twemoji",
-        "Twemoji",
-        _icons("twemoji", "1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
-    ),
-    "emojione": Drawings(
-        "emojione",
-        "Emoji One",
-        _icons("emojione", "1.2.3", "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e"),
-    ),
-    "fxemoji": Drawings(
-        "fxemoji",
-        "Firefox OS Emoji",
-        _icons("fxemoji", "1.2.2", "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef"),
-    ),
-    "streamline-emojis": Drawings(
-        "streamline",
-        "Streamline Emojis",
-        _icons("streamline-emojis", "1.2.4", "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc"),
-    ),
-}
-UNICODE = Package("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a")
+# Two sets of one house are by the same people: the old and the new Noto. The last package of the
+# list is Unicode's list of emoji, and holds no drawings.
+SETS, UNICODE = _listed()
 LICENCES = ("Apache-2.0", "MIT", "CC-BY-4.0")
 
 

@@ -79,7 +79,7 @@ def jittered(images: np.ndarray, units: np.ndarray) -> np.ndarray:
 
 
 def _packed(images: np.ndarray) -> np.ndarray:
-    """The ink of three channels as one 64-bit number, inside a border without ink: ``[n, (H+2)(W+2)]``."""
+    """The ink of three channels as one 64-bit number, in a border without ink: ``[n, ·]``."""
     n, _, height, width = images.shape
     ink = np.zeros((n, height + 2, width + 2), np.uint64)
     inside = ink[:, 1:-1, 1:-1]
@@ -89,7 +89,7 @@ def _packed(images: np.ndarray) -> np.ndarray:
 
 
 def _sources(units: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel comes from, in 256ths of a pixel of the bordered image: ``[n, H, W]`` twice.
+    """Where each pixel comes from, in 256ths of a pixel of the bordered image: 2 x ``[n, H, W]``.
 
     Plain arithmetic only, rounded once: sines and linear algebra libraries differ in the last
     bit from machine to machine.
@@ -118,7 +118,7 @@ def _sources(units: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np
 
 def _between(packed: np.ndarray, across: np.ndarray, down: np.ndarray) -> np.ndarray:
     """Packed pixels between four neighbors, all channels in one multiplication: ``[n, H·W]``."""
-    n, height, width = across.shape
+    n, _, width = across.shape
     column, row = across >> _BITS, down >> _BITS
     right, below = ((v & (_ONE - 1)).astype(np.uint64) for v in (across, down))
     first = (row * (width + 2) + column).reshape(n, -1)

@@ -47,7 +47,10 @@ class Index(NamedTuple):
     def tiles(self) -> list[tuple[int, int]]:
         """The (set, class) of every tile of the sheet, in order: set after set."""
         return [
-            (s, c) for s in range(len(self.sets)) for c, of in enumerate(self.classes) if s in of.sets
+            (s, c)
+            for s in range(len(self.sets))
+            for c, of in enumerate(self.classes)
+            if s in of.sets
         ]
 
 

@@ -120,7 +120,7 @@ def emoji(
     Examples
     --------
     >>> emoji("test")
-    EmojiSource(emoji (test): 0 classes, 3x32x32 uint8)
+    ClassSource(emoji (test): 201 classes, 3x32x32 uint8)
     >>> emoji("test", cross_artist=True).sampler(ways=5, shots=1, queries=3)[0].tags["groups"]
     ()
     """

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from emoji_data import figures
 from emoji_data.choosing import Drawing, choose
-from emoji_data.names import licence_of
-from emoji_data.packages import LICENCES, SETS, UNICODE, fetch
+from emoji_data.names import license_of
+from emoji_data.packages import LICENSES, SETS, UNICODE, fetch
 from PIL import Image
 
 from metalearn_tut.files.cache import atomic_write
@@ -60,17 +60,17 @@ def described(drawings: list[Drawing], sheet: bytes) -> dict[str, Any]:
 
 
 def _set(name: str) -> dict[str, str]:
-    info, of = licence_of(name), SETS[name]
-    licence = info["license"]["spdx"]
-    if licence not in LICENCES:
-        raise SystemExit(f"{name} is under {licence}, which is none of {', '.join(LICENCES)}")
+    info, of = license_of(name), SETS[name]
+    license = info["license"]["spdx"]
+    if license not in LICENSES:
+        raise SystemExit(f"{name} is under {license}, which is none of {', '.join(LICENSES)}")
     return {
         "name": name,
         "artist": of.artist,
         "author": info["author"]["name"],
         "house": of.house,
-        "licence": licence,
-        "licence_url": info["license"]["url"],
+        "license": license,
+        "license_url": info["license"]["url"],
         "source": info["author"]["url"],
         "package": f"{of.package.name} {of.package.version}",
         "sha256": of.package.sha256,

@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 # A page, and the module of tools/ that generates its parts by their names.
-PAGES = {"benchmarks": "benchmarks_page", "claims": "claims_page"}
+PAGES = {
+    "benchmarks": "benchmarks_page",
+    "claims": "claims_page",
+    "emoji": "emoji_page",
+}
 MARK = re.compile(r"^% from results: (\w+)$", re.MULTILINE)
 
 

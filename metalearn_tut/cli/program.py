@@ -98,7 +98,7 @@ def data(
 ) -> int:
     """Prepare a data set and say what is there.
 
-    Emoji come with the package; whose they are and under which licence is shown. Glyphs are
+    Emoji come with the package; whose they are and under which license is shown. Glyphs are
     drawn on first use. Omniglot and CIFAR-10 can be downloaded; mini-ImageNet must be there
     already, as its terms forbid passing it on. Without --root, files are looked for in the
     folder that METALEARN_TUT_DATA names, then in the cache. image_folder is your own pictures:

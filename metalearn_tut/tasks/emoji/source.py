@@ -83,7 +83,7 @@ def emoji(
     One class per emoji, RGB on white, ``uint8 [3, size, size]``, five to seven drawings a class
     by six houses: ``noto`` (two sets), ``fluent``, ``twemoji``, ``emojione``, ``fxemoji`` and
     ``streamline``. Classes are split by whole subgroups of Unicode's list, such as "food-fruit";
-    the page "Emoji by artist" of the book says how, and who drew what under which licence.
+    the page "Emoji by artist" of the book says how, and who drew what under which license.
 
     ============  =====================================  =========================================
     ``split_by``  classes                                drawings

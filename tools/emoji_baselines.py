@@ -1,7 +1,7 @@
 """How far pixels and colors alone go on emoji: ``python tools/emoji_baselines.py``.
 
-Writes ``results/emoji/baselines.json``: accuracy of the nearest support image, by all its pixels and
-by its mean color, on 600 test tasks of each way to split the data. A minute on one core.
+Writes ``results/emoji/baselines.json``: accuracy of the nearest support image, by all its pixels
+and by its mean color, on 600 test tasks of each way to split the data. A minute on one core.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def subgroups() -> str:
     lines: list[str] = []
     for split, subs in of_split.items():
         inside = [
-            f"**{sub}** ({len(of)}): {_names(c.name for c in of)}  " for sub, of in subs.items()
+            f"- {sub} ({len(of)}): {', '.join(c.name for c in of)}" for sub, of in subs.items()
         ]
         lines += folded(f"{split}: {len(subs)} subgroups", inside)
     return "\n".join(lines).strip()
@@ -112,10 +111,6 @@ def left_out() -> str:
         by_reason[row["reason"]].append(row["what"] + (f" of {row['set']}" if row["set"] else ""))
     lines = [f"- {', '.join(what)}: {reason}" for reason, what in by_reason.items()]
     return "\n".join(folded(f"{len(rows)} entries", lines)).strip()
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 def generated() -> dict[str, str]:

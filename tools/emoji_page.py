@@ -47,6 +47,12 @@ def artists() -> str:
     return table(["house", "set", "by", "license", *SPLITS], rows)
 
 
+def licenses() -> str:
+    """The notices of ``LICENSE-DATA``, folded; the long text of one license is in the file."""
+    notices = (ROOT / "LICENSE-DATA").read_text("utf-8").split("\n\n4. The text of")[0]
+    return "\n".join(folded("Notices", ["```text", notices.strip(), "```"])).strip()
+
+
 def groups() -> str:
     """How many classes of Unicode's groups each split has."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -115,7 +121,7 @@ def left_out() -> str:
 
 def generated() -> dict[str, str]:
     """Every part of the page by its name."""
-    parts = (artists, groups, subgroups, splits, accuracies, left_out)
+    parts = (artists, licenses, groups, subgroups, splits, accuracies, left_out)
     return {part.__name__: part() for part in parts}
 
 

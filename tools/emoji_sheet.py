@@ -3,7 +3,7 @@
     python tools/emoji_sheet.py [--check]
 
 Needs npm (for the packages of drawings, whose versions and checksums are fixed in
-emoji_data/packages.py) and resvg-py; nobody who uses the package runs it. With ``--check`` nothing
+emoji_data/packages.csv) and resvg-py; nobody who uses the package runs it. With ``--check`` nothing
 is written: the exit status tells whether what is there is what would be written.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from emoji_data import figures
 from emoji_data.choosing import Drawing, choose
+from emoji_data.drawing import RENDERER
 from emoji_data.names import license_of
 from emoji_data.packages import LICENSES, SETS, UNICODE, fetch
 from PIL import Image
@@ -54,6 +55,7 @@ def described(drawings: list[Drawing], sheet: bytes) -> dict[str, Any]:
     return {
         "sheet": {"sheet": SHEET.name, "sha256": digest, "columns": COLUMNS},
         "sets": [_set(name) for name in names],
+        "drawn_by": f"resvg-py {RENDERER}",
         "names_from": {"package": f"{UNICODE.name} {UNICODE.version}", "sha256": UNICODE.sha256},
         "classes": [[e.name, e.code_point, e.group, e.subgroup, sorted(by[e])] for e in classes],
     }

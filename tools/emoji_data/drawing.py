@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+RENDERER = "0.5.0"  # of resvg-py
 SIZE = 32
 _FINE = 4  # drawn this much finer, then averaged
 _SVG = (
@@ -22,7 +24,7 @@ def draw(icons: dict[str, Any], name: str) -> np.ndarray:
 
     Drawn at 128 pixels; each pixel of the result is the mean of 4 x 4, in whole numbers.
     """
-    resvg = import_module("resvg_py")  # needed by this tool alone, so no dependency
+    resvg = _renderer()
     side = SIZE * _FINE
     svg = _SVG.format(side=side, box=_box(icons, name), body=icons["icons"][name]["body"])
     picture = Image.open(io.BytesIO(bytes(resvg.svg_to_bytes(svg_string=svg)))).convert("RGBA")
@@ -32,6 +34,13 @@ def draw(icons: dict[str, Any], name: str) -> np.ndarray:
     blocks = on_white.reshape(SIZE, _FINE, SIZE, _FINE, 3).sum(axis=(1, 3))
     whole = 255 * _FINE * _FINE
     return ((blocks + whole // 2) // whole).astype(np.uint8).transpose(2, 0, 1)
+
+
+def _renderer() -> Any:
+    """The renderer, which this tool alone needs: no dependency of the project."""
+    if (found := version("resvg-py")) != RENDERER:
+        raise ValueError(f"the sheet is drawn by resvg-py {RENDERER}, got {found}")
+    return import_module("resvg_py")
 
 
 def _box(icons: dict[str, Any], name: str) -> str:

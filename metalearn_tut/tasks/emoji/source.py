@@ -85,13 +85,15 @@ def emoji(
     ``streamline``. Classes are split by whole subgroups of Unicode's list, such as "food-fruit";
     the page "Emoji by artist" of the book says how, and who drew what under which license.
 
-    ============  =====================================  =========================================
-    ``split_by``  classes                                drawings
-    ============  =====================================  =========================================
-    ``"class"``   of the split                           by every house
-    ``"artist"``  all with at least two such drawings    by the houses of the split, two in each
-    ``"both"``    of the split, with at least two        by the houses of the split
-    ============  =====================================  =========================================
+    ============  =========================  =======================================
+    ``split_by``  classes                    drawings
+    ============  =========================  =======================================
+    ``"class"``   of the split               by every house
+    ``"artist"``  of all splits              by the two houses that the split has
+    ``"both"``    of the split               by the two houses that the split has
+    ============  =========================  =======================================
+
+    Classes with fewer than two drawings are left out.
 
     Parameters
     ----------
@@ -99,7 +101,7 @@ def emoji(
     split_by : {"class", "artist", "both"}, default "class"
         What is held out.
     artists : sequence of str, optional
-        Only drawings by these houses; classes with fewer than two of them are left out.
+        Only drawings by these houses.
     size : int, default 32
         Side of the images, 8 to 32; below 32 each pixel is the mean of the area that it covers.
     cross_artist : bool, default False
@@ -120,9 +122,10 @@ def emoji(
     Examples
     --------
     >>> emoji("test")
-    ClassSource(emoji (test): 201 classes, 3x32x32 uint8)
-    >>> emoji("test", cross_artist=True).sampler(ways=5, shots=1, queries=3)[0].tags["groups"]
-    ()
+    ClassSource(emoji (test): 211 classes, 3x32x32 uint8)
+    >>> task = emoji("test", cross_artist=True).sampler(ways=5, shots=1, queries=3)[0]
+    >>> task.query_x.shape, task.tags["groups"][:2]
+    (torch.Size([15, 3, 32, 32]), ('sport', 'animal-marine'))
     """
     check_split(split)
     chosen = houses_of(split, split_by, artists)

@@ -79,3 +79,12 @@ def test_of_near_duplicates_the_first_stays():
     assert duplicates.COPY > duplicates.distances(images)[0, 1] > duplicates.TWIN
     assert duplicates.keep(images, [0, 0, 0, 0]).tolist() == [True, False, False, True]
     assert duplicates.keep(images, [0, 1, 2, 3]).tolist() == [True, True, False, True]
+
+
+def test_a_drawing_that_is_near_to_one_left_out_stays():
+    images = np.full((3, 3, 8, 8), 255, np.uint8)
+    for i, image in enumerate(images):
+        image[0].reshape(-1)[3 * i :] = 0  # each without three more pixels of ink
+    first, second = duplicates.distances(images)[[0, 0], [1, 2]]
+    assert first < duplicates.COPY < second
+    assert duplicates.keep(images, [0, 0, 0]).tolist() == [True, False, True]

@@ -24,9 +24,10 @@ def contact_sheet(split: str, classes: int) -> Image.Image:
     blank = np.full((3, SIZE, SIZE), 255, np.uint8)
     sets = range(len(index.sets))
     tiles = read_tiles()
-    rows = [tiles[place[s, c]] if (s, c) in place else blank for c in shown for s in sets]
+    places = [(s, c) for c in shown for s in (*sets, None)]  # and a gap after each class
+    rows = [tiles[place[at]] if at in place else blank for at in places]
     rows = np.pad(np.stack(rows), ((0, 0), (0, 0), (2, 2), (2, 2)), constant_values=255)
-    return Image.fromarray(joined(rows, _ACROSS * len(sets)))
+    return Image.fromarray(joined(rows, _ACROSS * (len(sets) + 1)))
 
 
 def write() -> None:

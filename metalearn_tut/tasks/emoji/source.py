@@ -37,8 +37,8 @@ class EmojiSource(ClassSource):
 
     def settings(self) -> dict[str, Any]:
         """What the tasks are made of, as JSON."""
-        own = {"cross_artist": self.cross_artist, "augment": self.augment}
-        return {**super().settings(), **own, "houses": content_hash([self.houses])}
+        own = {"cross_artist": self.cross_artist, "houses": content_hash([self.houses])}
+        return super().settings() | own  # whether they are augmented, their sampler says
 
     def sampler(self, ways: int, shots: int, queries: int = 4, seed: int = 0) -> TaskSampler:
         """Tasks of these classes, augmented or not; a class has five to seven drawings."""
@@ -130,30 +130,35 @@ def emoji(
     check_split(split)
     chosen = houses_of(split, split_by, artists)
     size = check_size(size)
-    index = read_index()
-    kept: dict[int, list[int]] = {}
-    places = index.tiles
-    for tile, (s, c) in enumerate(places):
-        here = split_by == "artist" or split_of(index.classes[c]) == split
-        if here and index.sets[s].house in chosen:
-            kept.setdefault(c, []).append(tile)
-    classes = sorted(c for c, tiles in kept.items() if len(tiles) > 1)
-    if not classes:
+    kept = _drawings(split, split_by, chosen)
+    if not kept:
         raise ValueError(f"artists: no class of {split!r} has two drawings by {', '.join(chosen)}")
-    tiles = np.concatenate([kept[c] for c in classes])
-    ends = np.cumsum([len(kept[c]) for c in classes])
+    index = read_index()
+    classes = [index.classes[c] for c in kept]
+    tiles, sets = np.concatenate([np.array(of) for of in kept.values()]).T
+    ends = np.cumsum([len(of) for of in kept.values()])
     by_set = np.array([houses().index(of.house) for of in index.sets])
-    makers = by_set[[places[tile][0] for tile in tiles]]
     return EmojiSource(
         shrunk(read_tiles()[tiles], size),
         tuple(np.split(np.arange(len(tiles)), ends[:-1])),
-        tuple(index.classes[c].name for c in classes),
-        tuple(index.classes[c].subgroup for c in classes),
+        tuple(of.name for of in classes),
+        tuple(of.subgroup for of in classes),
         name=_name(split, split_by, artists),
-        houses=makers,
+        houses=by_set[sets],
         cross_artist=bool(cross_artist),
         augment=split == "train" if augment is None else bool(augment),
     )
+
+
+def _drawings(split: str, split_by: str, chosen: Sequence[str]) -> dict[int, list[tuple[int, int]]]:
+    """The (tile, set) of each class's drawings by the chosen houses, where there are two."""
+    index = read_index()
+    here = [split_by == "artist" or split_of(of) == split for of in index.classes]
+    found: dict[int, list[tuple[int, int]]] = {c: [] for c in range(len(here)) if here[c]}
+    for tile, (s, c) in enumerate(index.tiles):
+        if here[c] and index.sets[s].house in chosen:
+            found[c].append((tile, s))
+    return {c: drawings for c, drawings in found.items() if len(drawings) > 1}
 
 
 def _name(split: str, split_by: str, artists: Sequence[str] | None) -> str:

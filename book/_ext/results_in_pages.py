@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 # A page, and the module of tools/ that generates its parts by their names.
-PAGES = {"benchmarks": "benchmarks_page", "claims": "claims_page"}
+PAGES = {name: f"{name}_page" for name in ("benchmarks", "claims", "emoji")}
 MARK = re.compile(r"^% from results: (\w+)$", re.MULTILINE)
 
 

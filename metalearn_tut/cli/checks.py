@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+_WITHOUT_FILES = {"emoji": "emoji come with the package and", "glyphs": "glyphs are drawn and"}
+
 
 def check_folder(option: str, folder: Path) -> None:
     """Refuse a folder that cannot be written to.
@@ -52,8 +54,8 @@ def check_root(data: str | None, root: Path | None, downloads: bool = False) -> 
     """Refuse a folder of files that is not there, or that a data set would not look at."""
     if root is None:
         return
-    if data == "glyphs":
-        raise ValueError(f"--root {root}: glyphs are drawn and have no files: leave it out")
+    if data in _WITHOUT_FILES:
+        raise ValueError(f"--root {root}: {_WITHOUT_FILES[data]} have no files: leave it out")
     if not downloads and not root.exists():
         raise FileNotFoundError(f"--root {root}: there is no such folder")
 

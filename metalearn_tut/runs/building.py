@@ -61,6 +61,7 @@ def _image_folder(split: str, root: str | os.PathLike[str] | None = None, **opti
 
 
 SOURCES: dict[str, Callable[..., ClassSource]] = {
+    "emoji": tasks.emoji,
     "glyphs": tasks.glyphs,
     "omniglot": tasks.omniglot,
     "mini_imagenet": tasks.mini_imagenet,
@@ -106,7 +107,7 @@ def build_source(
     """
     options = dict(data)
     rotations, within = options.pop("rotations", False), options.pop("within_group", False)
-    if root is not None and data.get("name") != "glyphs":
+    if root is not None and data.get("name") not in ("emoji", "glyphs"):
         options["root"] = root
     source = replace(_make("data", SOURCES, options, split), within_group=within)
     return source.rotated() if rotations else source

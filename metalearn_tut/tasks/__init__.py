@@ -3,6 +3,7 @@
 from metalearn_tut.tasks.arrays import from_arrays
 from metalearn_tut.tasks.cifar10 import cifar10
 from metalearn_tut.tasks.dataset import from_dataset
+from metalearn_tut.tasks.emoji.source import emoji
 from metalearn_tut.tasks.glyphs.source import glyphs
 from metalearn_tut.tasks.heterogeneity import Mixture, NoisyTasks, WithOutliers
 from metalearn_tut.tasks.image_folder import image_folder
@@ -27,6 +28,7 @@ __all__ = [
     "WithOutliers",
     "as_float",
     "cifar10",
+    "emoji",
     "from_arrays",
     "from_dataset",
     "glyphs",

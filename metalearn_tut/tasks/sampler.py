@@ -232,7 +232,7 @@ class EpisodeSampler(TaskSampler):
     ) -> None:
         ways, shots, queries = check_count(ways=ways, shots=shots, queries=queries)
         self.seed = check_seed(seed)
-        source.check_enough(ways, shots + queries)
+        source.check_enough(ways, shots, queries)
         self.source = source
         self.ways, self.shots, self.queries = ways, shots, queries
         self._pools = source.class_pools(ways)
@@ -255,7 +255,7 @@ class EpisodeSampler(TaskSampler):
         support, query = [], []
         for label, c in enumerate(classes):
             start = 1 + ways + label * per_class
-            rows = distinct(draws[start : start + per_class], self.source.count(c))
+            rows = self.source.choose(c, draws[start : start + per_class], self.shots)
             images = self.source.images_of(c, rows)
             support.append(images[: self.shots])
             query.append(images[self.shots :])

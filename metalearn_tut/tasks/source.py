@@ -156,6 +156,10 @@ class ClassSource:
         """Number of images of class ``c``."""
         return len(self.rows[c % len(self.rows)])
 
+    def choose(self, c: int, draws: Sequence[int], shots: int) -> list[int]:
+        """Positions within class ``c``, all different, one a draw: ``shots``, then the queries."""
+        return distinct(list(draws), self.count(c))
+
     def images_of(self, c: int, chosen: Sequence[int]) -> np.ndarray:
         """Images ``chosen`` (positions within the class) of class ``c``, turned if it is a copy."""
         turn, base = divmod(c, len(self.rows))
@@ -182,8 +186,9 @@ class ClassSource:
             tags["turns"] = tuple(c // len(self.rows) for c in classes)
         return tags
 
-    def check_enough(self, ways: int, per_class: int) -> None:
+    def check_enough(self, ways: int, shots: int, queries: int) -> None:
         """Refuse an episode that this source cannot fill, naming what is short."""
+        per_class = shots + queries
         if ways > self.n_classes:
             raise ValueError(
                 f"ways={ways} needs {ways} classes, but {self.name} has {self.n_classes}"

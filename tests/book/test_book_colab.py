@@ -87,7 +87,7 @@ def slow():
 def wheel(slow, tmp_path_factory):
     """Our package, built from a copy: setuptools would leave its work in the source folder."""
     source, result = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-TEXT"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-TEXT", "LICENSE-DATA"):
         shutil.copy(ROOT / name, source / name)
     shutil.copytree(ROOT / "metalearn_tut", source / "metalearn_tut")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]

@@ -107,9 +107,10 @@ def test_imports_are_declared_dependencies(folder):
     optional = names([*EXTRAS["federated"], *EXTRAS["deploy"]])  # their modules ask for them
     declared = {name.lower() for name in (CORE | optional if inside else EVERY)}
     own = {
-        path.stem
+        name
         for place in ("tools", "tools/paper_scale", "book/_ext", "benchmarks", folder)
         for path in (ROOT / place).rglob("*.py")
+        for name in (path.stem, path.parent.name)
     }
     for path in (ROOT / folder).rglob("*.py"):
         found = imported(ast.parse(path.read_text("utf-8")))

@@ -8,12 +8,13 @@ from typing import Any
 from metalearn_tut import tasks
 from metalearn_tut.cli.checks import check_root
 from metalearn_tut.cli.options import Data, shared
+from metalearn_tut.tasks.emoji.index import notices
 
 
 def data(o: Data, arguments: Sequence[str]) -> None:
     """Prepare a data set and print a line for each part of it."""
     check_root(o.name, o.root, downloads=o.download)
-    places: dict[str, Any] = {} if o.name == "glyphs" else {"root": o.root}
+    places: dict[str, Any] = {} if o.name in ("emoji", "glyphs") else {"root": o.root}
     if o.name == "image_folder" and o.root is None:
         raise ValueError("image_folder needs --root: the folder of your pictures")
     if o.name in ("omniglot", "cifar10"):
@@ -33,6 +34,8 @@ def data(o: Data, arguments: Sequence[str]) -> None:
         print(f"{' '.join(part.values())}: {found}", flush=True)
     if len(absent) == len(parts):
         raise absent[0]
+    if o.name == "emoji":
+        print("\n".join(notices()))
 
 
 def _summary(source: tasks.ClassSource | tasks.LabelledImages) -> str:

@@ -14,13 +14,15 @@ from metalearn_tut.runs.options import option
 class Data:
     """Prepare a data set and say what is there.
 
-    Glyphs are drawn on first use. Omniglot and CIFAR-10 can be downloaded; mini-ImageNet
-    must be there already, as its terms forbid passing it on. Without --root, files are looked
-    for in the folder that METALEARN_TUT_DATA names, then in the cache. image_folder is your own
-    pictures: --root names a folder or zip with one folder of pictures for each class.
+    Emoji come with the package; whose they are and under which license is shown. Glyphs are
+    drawn on first use. Omniglot and CIFAR-10 can be downloaded; mini-ImageNet must be there
+    already, as its terms forbid passing it on. Without --root, files are looked for in the
+    folder that METALEARN_TUT_DATA names, then in the cache. image_folder is your own pictures:
+    --root names a folder or zip with one folder of pictures for each class.
 
     \b
     Examples:
+      metalearn-tut data emoji
       metalearn-tut data glyphs
       metalearn-tut data omniglot --download
       metalearn-tut data mini_imagenet --root ~/mini_imagenet
@@ -28,7 +30,7 @@ class Data:
     """
 
     name: str = option(
-        positional=True, choices=(*shared.SOURCES[:3], "cifar10", *shared.SOURCES[3:])
+        positional=True, choices=(*shared.SOURCES[:4], "cifar10", *shared.SOURCES[4:])
     )
     root: Path | None = shared.ROOT()
     download: bool = option(False, "Fetch what is missing.")

@@ -7,7 +7,7 @@ from functools import partial
 from metalearn_tut.runs.options import option
 
 SEEDS = 2**63 - 1  # PyTorch takes none that is larger
-SOURCES = ("glyphs", "omniglot", "mini_imagenet", "image_folder")
+SOURCES = ("emoji", "glyphs", "omniglot", "mini_imagenet", "image_folder")
 SPLITS = ("train", "validation", "test")
 NORMS = ("batch", "support", "group", "none")
 

@@ -50,7 +50,7 @@ class Criterion:
                                Hessians of ``"anp"``        published: the rest stays
         =====================  ===========================  ====================================
     seed : int, default 0
-        Of ``"random"``.
+        Of ``"random"``: one ranking for all rounds.
 
     Raises
     ------
@@ -98,9 +98,9 @@ class Criterion:
         return {"guard": self.guard, "update_hinv": self.update_hinv}
 
     def in_round(self, number: int) -> Criterion:
-        """The same with the tasks and the random numbers of a round, counted from 1."""
+        """The same with the tasks of a round, counted from 1."""
         first = int(self.first_task) + (number - 1) * int(self.n_tasks)
-        return replace(self, first_task=first, seed=(int(self.seed) + (number << 32)) % 2**64)
+        return replace(self, first_task=first)
 
 
 @dataclass(frozen=True)

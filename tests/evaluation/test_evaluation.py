@@ -93,6 +93,20 @@ def test_a_metric_is_applied_to_outputs_and_targets():
         evaluate(trained, waves, 4)
 
 
+def test_tasks_whose_outputs_are_not_finite_are_counted():
+    drawn = [sampler()[i] for i in range(5)]
+
+    class Diverges:  # on the second task and the last
+        def adapt(self, support_x, support_y):
+            bad = any(torch.equal(support_x, drawn[i].support_x) for i in (1, 4))
+            return lambda x: torch.full((len(x), 3), torch.nan if bad else 0.0)
+
+    found = evaluate(Diverges(), drawn, 5)
+    assert found.not_finite == found.to_dict()["not_finite"] == 2
+    assert found.values[[1, 4]].tolist() == [0.0, 0.0] and found.values[[0, 2, 3]].min() > 0
+    assert str(found).endswith("; outputs of 2 tasks are not finite)")
+
+
 def test_a_paired_difference_is_that_of_the_differences():
     a, b = np.random.default_rng(0).random((2, 40))
     mean, half = paired_difference(result(a), result(b))

@@ -103,13 +103,14 @@ def test_rounds_take_fresh_tasks_and_keep_what_is_gone_away():
     check_pruned(pruned.meta_parameters(), result.masks)
 
 
-def test_every_round_draws_other_random_numbers():
+def test_chance_ranks_once_for_all_rounds():
     found = prune(learner(), (0.2, 0.2), method="random", seed=3, compensate=False).masks
-    masks = full_masks(learner())
-    for number in (1, 2):
-        scores = random_scores(learner(), seed=3 + number * 2**32)
+    scores, masks = random_scores(learner(), seed=3), full_masks(learner())
+    for _ in range(2):
         masks = select(scores, masks, 0.2)
     assert_equal(found, masks)
+    other = prune(learner(), (0.2, 0.2), method="random", seed=4, compensate=False).masks
+    assert any(not torch.equal(other[n], masks[n]) for n in masks)
 
 
 def test_lobs_is_anp_without_inner_steps_and_not_with_them():

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from metalearn_tut import models, tasks
-from metalearn_tut.evaluation import accuracy as evaluation
+from metalearn_tut import evaluation, models, tasks
 from metalearn_tut.learners import protonet
 from metalearn_tut.tasks.sampler import distinct
 

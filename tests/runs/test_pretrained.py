@@ -100,7 +100,7 @@ def test_a_source_is_built_from_its_configuration():
     within = runs.build_source({"name": "glyphs", "within_group": True}, "test")
     assert len(set(within.sampler(3, 1, 1)[0].tags["groups"])) == 1
     with pytest.raises(
-        ValueError, match=r"data must be one of 'glyphs', 'omniglot', .*got 'mnist'"
+        ValueError, match=r"data must be one of 'emoji', 'glyphs', 'omniglot', .*got 'mnist'"
     ):
         runs.build_source({"name": "mnist"}, "test")
     with pytest.raises(ValueError, match=r"data 'glyphs' cannot be made: .*'size'"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -43,7 +43,7 @@ class TrainingPlan:
     sampler: TaskSampler
     steps: int
     tasks_per_step: int = 4
-    aggregate: Aggregate = torch.mean
+    aggregate: Aggregate = field(default_factory=lambda: torch.mean)
     clip: float | None = None
     validation: TaskSampler | None = None
     validate_every: int = 500

@@ -1,6 +1,5 @@
 """The package is built as its picture shows: imports go down, and rooms stay small."""
 
-import re
 from pathlib import Path
 
 import floors

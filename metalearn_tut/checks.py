@@ -1,4 +1,4 @@
-"""What every argument is asked: is it one of those allowed, a count, a whole number?"""
+"""Floor 1: what every argument is asked: is it one of those allowed, a count, a whole number?"""
 
 from __future__ import annotations
 

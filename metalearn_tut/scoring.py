@@ -1,4 +1,4 @@
-"""What predictions are scored by, and what no score or loss can be taken of."""
+"""Floor 2: what predictions are scored by, and what no score or loss can be taken of."""
 
 from __future__ import annotations
 

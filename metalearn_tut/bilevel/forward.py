@@ -84,7 +84,7 @@ def stepped_groups(
 def functional(model: nn.Module, *, training: bool | None = None) -> Forward:
     """``forward(params, x)``, a pure function of what it is given.
 
-    Each call runs a private copy of the model (:func:`~metalearn_tut.models.bound.with_tensors`):
+    Each call runs a private copy of the model (:func:`~metalearn_tut.models.with_tensors`):
     the model itself is not touched, neither its weights nor its running statistics, and any
     number of threads may call at once.
 

@@ -4,7 +4,7 @@
 layer and instance norm is wrong; here the batching is written out and exact. Images travel
 folded, ``[B, T·C, H, W]``, so that one grouped convolution serves T tasks and one batch
 normalization over T·C channels gives each task its own statistics. Features travel as
-``[T, B, F]``. The batched form of each layer is in :mod:`metalearn_tut.bilevel.batched`.
+``[T, B, F]``. The batched form of each layer is in ``batched.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the papers claim, as experiments: one folder per paper, each a :class:`Study`.
+"""Floor 8: what the papers claim, as experiments: one folder per paper, each a ``Study``.
 
 A study states its claims with a criterion each, written down before anything is run, and the
 jobs (trainings with fixed seeds, mostly) whose results decide them. ``metalearn-tut reproduce``

@@ -24,7 +24,7 @@ class MappedImages:
     Parameters
     ----------
     path : path
-        The file, as written by :func:`numpy.save`.
+        The file, as written by ``numpy.save``.
 
     Examples
     --------

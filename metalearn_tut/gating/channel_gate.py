@@ -73,7 +73,7 @@ def channel_mask(
     """Which filters to compute: exactly 0 or 1, with the gradient of a relaxation.
 
     With noise ``e``, as in training: ``1[u + e >= 0]``, which is 1 with probability ``s(u)``
-    whatever tau, if e is :func:`~metalearn_tut.models.random_masks.logistic_noise`. Without, as
+    whatever tau, if e is ``models.random_masks.logistic_noise``. Without, as
     in use: ``1[u > 0]``. The gradient of any order is that of ``s((u + e) / tau)``.
 
     Parameters

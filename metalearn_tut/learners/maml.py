@@ -38,7 +38,7 @@ class MAML(InnerLoopLearner):
     inner_steps : int, default 1
         Steps in training and, unless told otherwise, in adaptation.
     engine : str, default "functional"
-        How meta-gradients are computed: see :func:`bilevel.meta_gradient`.
+        How meta-gradients are computed: see :func:`metalearn_tut.bilevel.meta_gradient`.
     first_order : bool, default False
         FOMAML: drop second derivatives.
     rate_mode : {"fixed", "shared", "per_layer", "per_layer_and_step", "per_weight"}
@@ -77,7 +77,7 @@ class MAML(InnerLoopLearner):
     recompute : bool, default False
         Keep no activations of inner steps, and compute them again in the backward pass.
     solver, solver_steps : str and int, default "cg" and 20
-        Of ``engine="implicit"``: see :func:`bilevel.implicit_gradients`.
+        Of ``engine="implicit"``: see :func:`metalearn_tut.bilevel.implicit_gradients`.
 
     Raises
     ------

@@ -89,7 +89,7 @@ class Predictor:
 
     @torch.no_grad()
     def deploy(self) -> nn.Module:
-        """An ordinary network in evaluation mode for this task: see :func:`models.deploy`."""
+        """An ordinary network for this task: see :func:`metalearn_tut.models.deploy`."""
         support = self._read(self.support_x)
         with torch.autocast(support.device.type, enabled=False):
             return self._deployed(support)

@@ -46,12 +46,12 @@ class Conv4(FewShotNetwork):
     norm : {"batch", "support", "group", "none"}, default "batch"
         Whose statistics normalize a query image: those of all query images of its task
         (transductive), those of the support set (inductive), its own, or none: see
-        :class:`~metalearn_tut.models.norms.TaskBatchNorm2d`.
+        :class:`~metalearn_tut.models.TaskBatchNorm2d`.
     image_size : int, default 28
         Side of the square images, at least 16 (four poolings halve it four times).
     group_size : int, optional
         Channels of a group, for ``norm="group"``; by default
-        :func:`~metalearn_tut.models.norms.usual_group_size` of each block. A network that has
+        ``models.norms.usual_group_size`` of each block. A network that has
         lost filters keeps the groups of the one it came from.
 
     Raises

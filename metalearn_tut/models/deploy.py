@@ -26,11 +26,11 @@ def deploy(
 ) -> nn.Module:
     """An evaluation-mode copy of ``model`` for one task, which classifies each image alone.
 
-    Every :class:`TaskBatchNorm2d`, and every batch norm of PyTorch that has no statistics of its
-    own, becomes one that holds the statistics of the support set under the adapted parameters,
-    layer by layer. So the network no longer needs the support set, and gives what
-    ``model(cat([support_x, query_x]), n_support=len(support_x))`` gives for the query rows.
-    Before it is returned it is run on the support set, together and image by image.
+    Every :class:`~metalearn_tut.models.TaskBatchNorm2d`, and every batch norm of PyTorch that
+    has no statistics of its own, becomes one that holds the statistics of the support set under
+    the adapted parameters, layer by layer. So the network no longer needs the support set, and
+    gives what ``model(cat([support_x, query_x]), n_support=len(support_x))`` gives for the query
+    rows. Before it is returned it is run on the support set, together and image by image.
 
     Parameters
     ----------

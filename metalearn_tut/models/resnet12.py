@@ -81,7 +81,7 @@ class ResNet12(FewShotNetwork):
     norm : {"batch", "support", "group", "none"}, default "batch"
         Whose statistics normalize a query image: those of all query images of its task
         (transductive), those of the support set (inductive), its own, or none: see
-        :class:`~metalearn_tut.models.norms.TaskBatchNorm2d`.
+        :class:`~metalearn_tut.models.TaskBatchNorm2d`.
     inner : sequence of 4 pairs of ints, optional
         Channels after the first and the second convolution of each block, where a network that
         has lost filters is narrower; by default those of the block. With ``norm="group"`` all

@@ -1,4 +1,4 @@
-"""The small vocabulary of a chapter: compare results, report the environment, check exercises."""
+"""Floor 7: the small vocabulary of a chapter: compare results, report versions, check exercises."""
 
 from __future__ import annotations
 

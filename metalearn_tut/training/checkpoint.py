@@ -167,7 +167,7 @@ class RunFolder:
     outer : OuterStep
         Whose state the next step depends on.
     run : mapping
-        See :func:`save`; two runs must have it in common to be one.
+        See :func:`metalearn_tut.training.checkpoint.save`; two runs with the same are one.
     memory : Memory, optional
         The aggregate, if it remembers earlier steps.
     restores_best : bool, default True

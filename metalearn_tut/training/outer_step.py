@@ -57,7 +57,10 @@ class OuterStep:
     def adam(
         cls, metas: Params, outer_lr: float | Mapping[str, float], schedule: str, steps: int
     ) -> OuterStep:
-        """Adam at ``outer_lr`` (see :func:`parameter_groups`), ``"cosine"`` or ``"constant"``."""
+        """Adam at ``outer_lr``, whose schedule is ``"cosine"`` or ``"constant"``.
+
+        For the rates see :func:`~metalearn_tut.training.outer_rates.parameter_groups`.
+        """
         check_choice("schedule", schedule, SCHEDULES)
         optimizer = torch.optim.Adam(parameter_groups(metas, outer_lr))
         if schedule == "constant":

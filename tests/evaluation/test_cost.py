@@ -159,9 +159,9 @@ class Clock(nn.Module):
 
 def test_latency_is_the_median_of_warm_runs(monkeypatch):
     model = Clock()
-    monkeypatch.setattr(cost.measured.time, "perf_counter", lambda: model.now)
-    # Calls 1 and 2 are warm-up; of 3, 4, 5, 6, 7 the median is 5.
-    assert cost.latency(model, (2,), batch=4, warmup=2, repeats=5) == 5
+    monkeypatch.setattr(cost.measured.time, "perf_counter", lambda: model.now**2)
+    # Call k takes k cubed. Calls 1 and 2 are warm-up; of 27, 64, 125, 216, 343 the median is 125.
+    assert cost.latency(model, (2,), batch=4, warmup=2, repeats=5) == 125
     assert (model.calls, model.rows) == (7, 4)
 
 

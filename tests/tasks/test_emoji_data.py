@@ -159,6 +159,8 @@ def test_the_license_file_names_every_set_with_its_authors_and_license():
     for of in INDEX.sets:
         lines = [line for line in text.splitlines() if line.startswith(of.artist + "  ")]
         assert any(of.source in line and of.license in line for line in lines), of.artist
+    licenses = {of.name: of.license for of in INDEX.sets}
+    assert licenses["fxemoji"] == "CC-BY-4.0"  # of the drawings; the package says that of the code
     assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
     assert "Copyright (c) Microsoft Corporation" in text
     assert "https://creativecommons.org/licenses/by/4.0/legalcode" in text

@@ -69,7 +69,7 @@ def measure(model: nn.Module, input_shape: Sequence[int], masks: Masks | None = 
 def size_bytes(model: nn.Module, masks: Masks | None = None) -> int:
     """Bytes of the safetensors file that holds the parameters and buffers.
 
-    With ``masks``, of the file that :func:`~metalearn_tut.saliency.sparse.save_sparse` writes:
+    With ``masks``, of the file that :func:`~metalearn_tut.saliency.save_sparse` writes:
     what they keep, and a bit for each weight.
 
     Raises

@@ -193,7 +193,7 @@ def make_federation(experiment: str, arguments: str = "{}") -> Federation:
     ------
     ValueError
         If there is no such function, the arguments are no JSON object, or what it returns is
-        no :class:`Federation`.
+        no :class:`~metalearn_tut.federated.Federation`.
 
     Examples
     --------

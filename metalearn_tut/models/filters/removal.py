@@ -35,8 +35,9 @@ def remove_filters(network: Network, kept: Mapping[str, Tensor], *, widen: bool 
         As from :func:`~metalearn_tut.saliency.best_filters`. Other layers keep all.
     widen : bool, default False
         Take filters also where all channels are needed, as in a sum with a shortcut: what is
-        left is put back in its place among zeros (:class:`Widen`). The convolution then costs
-        less, and what reads it costs the same.
+        left is put back in its place among zeros
+        (:class:`~metalearn_tut.models.filters.Widen`). The convolution then costs less, and what
+        reads it costs the same.
 
     Returns
     -------

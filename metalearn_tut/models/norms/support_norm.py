@@ -21,11 +21,12 @@ _support_rows: ContextVar[int | None] = ContextVar("support_rows", default=None)
 def support_norm(network: nn.Module) -> nn.Module:
     """A copy of any network whose batch norms take their statistics from the support set.
 
-    Every batch norm of PyTorch becomes a :class:`TaskBatchNorm2d` with its weights: called as
-    ``copy(x, n_support)``, it normalizes by the first ``n_support`` rows, so that a query image
-    is classified as if it had come alone (*inductive*). A learner trains and adapts it as it does
-    a network of this package with ``norm="support"``. Set ``copy.norm = "batch"`` for the
-    *transductive* protocol of the MAML paper: all query images of a task normalized together.
+    Every batch norm of PyTorch becomes a :class:`~metalearn_tut.models.TaskBatchNorm2d` with
+    its weights: called as ``copy(x, n_support)``, it normalizes by the first ``n_support`` rows,
+    so that a query image is classified as if it had come alone (*inductive*). A learner trains
+    and adapts it as it does a network of this package with ``norm="support"``. Set
+    ``copy.norm = "batch"`` for the *transductive* protocol of the MAML paper: all query images of
+    a task normalized together.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ def glyphs(split: str, within_script: bool = False) -> ClassSource:
     Of characters that look the same at this size (Latin A, Greek Alpha and Cyrillic A;
     c and C, once both fill the image; an Arabic letter and its isolated form) only the
     first is a class, within and across splits; marks and modifier letters are none (see
-    :func:`metalearn_tut.tasks.glyphs.classes.choose_classes`). Accented letters that can
+    ``choose_classes`` in ``tasks/glyphs/classes.py``). Accented letters that can
     be told apart stay, and make hard tasks.
 
     The first use draws all 33,100 images (less than half a minute, with a progress bar)

@@ -5,7 +5,8 @@ from metalearn_tut.distillation import MetaDistiller
 
 train, test = (tasks.glyphs(part).sampler(5, 1, 5) for part in ("train", "test"))
 teacher = pretrained.load("glyphs_5way_1shot")
-student = MAML(models.Conv4(1, ways=5, width=8, norm="support"), 0.4, 2, zero_head=True)
+small = models.Conv4(1, ways=5, width=8, norm="support")
+student = MAML(small, inner_lr=0.4, inner_steps=2, zero_head=True)
 weights = {"temperature": 1, "ce_weight": 0.5, "kd_weight": 0.5}
 distiller = MetaDistiller(teacher, student, fixed_teacher=True, **weights)
 meta_train(distiller, train, steps=25, outer_lr=1e-2)

@@ -7,7 +7,7 @@ from metalearn_tut.saliency import Rounds, anp_prune, save_sparse
 
 train, test = (tasks.glyphs(part).sampler(5, 1, 5) for part in ("train", "test"))
 learner = pretrained.load("glyphs_5way_1shot_small")
-rounds = Rounds((0.25, 0.25), retrain=lambda it, _: meta_train(it, train, steps=20))
+rounds = Rounds((0.25, 0.25), retrain=lambda learner, _: meta_train(learner, train, steps=20))
 pruned = anp_prune(learner, train, rounds)
 save_sparse("half.safetensors", learner)
 print(pruned.history[-1]["kept"], Path("half.safetensors").stat().st_size, "bytes")

@@ -4,8 +4,9 @@ import torch
 
 from metalearn_tut import MAML, evaluate, models, tasks
 
-train, test = (tasks.glyphs(part).sampler(5, 1, 5) for part in ("train", "test"))
-learner = MAML(models.Conv4(1, ways=5, width=8, norm="support"), inner_lr=0.4, inner_steps=2)
+train, test = (tasks.emoji(part).sampler(5, 1, 4) for part in ("train", "test"))
+network = models.Conv4(3, ways=5, width=8, norm="support", image_size=32)
+learner = MAML(network, inner_lr=0.4, inner_steps=2)
 optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-2)
 for step, batch in enumerate(train.loader(tasks_per_step=4, steps=40)):
     losses, accuracy = learner.task_losses(batch)

@@ -1,7 +1,7 @@
 """Whole filters, ranked by the same scores.
 
 A mask saves bytes. Seconds are saved by a network with fewer channels, rebuilt from what is left:
-:func:`~metalearn_tut.models.filters.removal.remove_filters`.
+:func:`~metalearn_tut.saliency.remove_filters`.
 """
 
 from __future__ import annotations

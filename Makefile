@@ -106,7 +106,7 @@ $(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _c
 	@sed 's/execute_notebooks: force/execute_notebooks: "off"/' _config.yml > build/_config.yml
 	$(BIN)/jupyter-book build build/book --config build/_config.yml --path-output . -n -W --keep-going -q
 	$(BIN)/python tools/check_book.py $(HTML) book build/executed
-	METALEARN_TUT_HTML=$(HTML) $(BIN)/python -m pytest -rs tests/book/test_book_browser.py
+	METALEARN_TUT_SLOW=1 METALEARN_TUT_HTML=$(HTML) $(BIN)/python -m pytest -rs tests/book/test_book_browser.py
 	@touch $@
 
 book: notebooks

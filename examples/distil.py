@@ -3,7 +3,7 @@
 from metalearn_tut import MAML, evaluate, meta_train, models, pretrained, tasks
 from metalearn_tut.distillation import MetaDistiller
 
-train, test = (tasks.glyphs(part).sampler(5, 1, 5) for part in ("train", "test"))
+train, test = (tasks.glyphs(part).sampler(ways=5, shots=1, queries=5) for part in ("train", "test"))
 teacher = pretrained.load("glyphs_5way_1shot")
 small = models.Conv4(1, ways=5, width=8, norm="support")
 student = MAML(small, inner_lr=0.4, inner_steps=2, zero_head=True)

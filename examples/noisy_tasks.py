@@ -5,7 +5,7 @@ import torch
 from metalearn_tut import evaluate, meta_train, pretrained, tasks
 from metalearn_tut.rank_losses import RankedRange
 
-train, test = (tasks.glyphs(part).sampler(5, 1, 5) for part in ("train", "test"))
+train, test = (tasks.glyphs(part).sampler(ways=5, shots=1, queries=5) for part in ("train", "test"))
 noisy = tasks.NoisyTasks(train, rate=0.5)
 for name, rule in ("mean", torch.mean), ("rank", RankedRange.fractions(drop_hardest=0.5)):
     learner = pretrained.load("glyphs_5way_1shot_small")  # it was trained on clean tasks

@@ -5,7 +5,7 @@ from pathlib import Path
 from metalearn_tut import evaluate, meta_train, pretrained, tasks
 from metalearn_tut.saliency import Rounds, anp_prune, save_sparse
 
-train, test = (tasks.glyphs(part).sampler(5, 1, 5) for part in ("train", "test"))
+train, test = (tasks.glyphs(part).sampler(ways=5, shots=1, queries=5) for part in ("train", "test"))
 learner = pretrained.load("glyphs_5way_1shot_small")
 rounds = Rounds((0.25, 0.25), retrain=lambda learner, _: meta_train(learner, train, steps=20))
 pruned = anp_prune(learner, train, rounds)

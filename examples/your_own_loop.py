@@ -4,7 +4,7 @@ import torch
 
 from metalearn_tut import MAML, evaluate, models, tasks
 
-train, test = (tasks.emoji(part).sampler(5, 1, 4) for part in ("train", "test"))
+train, test = (tasks.emoji(part).sampler(ways=5, shots=1, queries=4) for part in ("train", "test"))
 network = models.Conv4(3, ways=5, width=8, norm="support", image_size=32)
 learner = MAML(network, inner_lr=0.4, inner_steps=2)
 optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-2)

@@ -26,7 +26,7 @@ class Algorithm:
     """What an algorithm can be told."""
 
     name: ClassVar[str]
-    made_by: ClassVar[str]
+    _made_by: ClassVar[str]
     """``module:callable`` of (network, settings) that makes the learner."""
 
     @classmethod
@@ -59,7 +59,7 @@ class Algorithm:
     @classmethod
     def learner(cls, model: nn.Module, **settings: Any) -> Learner:
         """An untrained learner; what is not set is as in the learner's own class."""
-        module, name = cls.made_by.split(":")
+        module, name = cls._made_by.split(":")
         return getattr(importlib.import_module(module), name)(model, **settings)
 
 
@@ -102,7 +102,7 @@ class MAMLOptions(MetaGradient, Rates, InnerLoop, Algorithm):
     """Finn et al. 2017: learn where gradient descent starts."""
 
     name = "maml"
-    made_by = "metalearn_tut.learners:MAML"
+    _made_by = "metalearn_tut.learners:MAML"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class FOMAMLOptions(MAMLOptions):
     """First-order MAML."""
 
     name = "fomaml"
-    made_by = "metalearn_tut.learners:fomaml"
+    _made_by = "metalearn_tut.learners:fomaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class ANILOptions(MAMLOptions):
     """Raghu et al. 2020: the inner loop steps the head alone."""
 
     name = "anil"
-    made_by = "metalearn_tut.learners:anil"
+    _made_by = "metalearn_tut.learners:anil"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class ReptileOptions(InnerLoop, Algorithm):
     """Nichol et al. 2018: towards where each task ends."""
 
     name = "reptile"
-    made_by = "metalearn_tut.learners:Reptile"
+    _made_by = "metalearn_tut.learners:Reptile"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class MetaSGDOptions(MetaGradient, InnerLoop, Algorithm):
     """Li et al. 2017: a learned inner rate for every weight."""
 
     name = "metasgd"
-    made_by = "metalearn_tut.learners:meta_sgd"
+    _made_by = "metalearn_tut.learners:meta_sgd"
     inner_lr: float = option(0.1, "Inner step size.")
 
 
@@ -143,7 +143,7 @@ class ProtoNetOptions(Algorithm):
     """Snell et al. 2017: the nearest mean feature."""
 
     name = "protonet"
-    made_by = "metalearn_tut.learners:ProtoNet"
+    _made_by = "metalearn_tut.learners:ProtoNet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +225,7 @@ class MetaGaterOptions(Adaptation):
     """Lin et al. 2020: a backbone and its channel gates, which adapt in turn."""
 
     name = "metagater"
-    made_by = "metalearn_tut.gating:MetaGater"
+    _made_by = "metalearn_tut.gating:MetaGater"
     gate_lr: float | None = option(None, "That of the gates.  [default: --inner-lr]")
     sparsity: float = option(2.0, "Price of open filters.")
     target: float = option(0.5, "Share of open filters that is free.")
@@ -242,7 +242,7 @@ class PerFedAvgOptions(Adaptation):
     """Fallah et al. 2020: nodes descend their loss after one step, as in MAML."""
 
     name = "per_fedavg"
-    made_by = "metalearn_tut.federated:per_fed_avg"
+    _made_by = "metalearn_tut.federated:per_fed_avg"
     update: str = option("full", choices=("full", "first_order"))
 
     @classmethod
@@ -256,7 +256,7 @@ class FedAvgOptions(Adaptation):
     """McMahan et al. 2017: nodes descend their loss as it is; only evaluation adapts."""
 
     name = "fedavg"
-    made_by = "metalearn_tut.federated:fed_avg"
+    _made_by = "metalearn_tut.federated:fed_avg"
     update: str = option("full", choices=("full",))
 
     @classmethod

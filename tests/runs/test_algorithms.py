@@ -88,7 +88,7 @@ class Nearest(Algorithm):
     """One more algorithm, all that has to be written."""
 
     name = "nearest"
-    made_by = "metalearn_tut.learners:ProtoNet"
+    _made_by = "metalearn_tut.learners:ProtoNet"
     inner_lr: float = option(0.7, "How far.")
     neighbors: int = option(3, "How many.", min=1)
 

@@ -40,11 +40,11 @@ def artists() -> str:
             split for split, c in zip(splits, index.classes, strict=True) if s in c.sets
         )
         counts = [str(count[split]) for split in SPLITS]
-        who = f"[{of.artist}]({of.source})"
-        rows.append([f"`{of.house}`", who, of.author, f"[{of.license}]({of.license_url})", *counts])
+        who = f"[{of.artist}]({of.source}), {of.author}"
+        rows.append([f"`{of.house}`", who, f"[{of.license}]({of.license_url})", *counts])
     totals = [f"{len(tasks.emoji(split).images):,}" for split in SPLITS]
-    rows.append(["", "all", "", "", *totals])
-    return table(["house", "set", "by", "license", *SPLITS], rows)
+    rows.append(["", "all", "", *totals])
+    return table(["house", "set, by whom", "license", *SPLITS], rows)
 
 
 def licenses() -> str:

@@ -440,6 +440,18 @@ def test_adapting_takes_the_steps_of_the_inner_loop(norm):
     assert all(g.abs().sum() > 0 for g in grads)
 
 
+@pytest.mark.parametrize("groups", [None, [["0.weight", "2.bias"], ["2.weight"]]])
+def test_adapting_leaves_frozen_parameters_where_they_are(groups):
+    model, task = mlp(), vectors()[0]
+    model[0].requires_grad_(False)
+    settings = {"inner_lr": 0.4, "inner_steps": 2}
+    phi = adapt(model, task.support_x, task.support_y, groups=groups, **settings)
+    free = [["2.weight", "2.bias"]] if groups is None else [["2.bias"], ["2.weight"]]
+    wanted = adapt(mlp(), task.support_x, task.support_y, groups=free, **settings)
+    assert_same(phi, wanted, rtol=0)
+    assert torch.equal(phi["0.weight"], model[0].weight)
+
+
 def test_images_of_bytes_are_those_of_their_floats():
     model = conv4()
     x = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)

@@ -89,6 +89,14 @@ def test_conjugate_gradients_stop_before_a_direction_of_negative_curvature():
     assert found @ ones > 0  # still a descent direction
 
 
+def test_conjugate_gradients_stop_before_a_direction_without_curvature():
+    a, b = system()
+    assert joined(conjugate_gradient(product(0 * a), split(b))).abs().sum() == 0
+    flat = torch.diag(torch.tensor([1.0, 1, 1, 1, 1, 0], dtype=torch.float64))
+    last = torch.eye(6, dtype=torch.float64)[5]
+    assert joined(conjugate_gradient(product(flat), split(last))).abs().sum() == 0
+
+
 def test_the_neumann_sum_is_the_series_written_out():
     a, b = system()
     for steps in (0, 1, 5):
@@ -185,6 +193,20 @@ def test_it_is_the_exact_solve(solver, solver_steps):
     )
     singles = [exact(model, task) for task in batch]
     assert_same(found, {n: (singles[0][n] + singles[1][n]) / 2 for n in found}, rtol=1e-10)
+
+
+def test_one_solver_step_is_one_step_of_conjugate_gradients():
+    """From zero along the slope v, as far as is best: ``(v'v / v'Av) v``."""
+    model, task = linear(), regression(tasks=1)[0]
+    settings = {"inner_steps": 150, "engine": "implicit", **SETTINGS}
+    found = meta_gradient(model, task, solver_steps=1, **settings)
+    x, n = with_ones(task.support_x), task.support_y.numel()
+    matrix = 2 / n * x.T @ x + PULL * torch.eye(6, dtype=torch.float64)
+    goal = exact(model, task)
+    wanted = torch.cat([goal["0.weight"].T, goal["0.bias"].unsqueeze(0)])
+    v = matrix @ wanted / PULL
+    wanted = PULL * v * (v * v).sum() / (v * (matrix @ v)).sum()
+    assert_same(found, {"0.weight": wanted[:5].T, "0.bias": wanted[5]}, rtol=1e-10)
 
 
 def test_unrolled_gradients_approach_it_geometrically():

@@ -131,6 +131,19 @@ def test_higher_calls_no_hook(register):
     assert_second_order_safe(model, "functional")
 
 
+def test_without_second_derivatives_only_what_is_never_called_or_overwritten_is_refused():
+    for trap in TRAPS.values():
+        if trap.engine != "higher":
+            assert_second_order_safe(build(trap.build), trap.engine, first_order=True)
+    model = build(mlp)
+    model[2].register_forward_hook(lambda *args: None)
+    said = r"engine='higher' has no right gradient through 2 \(Linear\): higher never calls hooks"
+    with pytest.raises(ValueError, match=said):
+        assert_second_order_safe(model, "higher", first_order=True)
+    with pytest.raises(ValueError, match="it is registered as 0 too"):
+        assert_second_order_safe(build(registered_twice), "vmap", first_order=True)
+
+
 # Safe models pass
 
 

@@ -72,6 +72,12 @@ FEATURES = {
     ),
     "layer_norm without bias": lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8, bias=False)),
     "group_norm": lambda: nn.Sequential(nn.Linear(5, 8), nn.GroupNorm(4, 8)),
+    **{
+        f"{type(norm).__name__} of its own eps": lambda norm=norm: nn.Sequential(
+            nn.Linear(5, 8), norm
+        )
+        for norm in (nn.BatchNorm1d(8, 0.5), nn.LayerNorm(8, 0.5), nn.GroupNorm(4, 8, 0.5))
+    },
     "residual": Residual,
     "flatten": lambda: nn.Sequential(nn.Linear(5, 8), nn.Flatten()),
     **{
@@ -94,6 +100,10 @@ IMAGES = {
     "batch_norm": lambda: conv(nn.BatchNorm2d(4)),
     "batch_norm evaluated": lambda: conv(evaluated(nn.BatchNorm2d(4))),
     "group_norm": lambda: conv(nn.GroupNorm(2, 4)),
+    **{
+        f"{type(norm).__name__} of its own eps": lambda norm=norm: conv(norm)
+        for norm in (nn.BatchNorm2d(4, 0.5), TaskBatchNorm2d(4, 0.5), nn.GroupNorm(2, 4, 0.5))
+    },
     "max_pool": lambda: conv(nn.MaxPool2d(2)),
     "avg_pool": lambda: conv(nn.AvgPool2d(2, stride=1)),
     "adaptive pool": lambda: conv(nn.AdaptiveAvgPool2d(2)),

@@ -95,6 +95,20 @@ def test_G5_first_and_second_derivatives_are_those_of_the_relaxation():
     torch.testing.assert_close(second, s * (1 - s) * (1 - 2 * s) / tau**2)
 
 
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_networks_own_tau_is_that_of_all_its_gates(kind):
+    x = images(3)
+    for tau in (0.25, 2.0):
+        network = type(gated(kind))(plain(kind), open_bias=0.0, tau=tau)
+        first = network.gates[0](x)
+        for given in (None, network.noise(3, torch.Generator().manual_seed(0))):
+            soft = network.masks(x, gate_mode="soft", noise=given)
+            noisy = first if given is None else first + given[0]
+            torch.testing.assert_close(soft[0], (noisy / tau).sigmoid())
+        features = network.embed(x, gate_mode="soft")
+        torch.testing.assert_close(network.head(features), network(x, gate_mode="soft"))
+
+
 def test_noise_that_is_infinite_gives_no_nan():
     u = torch.zeros(2, requires_grad=True)
     mask = channel_mask(u, torch.tensor([-math.inf, math.inf]))

@@ -1,5 +1,6 @@
 """MetaGater: identities G6, G8, G12 to G15, against the formulas written out and slopes."""
 
+import json
 import math
 
 import pytest
@@ -149,6 +150,12 @@ def test_and_with_every_norm(norm):
     assert_same(grads, expected)
 
 
+def test_noise_is_drawn_anew_for_a_query_set_of_the_same_size():
+    batch, one = tasks_of(query=6), learner()
+    value, _ = written_out(one, batch[0])
+    torch.testing.assert_close(losses_and_gradients(one, batch)[0][0], value, rtol=1e-12, atol=0)
+
+
 def moved(one, along, size):
     with torch.no_grad():
         for name, p in one.meta_parameters().items():
@@ -288,6 +295,38 @@ def test_G12_a_rate_of_0_leaves_its_part_alone():
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "none"])
+def test_adapting_is_both_steps_written_out(norm):
+    one, task = learner(norm, noise_seed=3), tasks_of()[0]
+    model, x, y = one.model, task.support_x, task.support_y
+    noise = model.noise(len(x), torch.Generator().manual_seed(3))
+    params = dict(model.named_parameters())
+    theta = {n: p for n, p in params.items() if not n.startswith("gates.")}
+    grads = torch.autograd.grad(F.cross_entropy(model(x, gate_mode="open"), y), [*theta.values()])
+    theta = {n: p - 0.2 * g for (n, p), g in zip(theta.items(), grads, strict=True)}
+    phi = {n: p for n, p in params.items() if n not in theta}
+    there = {f"m.{n}": p for n, p in {**phi, **theta}.items()}
+    logits, masks = functional_call(_Run(model), there, (x,), {"noise": noise})
+    value = F.cross_entropy(logits, y) + 0.4 * open_share(masks)
+    grads = torch.autograd.grad(value, [*phi.values()])
+    phi = {n: p - 0.3 * g for (n, p), g in zip(phi.items(), grads, strict=True)}
+    assert_same(one.adapt(x, y).params, {**theta, **phi})
+
+
+class Louder(torch.nn.Module):
+    """Cross entropy that is another one in training mode, as label smoothing by chance is."""
+
+    def forward(self, logits, y):
+        return F.cross_entropy(3 * logits if self.training else logits, y)
+
+
+def test_adapting_takes_a_loss_that_is_a_module_as_it_is_in_use():
+    loss = Louder()
+    found, expected = adapted(learner(loss=loss)), adapted(learner())
+    assert loss.training
+    assert differing(found, expected) == set()
+
+
+@pytest.mark.parametrize("norm", ["batch", "support", "none"])
 def test_G13_with_open_gates_and_no_price_the_backbone_gets_what_per_fedavg_gets(norm):
     batch, one = tasks_of(2), learner(norm, sparsity=0.0)
     for gate in one.model.gates:
@@ -338,6 +377,35 @@ def test_predictions_are_those_of_the_deployed_network_also_with_filters_skipped
     torch.testing.assert_close(skip_each(network, task.query_x), network(task.query_x))
     active = gating.active_macs(network, network.masks(task.query_x), (1, 16, 16))
     assert (active < cost.macs(network, (1, 16, 16))).all()
+
+
+OTHERWISE = {
+    "inner_lr": 0.1,
+    "gate_lr": 0.1,
+    "stages": ("gates", "backbone"),
+    "backbone_gates": "learned",
+    "sparsity": 0.3,
+    "target": 0.5,
+    "warmup": 0.1,
+    "update": "first_order",
+    "detach_stage1": True,
+    "relaxed": True,
+    "loss": F.multi_margin_loss,
+    "metric": F.cross_entropy,
+    "noise_seed": 1,
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_every_option_is_among_the_settings(name):
+    first = learner().settings()
+    assert first == json.loads(json.dumps(learner().settings()))
+    assert learner(**{name: OTHERWISE[name]}).settings() != first
+
+
+def test_two_sided_is_among_the_settings():
+    one, other = learner(target=0.5), learner(target=0.5, two_sided=True)
+    assert one.settings() != other.settings()
 
 
 def test_it_is_trained_checkpointed_resumed_and_evaluated_like_any_learner(tmp_path):

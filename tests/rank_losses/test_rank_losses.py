@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rank_cases import gradient, problems
 
 from metalearn_tut import RankedRange
+from metalearn_tut.rank_losses import TaskAggregate
 
 
 def top_sum(losses, k):
@@ -149,6 +150,20 @@ def test_the_state_has_the_clock_and_does_not_grow_with_the_steps():
 def test_no_gradient_passes_through_the_selection():
     losses = torch.tensor([3.0, 1.0, 2.0], requires_grad=True)
     assert not RankedRange(1, 2).select(losses).requires_grad
+
+
+class Softened(TaskAggregate):
+    """An aggregate of a user: weights that are a smooth function of the losses."""
+
+    def _weigh(self, losses):
+        return losses.softmax(0), None, None
+
+
+def test_weights_of_any_aggregate_are_constants():
+    losses = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
+    weights = losses.softmax(0)
+    assert torch.equal(Softened().select(losses), weights)
+    torch.testing.assert_close(gradient(Softened(), losses), weights, rtol=1e-14, atol=0)
 
 
 # What is refused

@@ -204,6 +204,13 @@ def test_the_projection_onto_the_simplex_is_the_nearest_distribution(values):
     torch.testing.assert_close(simplex_projection(p), p)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_projection_of_large_numbers_is_that_of_their_differences(dtype):
+    large = torch.tensor([1e17, 0.0], dtype=dtype)
+    assert simplex_projection(large).tolist() == [1.0, 0.0]
+    assert simplex_projection(large[[0, 0, 1]]).tolist() == [0.5, 0.5, 0.0]
+
+
 def test_the_worst_mixture_is_projected_ascent_on_the_tasks_of_each_step():
     pool, n, rate = 5, 2, 0.1
     aggregate, p = WorstMixture(pool, rate), torch.full((5,), 0.2, dtype=torch.float64)

@@ -262,6 +262,19 @@ def test_shares_track_the_same_ranks():
 # Memory
 
 
+def test_a_state_serves_as_often_as_it_is_loaded():
+    tracker, batches = ThresholdTracker(1, 4, burn_in=3), drawn_batches(4, 6)
+    tracker.select(batches[0])
+    kept = tracker.state_dict()
+    written = json.dumps(kept)
+    for _ in range(2):
+        again = ThresholdTracker(1, 4, burn_in=3)
+        again.load_state_dict(kept)
+        for losses in batches[1:]:
+            again.select(losses)
+        assert json.dumps(kept) == written
+
+
 @pytest.mark.parametrize(
     "make",
     [

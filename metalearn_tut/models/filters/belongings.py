@@ -22,7 +22,7 @@ from metalearn_tut.models.filters.tracing import (
     as_rows,
     asked,
     asks_all,
-    asks_ndim,
+    asks_kind,
     flattens,
     over_pixels,
     trace,
@@ -173,7 +173,7 @@ class _Follower:
         """Whether a node asks for a size that does not depend on channels, or nobody reads it."""
         dim, x = asked(node), self._first(node)
         if dim is None or x is None:
-            return asks_ndim(node)
+            return asks_kind(node)
         pixels = (2, 3, -1, -2, slice(2, None), slice(-2, None))
         return not node.users or dim == 0 or (dim in pixels and not x.flat)
 

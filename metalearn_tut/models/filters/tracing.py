@@ -76,9 +76,11 @@ def asked(node: fx.Node) -> Any:
     return node.args[1] if isinstance(of, fx.Node) and asks_all(of) else None
 
 
-def asks_ndim(node: fx.Node) -> bool:
-    """``x.dim()`` or ``x.ndim``."""
-    return node.target == "dim" or (node.target is getattr and node.args[1] == "ndim")
+def asks_kind(node: fx.Node) -> bool:
+    """``x.dim()``, ``x.ndim``, ``x.dtype`` or ``x.device``."""
+    if node.target is getattr:
+        return node.args[1] in ("ndim", "dtype", "device")
+    return node.target == "dim"
 
 
 def as_rows(node: fx.Node) -> bool:

@@ -65,16 +65,13 @@ class MetaDistiller(Learner):
         All of the teacher's steps first; or step k of the student guided by the teacher before
         (after) its own step k, and by the last teacher once its steps are used up.
     through_teacher : bool, default False
-        Do not detach the teacher: it is then also trained to make the student succeed. Not in
-        the paper.
+        Do not detach the teacher: it is also trained to make the student succeed (not the paper's).
     outer_kd_weight : float, default 0
         Weight of distillation in the student's outer loss. Not in the paper.
     fixed_teacher : bool, default False
         Leave the teacher's meta-parameters as they are, the paper's baseline Fixed Teacher.
-        They are then no part of checkpoints.
     fixed_teacher_inner_adapt : bool, default True
-        Whether a fixed teacher still adapts to each task: the summary of the paper can be read
-        both ways.
+        Whether a fixed teacher still adapts to each task: the paper's summary leaves both open.
 
     Raises
     ------
@@ -137,6 +134,10 @@ class MetaDistiller(Learner):
     def model(self) -> nn.Module:
         """The student's network: of the two the one that answers."""
         return self.student.model
+
+    @model.setter
+    def model(self, network: nn.Module) -> None:
+        self.student.model = network
 
     @property
     def inner_steps(self) -> int:
@@ -209,9 +210,8 @@ class MetaDistiller(Learner):
         if not metas:
             raise ValueError("MetaDistiller has nothing to train: all parameters are frozen")
         check_apart(self.teacher, self.student)
-        forget_statistics(self.student.model)
-        if not self.fixed_teacher:
-            forget_statistics(self.teacher.model)
+        for part in (self.student,) if self.fixed_teacher else (self.student, self.teacher):
+            forget_statistics(part.model)
         for part in (own.teacher, own.student):
             assert_second_order_safe(part.model, part.engine, first_order=part.first_order)
         psi = {n: p.detach().requires_grad_() for n, p in self.teacher.meta_parameters().items()}

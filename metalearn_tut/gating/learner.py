@@ -145,7 +145,7 @@ class MetaGater(Learner):
         super().__init__()
         self.model, self.loss, self.sparsity, self.warmup = model, loss, sparsity, warmup
         self.update, self.seed, self.metric = update, seed, metric
-        self.inner = Stages(
+        self._inner = Stages(
             model=model,
             loss=loss,
             inner_lr=inner_lr,
@@ -158,6 +158,11 @@ class MetaGater(Learner):
             detach_stage1=detach_stage1,
             first_order=update == "first_order",
         )
+
+    @property
+    def inner(self) -> Stages:
+        """The stages of the network that there is now."""
+        return replace(self._inner, model=self.model)
 
     def settings(self) -> dict[str, Any]:
         """All that decides what it learns, as JSON."""

@@ -76,6 +76,14 @@ class Learner(nn.Module):
         name = type(self).__name__
         raise TypeError(f"{name} answers after adapting: {name}.adapt(support_x, support_y)(x)")
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """PyTorch would keep a network beside a property of that name: a setter is asked first."""
+        found = getattr(type(self), name, None)
+        if isinstance(found, property):
+            found.__set__(self, value)
+        else:
+            super().__setattr__(name, value)
+
     def __copy__(self) -> Learner:
         """A learner of the same parts: to give it another network leaves this one as it is."""
         twin = type(self).__new__(type(self))

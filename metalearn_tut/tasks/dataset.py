@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -185,7 +186,7 @@ class DatasetImages:
 def _check_readable(dataset: Any) -> None:
     """Refuse what has no numbered items, before any is read."""
     numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-    if isinstance(dataset, IterableDataset) or not numbered:
+    if isinstance(dataset, (IterableDataset, Mapping)) or not numbered:
         raise TypeError(
             "from_dataset needs a dataset with len(dataset) and dataset[i], or a list of pairs, "
             f"got {type(dataset).__name__}; of what can only be looped over: list(dataset)"
@@ -203,7 +204,9 @@ def _known_labels(dataset: Any) -> list[Hashable] | None:
         return None  # items have others
     for attribute in ("targets", "labels", "y"):
         found = getattr(dataset, attribute, None)
-        found = found.tolist() if hasattr(found, "tolist") else found
+        if hasattr(found, "tolist"):
+            column = getattr(found, "shape", ())[1:] == (1,)  # as some keep them
+            found = (found.squeeze(1) if column else found).tolist()
         if isinstance(found, (list, tuple)) and len(found) == len(dataset):
             return [_hashable(label, f"dataset.{attribute}") for label in found]
     return None
@@ -244,7 +247,7 @@ def _image(image: Any, where: str) -> np.ndarray:
 
 def _hashable(label: Any, where: str) -> Hashable:
     """A label as Python holds it: a number out of a tensor or array, or what it is."""
-    if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) and label.ndim == 0:
+    if isinstance(label, (torch.Tensor, np.ndarray, np.generic)) and math.prod(label.shape) == 1:
         label = label.item()
     try:
         hash(label)
@@ -273,6 +276,7 @@ def _chosen(labels: list[Hashable], classes: list[Hashable] | None, name: str) -
 def _names(dataset: Any, labels: Iterable[Hashable]) -> tuple[str, ...]:
     """What ``dataset.classes`` calls the labels, if these are positions in it."""
     names = getattr(dataset, "classes", None)
+    names = names.tolist() if isinstance(names, np.ndarray) else names
     if isinstance(names, (list, tuple)) and set(labels) <= set(range(len(names))):
-        return tuple(str(names[label]) for label in labels)
+        return tuple(str(names[int(label)]) for label in labels)  # of 1.0, too
     return tuple(map(str, labels))

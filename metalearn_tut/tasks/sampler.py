@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from metalearn_tut.checks import as_integer, check_count, check_index, check_seed, whole_number
-from metalearn_tut.files.content import content_hash, described, without_addresses
-from metalearn_tut.tasks.task import Task, TaskBatch
+from metalearn_tut.files.content import described, without_addresses
+from metalearn_tut.tasks.task import Task, TaskBatch, tasks_hash
 
 if TYPE_CHECKING:
     from metalearn_tut.tasks.source import ClassSource
@@ -49,6 +49,9 @@ def distinct(draws: list[int], n: int) -> list[int]:
         chosen.append(moved.get(j, j))
         moved[j] = moved.get(i, i)
     return chosen
+
+
+_OF_TASKS = ("dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "drop_last")
 
 
 class TaskSampler:
@@ -114,7 +117,8 @@ class TaskSampler:
         Raises
         ------
         ValueError
-            If a count is none, or ``start`` is beyond ``steps``.
+            If a count is none, ``start`` is beyond ``steps``, or an option would change the
+            batches or their order, as ``shuffle`` does.
 
         Examples
         --------
@@ -124,6 +128,9 @@ class TaskSampler:
         ([4, 4, 4], 10)
         """
         check_count(tasks_per_step=tasks_per_step)
+        for name in _OF_TASKS:
+            if options.pop(name, None):
+                raise ValueError(f"{name}: batches are those of the steps, in their order")
         first = whole_number("start", start)
         # a loader draws a seed for its workers: from the global generator, it would change a run
         options = {"generator": torch.Generator(), **options}
@@ -183,13 +190,6 @@ class _From:
 
     def __iter__(self) -> Iterator[int]:
         return count(self.first)
-
-
-def tasks_hash(tasks: Iterable[Task]) -> str:
-    """A short name for what learners see of these tasks: their tensors."""
-    return content_hash(
-        part for t in tasks for part in (t.support_x, t.support_y, t.query_x, t.query_y)
-    )
 
 
 class EpisodeSampler(TaskSampler):

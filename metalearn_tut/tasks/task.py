@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from metalearn_tut.files.content import content_hash
 
 _TENSORS = ("support_x", "support_y", "query_x", "query_y")
 
@@ -219,3 +221,10 @@ _Tasks = TypeVar("_Tasks", Task, TaskBatch)
 def _with_each(tasks: _Tasks, change: Callable[[Tensor], Tensor]) -> _Tasks:
     """The same with each of its four tensors changed."""
     return replace(tasks, **{name: change(getattr(tasks, name)) for name in _TENSORS})
+
+
+def tasks_hash(tasks: Iterable[Task]) -> str:
+    """A short name for what learners see of these tasks: their tensors."""
+    return content_hash(
+        part for t in tasks for part in (t.support_x, t.support_y, t.query_x, t.query_y)
+    )

@@ -16,7 +16,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from metalearn_tut.bilevel import Params
 from metalearn_tut.checks import check_count
 from metalearn_tut.evaluation.accuracy import task_values
-from metalearn_tut.files.content import described
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.state import settings_of
@@ -81,8 +80,10 @@ def meta_train(
     schedule : {"cosine", "constant"}, default "cosine"
         How that rate goes on.
     optimizer : torch.optim.Optimizer, optional
-        Another one, of all meta-parameters: ``torch.optim.SGD(parameters, lr=0.1)``. Its state
-        is kept in the checkpoints, its class and hyperparameters are compared on resume.
+        Another one, ``torch.optim.SGD(learner.parameters(), lr=0.1)``. What is no
+        meta-parameter (a head that starts at zero, what is frozen) stays as it is, and does not
+        decay. Its state is kept in the checkpoints, its class and hyperparameters are compared
+        on resume.
     scheduler : LRScheduler, optional
         Made for that optimizer, it goes on by one in every step:
         ``CosineAnnealingLR(optimizer, steps)``. Without one the rate stays as it is.
@@ -153,7 +154,9 @@ def meta_train(
         *(validation, validate_every, validation_tasks, metric, best),
     )
     metas = _trainable(learner)
-    outer, rates = _outer(metas, plan.steps, outer_lr, schedule, optimizer, scheduler)
+    everything = getattr(learner, "parameters", tuple)()
+    given = (outer_lr, schedule, optimizer, scheduler)
+    outer, rates = OuterStep.chosen(metas, everything, plan.steps, *given)
     like = next(iter(metas.values()))
     processes = Processes.joined(like.device)
     plan.check_shared(processes.world)
@@ -191,30 +194,6 @@ def _trainable(learner: Learner) -> Params:
     return metas
 
 
-def _outer(
-    metas: Params,
-    steps: int,
-    outer_lr: float | Mapping[str, float] | None,
-    schedule: str | None,
-    optimizer: Optimizer | None,
-    scheduler: LRScheduler | None,
-) -> tuple[OuterStep, dict[str, Any]]:
-    """The user's optimizer, or Adam; and what says so in the run's settings."""
-    if optimizer is None:
-        if scheduler is not None:
-            raise ValueError("scheduler needs optimizer=, the one that it was made for")
-        rates = {"outer_lr": 1e-3 if outer_lr is None else outer_lr}
-        rates["schedule"] = "cosine" if schedule is None else schedule
-        return OuterStep.adam(metas, **rates, steps=steps), described(rates)
-    if outer_lr is not None or schedule is not None:
-        raise ValueError(
-            "outer_lr and schedule are of the usual Adam: an optimizer has its own lr, "
-            "and scheduler= says how it goes on"
-        )
-    outer = OuterStep(metas, optimizer, scheduler)
-    return outer, outer.settings()
-
-
 @dataclass(frozen=True)
 class _Training:
     """A plan at work: this process's share of each step and of each validation."""
@@ -238,7 +217,7 @@ class _Training:
         if weights.any():
             norm = self.outer.backward(losses, weights, plan.clip, processes)
             _require_finite("meta-gradient", norm.expand(len(tasks)), step, tasks)
-            self.outer.advance()
+            self.outer.advance(getattr(self.learner, "masks", {}))
         else:
             self.outer.skip()
             history.skipped.append(step)

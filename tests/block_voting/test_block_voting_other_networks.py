@@ -150,6 +150,67 @@ def test_a_block_with_a_shortcut_of_its_own_is_gated_and_stays():
     torch.testing.assert_close(skipped, expected, rtol=0, atol=1e-12)
 
 
+class ByNumber(Theirs):
+    """Asks for the blocks of a row by their number, and does something behind one of them."""
+
+    def forward(self, x):
+        x = self.layer1[0](self.first(x)).tanh()
+        x = self.layer2(self.layer1[-1](x))
+        return self.fc(self.tail["last"](x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_blocks_that_are_asked_for_by_number_are_so_without_one(gone):
+    torch.manual_seed(0)
+    model, x = lively(BlockGated(ByNumber(), "alone", blocks=NAMES)), images()
+    keep = torch.tensor([float(n != gone) for n in range(4)]).double()
+    short = remove_blocks(model, [gone])
+    torch.testing.assert_close(short(x), model(x, keep), rtol=0, atol=1e-12)
+
+
+class Writes(PreActivation):
+    """Writes into its input."""
+
+    def forward(self, x):
+        return x.add_(self.conv(self.norm(x))).relu_()
+
+
+def test_a_block_that_writes_into_its_input_is_left_out_all_the_same():
+    network = theirs()
+    network.layer1[1] = Writes(8)
+    model, x = lively(BlockGated(network, "alone", blocks=["layer1.1"])), images()
+    short = remove_blocks(model, [0])
+    torch.testing.assert_close(model(x, torch.zeros(1).double()), short(x), rtol=0, atol=1e-12)
+
+
+class Padded(PreActivation):
+    """Half the pixels and zeros for channels that are new: a shortcut without parameters."""
+
+    def shortcut(self, x):
+        return torch.cat([x[..., ::2, ::2], x.new_zeros(len(x), 4, *x[0, 0, ::2, ::2].shape)], 1)
+
+
+class Averaged(nn.Module):
+    """Normalizes in its shortcut, and keeps the shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.shortcut = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8, affine=False)
+
+    def forward(self, x):
+        return self.shortcut(x) + self.conv(x)
+
+
+def test_a_block_whose_shortcut_changes_the_picture_stays_and_is_not_changed_by_the_question():
+    network = theirs()
+    network.layer1[0], network.layer2[0] = Averaged(), Padded(8, 12, stride=2)
+    model = BlockGated(network, "alone", blocks=["layer1.0", "layer1.1", "layer2.0", "layer2.1"])
+    assert model.training and model.candidates == (1, 3)
+    assert not model.network.layer1[0].shortcut.running_mean.any()
+    with pytest.raises(ValueError, match=r"block 2 cannot be pruned; these can: \(1, 3\)"):
+        model.prune(2)
+
+
 def test_threads_may_run_one_gated_network_at_once():
     model = lively(gated())
     batches = [images(seed=seed) for seed in range(8)]
@@ -167,6 +228,36 @@ def test_a_view_has_the_networks_own_layers_but_those_replaced():
     assert view.layer2 is network.layer2 and network.layer1[1] is not other
 
 
+class Scaled(PreActivation):
+    """Reads more than one tensor."""
+
+    def forward(self, x, scale=1.0):
+        return scale * super().forward(x)
+
+
+class Pair(PreActivation):
+    """Gives more than one tensor."""
+
+    def forward(self, x):
+        return super().forward(x), x
+
+
+def rowed(block, call):
+    """A network of one block, called by ``call``."""
+    torch.manual_seed(0)
+    network = Chained(block, call)
+    return BlockGated(network, "alone", blocks=["block"])(images().float())
+
+
+class Chained(nn.Module):
+    def __init__(self, block, call):
+        super().__init__()
+        self.first, self.block, self.call = nn.Conv2d(3, 8, 3), block, call
+
+    def forward(self, x):
+        return self.call(self.block, self.first(x)).mean((2, 3))
+
+
 class Odd(Theirs):
     """Calls a block twice, and another one never."""
 
@@ -180,6 +271,26 @@ class Odd(Theirs):
         (TypeError, lambda: BlockGated(Theirs()), "Theirs has no residual blocks that are known"),
         (TypeError, lambda: prunable_blocks(Theirs()), "name those that may go, BlockGated"),
         (ValueError, lambda: gated(blocks=["layer9.0"]), "blocks: 'layer9.0' is no module of Thei"),
+        (
+            ValueError,
+            lambda: gated(blocks="layer1.0"),
+            "blocks must be a list .* got 'layer1.0'",
+        ),
+        (
+            ValueError,
+            lambda: gated(blocks=[]),
+            r"blocks must be a list of names, at least one",
+        ),
+        (
+            ValueError,
+            lambda: rowed(Scaled(8), lambda block, x: block(x, scale=2.0)),
+            "blocks: one is called with more than its input",
+        ),
+        (
+            ValueError,
+            lambda: rowed(Pair(8), lambda block, x: block(x)[0]),
+            r"a block \(Pair\) must give a tensor, got a tuple",
+        ),
         (ValueError, lambda: gated(blocks=[""]), "blocks: '' is no module of Theirs"),
         (ValueError, lambda: gated(blocks=["layer1", "layer1.0"]), "'layer1.0' is named twice, or"),
         (ValueError, lambda: gated(blocks=["layer1.0", "layer1"]), "'layer1' is named twice, or"),

@@ -14,7 +14,7 @@ from metalearn_tut import MAML, bilevel, evaluate, gating, meta_train
 from metalearn_tut.evaluation import cost
 from metalearn_tut.gating import ChannelGatedConv4, MetaGater, open_share, skip_each
 from metalearn_tut.models import Conv4
-from metalearn_tut.tasks import TaskBatch
+from metalearn_tut.tasks import Task, TaskBatch
 from metalearn_tut.training import checkpoint
 
 WAYS = 3
@@ -474,3 +474,24 @@ def test_bad_input_is_named():
         one.adapt(task.support_x, task.support_y[:-1])
     with pytest.raises(ValueError, match="support_x must be finite"):
         one.adapt(task.support_x * math.nan, task.support_y)
+
+
+def test_another_network_is_the_one_that_learns():
+    torch.manual_seed(0)
+    sizes = {"ways": 3, "image_size": 16}
+    first, other = (
+        ChannelGatedConv4(Conv4(1, **sizes, width=width, norm=norm))
+        for width, norm in ((4, "batch"), (6, "group"))
+    )
+    other.blocks[0].conv.weight.requires_grad_(False)
+    y = torch.arange(6) % 3
+    batch = TaskBatch.stack([Task(torch.rand(6, 1, 16, 16), y, torch.rand(6, 1, 16, 16), y)])
+    learner, fresh = MetaGater(first, 0.1), MetaGater(other, 0.1)
+    learner.model = other
+    found = []
+    for of in (learner, fresh):
+        torch.manual_seed(1)
+        losses = of.task_losses(batch).losses
+        metas = of.meta_parameters()
+        found.append((losses, *torch.autograd.grad(losses.sum(), list(metas.values()))))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -227,3 +227,24 @@ def test_a_learner_of_ones_own_has_state_and_parameters(tmp_path):
     assert all(torch.equal(t, other.state_dict()[n]) for n, t in one.state_dict().items())
     with pytest.raises(NotImplementedError, match="NearestMean must define task_losses"):
         one.task_losses(None)
+
+
+@learners
+def test_another_network_takes_the_place_of_the_one_that_answers(name):
+    learner, donor = made(name), made(name, seed=1)
+    network = copy.deepcopy(donor.model)
+    learner.model = network
+    assert learner.model is network
+    assert {id(p) for p in network.parameters()} <= {id(p) for p in learner.parameters()}
+    state = learner.state_dict()
+    assert state.keys() == made(name).state_dict().keys()
+    whole = made(name)
+    whole.load_state_dict(state)
+    one = task(name)
+    answers = (of.adapt(one.support_x, one.support_y)(one.query_x) for of in (learner, whole))
+    assert torch.equal(*answers)
+
+
+def test_a_network_in_the_place_of_what_cannot_be_set_is_refused():
+    with pytest.raises(AttributeError, match="masks"):
+        made("maml").masks = nn.Identity()

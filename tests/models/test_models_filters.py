@@ -241,6 +241,18 @@ class Chain(nn.Module):
         return self.b(self.between(self, self.a(x))).mean((2, 3))
 
 
+class Sized(Chain):
+    """What comes out is divided by a number that is asked of the first channels."""
+
+    def __init__(self, number):
+        super().__init__(None)
+        self.number = number
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x).mean((2, 3)) / self.number(x)
+
+
 def hooked():
     norm = nn.BatchNorm2d(4)
     norm.register_forward_hook(lambda m, args, out: out + 1)
@@ -251,6 +263,18 @@ def replaced():
     norm = nn.BatchNorm2d(4)
     norm.forward = torch.sigmoid
     return norm
+
+
+def hooked_relu():
+    relu = nn.ReLU()
+    relu.register_forward_pre_hook(lambda m, args: (args[0] + 1,))
+    return relu
+
+
+def replaced_relu():
+    relu = nn.ReLU()
+    relu.forward = torch.sigmoid
+    return relu
 
 
 def twice():
@@ -308,6 +332,19 @@ UNDECIDED = {
     "a layer used twice": (twice, "n needs all"),
     "a hook": (lambda: Chain(lambda net, x: net.n(x), n=hooked()), "n needs all"),
     "a replaced forward": (lambda: Chain(lambda net, x: net.n(x), n=replaced()), "n needs all"),
+    "a hook of a layer without weights": (
+        lambda: Chain(lambda net, x: net.r(x), r=hooked_relu()), "r needs all",
+    ),
+    "a replaced forward of such a layer": (
+        lambda: Chain(lambda net, x: net.r(x), r=replaced_relu()), "r needs all",
+    ),
+    "the number of channels": (lambda: Sized(lambda x: x.size(1)), "size needs all"),
+    "the number of channels, by name": (lambda: Sized(lambda x: x.size(dim=1)), "size needs all"),
+    "the number of channels in a shape": (lambda: Sized(lambda x: x.shape[1]), "getitem needs all"),
+    "all sizes": (lambda: Sized(lambda x: torch.ones(x.shape).sum()), "ones needs all"),
+    "features as the last size": (
+        lambda: Sized(lambda x: x.flatten(1).shape[-1]), "getitem needs all",
+    ),
     "an argument by name": (
         lambda: Chain(lambda net, x: net.n(input=x), n=nn.BatchNorm2d(4)), "n needs all",
     ),
@@ -339,6 +376,89 @@ def test_what_needs_all_channels_is_named(name):
     narrow = remove_filters(network, {"a": torch.ones(4, dtype=torch.bool)})  # nothing to lose
     x = torch.rand(5, 3, 8, 8)
     assert torch.equal(narrow(x), network(x))
+
+
+HARMLESS = {
+    "rows": lambda x: x.shape[0],
+    "pixels": lambda x: x.size(2) * x.shape[-1],
+    "both sides": lambda x: x.size()[2:].numel(),
+    "dimensions": lambda x: x.dim() + x.ndim,
+    "kind": lambda x: torch.ones(1, dtype=x.dtype, device=x.device),
+}
+
+
+def unpacked(x):
+    rows, _, height, width = x.shape
+    return rows * height * width
+
+
+@pytest.mark.parametrize("number", [*HARMLESS.values(), unpacked], ids=[*HARMLESS, "unpacked"])
+def test_other_sizes_may_be_asked_for(number):
+    network = Sized(number).double().eval()
+    x = torch.rand(5, 3, 8, 8).double()
+    narrow = remove_filters(network, {"a": torch.tensor([True, True, False, True])})
+    with torch.no_grad():
+        network.a.weight[2] = network.a.bias[2] = 0
+    torch.testing.assert_close(narrow(x), network(x), rtol=0, atol=1e-10)
+    assert narrow.a.out_channels == narrow.b.in_channels == 3
+
+
+def test_a_forward_that_reads_a_layers_size_is_refused():
+    network = Chain(lambda net, x: x)
+    network.between = lambda net, x: net.r(x) if net.a.out_channels > 3 else x
+    network.r = nn.ReLU()
+    keep = {"a": torch.tensor([True, True, False, True])}
+    with pytest.raises(ValueError, match="filters of Chain cannot be removed: its forward compute"):
+        remove_filters(network, keep)
+
+
+class Sum(nn.Module):
+    """A sum of a layer's channels and those of a convolution, perhaps normalized."""
+
+    def __init__(self, norm=None):
+        super().__init__()
+        self.stem, self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1), norm
+        self.layers = nn.ModuleList(m for m in (self.stem, self.conv, norm) if m)  # known twice
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.layers[0](x).relu()
+        y = self.layers[1](x)
+        y = y if self.norm is None else self.layers[2](y)
+        return self.head((x + y).mean((2, 3)))
+
+
+WITHOUT = {
+    "no norm": lambda: None,
+    "with weights": lambda: nn.BatchNorm2d(4),
+    "without weights": lambda: nn.BatchNorm2d(4, affine=False),
+    "groups without weights": lambda: nn.GroupNorm(2, 4, affine=False),
+    "hooked": lambda: hooked(),
+}
+
+
+@pytest.mark.parametrize("norm", WITHOUT)
+def test_zeros_take_the_places_behind_any_norm_and_under_every_name(norm):
+    network, keep = lively(Sum(WITHOUT[norm]())), torch.tensor([True, False, True, True])
+    x = torch.rand(5, 3, 8, 8).double()
+    narrow = remove_filters(network, {"conv": keep}, widen=True)
+    with torch.no_grad():
+        network.conv.weight[1] = network.conv.bias[1] = 0
+        if norm == "with weights":
+            network.norm.weight[1] = network.norm.bias[1] = 0
+    torch.testing.assert_close(narrow(x), network(x), rtol=0, atol=1e-10)
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (narrow, network)]
+    assert sizes[0] < sizes[1]
+
+
+def test_norms_that_share_their_weights_are_behind_no_filter():
+    norm = nn.BatchNorm2d(4)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.ReLU(), nn.Conv2d(4, 4, 1), norm)
+    network, x = lively(network), torch.rand(5, 3, 8, 8).double()
+    narrow = remove_filters(network, {"0": torch.tensor([True, False, True, True])}, widen=True)
+    with torch.no_grad():
+        network[0].weight[1] = network[0].bias[1] = 0
+    torch.testing.assert_close(narrow(x), network(x), rtol=0, atol=1e-10)
 
 
 def test_filters_that_leave_the_network_stay():

@@ -11,8 +11,9 @@ from metalearn_tut import tasks
 from metalearn_tut.tasks.emoji.augmentation import Jittered
 from metalearn_tut.tasks.emoji.index import houses
 from metalearn_tut.tasks.emoji.splits import KINDS, read_splits
-from metalearn_tut.tasks.sampler import EpisodeSampler, tasks_hash
+from metalearn_tut.tasks.sampler import EpisodeSampler
 from metalearn_tut.tasks.source import SPLITS
+from metalearn_tut.tasks.task import tasks_hash
 
 HOUSES = read_splits()["houses"]
 
@@ -120,7 +121,7 @@ def test_training_tasks_are_augmented_and_others_are_not():
 
 def test_tasks_are_the_same_in_another_process_and_in_any_order():
     code = (
-        "from metalearn_tut import tasks; from metalearn_tut.tasks.sampler import tasks_hash; "
+        "from metalearn_tut import tasks; from metalearn_tut.tasks.task import tasks_hash; "
         "s = tasks.emoji('train', cross_artist=True).sampler(5, 1, 3, seed=9); "
         "print(tasks_hash(s[i] for i in (5, 0, 3)))"
     )

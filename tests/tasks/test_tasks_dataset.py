@@ -222,3 +222,39 @@ def test_targets_that_are_not_the_labels_are_refused():
     source = tasks.from_dataset(wrong, in_memory=False)  # seen when it is drawn
     with pytest.raises(ValueError, match="has the label"):
         np.asarray(source.images)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+@pytest.mark.parametrize("attribute", ["targets", "labels", "other"])
+def test_a_label_may_be_an_array_of_one(kind, attribute):
+    dataset, expected = pictures(), pictures()
+    column = kind([[label] for label in expected.targets])
+    pairs = [(image, label) for image, label in zip(expected.images, column, strict=True)]
+
+    class Columns(Dataset):
+        def __len__(self):
+            return len(pairs)
+
+        def __getitem__(self, i):
+            return pairs[i]
+
+    dataset = Columns()
+    setattr(dataset, attribute, column)
+    for in_memory in (True, False):
+        source = tasks.from_dataset(dataset, in_memory=in_memory)
+        assert source.class_names == ("0", "1", "2")
+        assert same_tasks(source, tasks.from_dataset(expected), ways=3, shots=1, queries=2)
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], np.array(["a", "b", "c"])])
+@pytest.mark.parametrize("label", [int, float])
+def test_classes_have_the_names_that_the_dataset_gives_them(names, label):
+    dataset = pictures()
+    dataset.targets, dataset.classes = [label(t) for t in dataset.targets], names
+    assert tasks.from_dataset(dataset).class_names == ("a", "b", "c")
+    assert tasks.from_dataset(dataset, classes=[2.0, 1]).class_names == ("c", "b")
+
+
+def test_a_mapping_is_no_list_of_pairs():
+    with pytest.raises(TypeError, match=r"from_dataset needs a dataset .* got dict"):
+        tasks.from_dataset({"image": [1], "label": [2]})

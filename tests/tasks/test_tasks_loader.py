@@ -110,3 +110,26 @@ def test_a_dataloader_pins_a_batch_by_its_own_method(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x, *_: x + 1)
     batch = episodes().batch(0, 2)
     assert torch.equal(pin_memory(batch).query_y, batch.query_y + 1)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"shuffle": True},
+        {"batch_size": 2},
+        {"sampler": [3, 1]},
+        {"batch_sampler": [[0]]},
+        {"drop_last": True},
+        {"dataset": [1]},
+    ],
+    ids=str,
+)
+def test_what_would_be_other_batches_is_refused(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))}: batches are those of the steps"):
+        episodes().loader(2, **option)
+
+
+def test_what_changes_nothing_may_be_said():
+    sampler = episodes()
+    loader = sampler.loader(2, steps=3, shuffle=False, batch_size=None, drop_last=False)
+    assert same(loader, sampler, 2, range(3))

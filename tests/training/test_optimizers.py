@@ -11,7 +11,10 @@ from torch import nn
 from torch.optim import lr_scheduler
 from training_runs import learner, sampler
 
+from metalearn_tut import MAML, ProtoNet, meta_train, tasks
+from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.learners.state import state_of
+from metalearn_tut.models import Conv4
 from metalearn_tut.rank_losses import Oracle
 from metalearn_tut.training import checkpoint
 from metalearn_tut.training.kept_state import join, split
@@ -140,6 +143,50 @@ def test_frozen_parameters_may_be_in_the_optimizer():
     assert not torch.equal(trained.model[2].weight, whole.model[2].weight)
 
 
+ASIDE = {  # learners with parameters that are no meta-parameters
+    "a head that starts at zero": lambda: MAML(Conv4(1, 3, width=4, image_size=16), zero_head=True),
+    "a head that is not used": lambda: ProtoNet(Conv4(1, 3, width=4, image_size=16)),
+    "a teacher that is fixed": lambda: MetaDistiller(
+        *(MAML(Conv4(1, 3, width=4, image_size=16), 0.1) for _ in range(2)), fixed_teacher=True
+    ),
+    "frozen": lambda: MAML(Conv4(1, 3, width=4, image_size=16), 0.1),
+}
+
+
+@pytest.mark.parametrize("kind", ASIDE)
+@pytest.mark.parametrize("gradients", [False, True])
+def test_of_all_parameters_only_the_meta_parameters_move_or_decay(kind, gradients):
+    torch.manual_seed(0)
+    trained = ASIDE[kind]()
+    if kind == "frozen":
+        trained.model.blocks.requires_grad_(False)
+    metas = {id(p) for p in trained.meta_parameters().values()}
+    aside = [p for p in trained.parameters() if id(p) not in metas]
+    with torch.no_grad():
+        for p in trained.parameters():
+            p.add_(0.1)
+            p.grad = torch.ones_like(p) if gradients else None  # from a loop before
+    before = [p.detach().clone() for p in aside]
+    x, y = torch.rand(30, 1, 16, 16), torch.arange(30) % 3
+    pictures = tasks.from_arrays(x, y).sampler(3, 1, 2)
+    own = torch.optim.AdamW(trained.parameters(), lr=0.01, weight_decay=0.5)
+    meta_train(trained, pictures, steps=2, tasks_per_step=2, optimizer=own, progress=False)
+    assert aside and all(torch.equal(p, q) for p, q in zip(aside, before, strict=True))
+    assert all(p in own.state for p in trained.meta_parameters().values())
+
+
+@pytest.mark.parametrize("optimizer", ["SGD with momentum", "AdamW"])
+def test_what_an_optimizer_remembers_moves_no_pruned_weight(optimizer):
+    trained = learner()
+    own = made(trained, optimizer)
+    train(trained, **own)
+    mask = torch.arange(48).view(8, 6) % 2
+    trained.set_masks({"0.weight": mask})
+    train(trained, **own)
+    weight = trained.model[0].weight
+    assert not weight[mask == 0].any() and weight[mask == 1].all()
+
+
 # Resume
 
 
@@ -168,6 +215,45 @@ def test_a_stopped_run_goes_on_to_the_bit(tmp_path, optimizer, scheduler):
     assert next(files) == next(files)
     for p, q in zip(parameters(resumed), parameters(whole), strict=True):
         assert torch.equal(p, q)
+
+
+ADVANCED = {**SCHEDULERS, "restarts": partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=2)}
+
+
+@pytest.mark.parametrize("scheduler", ADVANCED)
+def test_a_stopped_run_goes_on_with_the_objects_that_it_had(tmp_path, scheduler):
+    whole, trained = learner(), learner()
+    own = OPTIMIZERS["SGD with momentum"](parameters(whole))
+    train(whole, outer_lr=None, optimizer=own, scheduler=ADVANCED[scheduler](own))
+    own = OPTIMIZERS["SGD with momentum"](parameters(trained))
+    options = {"outer_lr": None, "optimizer": own, "scheduler": ADVANCED[scheduler](own)}
+    step, task_losses = iter(range(99)), trained.task_losses
+
+    def stop(batch, progress=1.0):
+        if next(step) == 5:
+            raise KeyboardInterrupt
+        return task_losses(batch, progress)
+
+    trained.task_losses = stop
+    options |= {"out": tmp_path, "save_every": 2}
+    with pytest.raises(KeyboardInterrupt, match="step 4"):
+        train(trained, **options)
+    train(trained, **options, resume=True)
+    for p, q in zip(parameters(trained), parameters(whole), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_another_part_of_a_scheduler_is_another_run(tmp_path):
+    trained, other = learner(), learner()
+    train(trained, out=tmp_path, **made(trained, scheduler="warm-up"))
+    own = OPTIMIZERS["SGD with momentum"](parameters(other))
+    parts = [
+        lr_scheduler.LinearLR(own, 0.1, total_iters=3),
+        lr_scheduler.ExponentialLR(own, 0.8),
+    ]
+    changed = lr_scheduler.SequentialLR(own, parts, milestones=[3])
+    with pytest.raises(ValueError, match=r"cannot resume .*training.scheduler.parts was .*0\.7"):
+        train(other, out=tmp_path, outer_lr=None, optimizer=own, scheduler=changed, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -264,11 +350,27 @@ def sgd(trained, parameters_=None):
             },
             "scheduler must step without arguments, and ReduceLROnPlateau needs 'metrics'",
         ),
+        (
+            lambda t: {
+                "optimizer": (own := sgd(t)),
+                "scheduler": lr_scheduler.OneCycleLR(own, 0.1, total_steps=STEPS - 1),
+            },
+            "scheduler ends after total_steps=5, before steps=6",
+        ),
+        (
+            lambda t: {"optimizer": torch.optim.SGD},
+            r"optimizer must be one that is made, such as torch.optim.SGD\(learner.parameters\(\)",
+        ),
+        (lambda t: {"optimizer": "sgd"}, "optimizer must be one that is made, .* got 'sgd'"),
+        (
+            lambda t: {"optimizer": sgd(t), "scheduler": lr_scheduler.CosineAnnealingLR},
+            "scheduler must be one that is made, such as CosineAnnealingLR",
+        ),
     ],
 )
 def test_what_cannot_train_the_learner_is_refused_before_anything_happens(tmp_path, given, said):
     trained, whole = learner(), learner()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         train(trained, **{"outer_lr": None, "out": tmp_path / "new", **given(trained)})
     for p, q in zip(parameters(trained), parameters(whole), strict=True):
         assert torch.equal(p, q)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metalearn_tut.models.bound import with_tensors
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.mode import any_frozen
 
@@ -30,6 +31,8 @@ def named_blocks(network: nn.Module, names: Sequence[str] | None = None) -> dict
     >>> list(named_blocks(CifarResNet(20)).items())[:2]
     [(0, 'blocks.0'), (1, 'blocks.1')]
     """
+    if isinstance(names, str) or (names is not None and not len(names)):
+        raise ValueError(f"blocks must be a list of names, at least one, got {names!r}")
     if names is None:
         if not isinstance(network, CifarResNet):
             raise TypeError(
@@ -52,7 +55,18 @@ def may_go(block: nn.Module) -> bool:
     """Whether a block leaves its input as it is when it is left out, and none of it is frozen."""
     shortcut = getattr(block, "shortcut", None)
     projects = isinstance(shortcut, nn.Module) and any(True for _ in shortcut.parameters())
-    return getattr(block, "stride", 1) in (1, (1, 1)) and not projects and not any_frozen(block)
+    strides = getattr(block, "stride", 1) not in (1, (1, 1))
+    return not (projects or strides or any_frozen(block)) and _passes_on(block)
+
+
+@torch.no_grad()
+def _passes_on(block: nn.Module) -> bool:
+    """Whether the shortcut of a block, if it has one, gives what it is given, here a picture."""
+    if not callable(getattr(block, "shortcut", None)):
+        return True
+    pixels = torch.arange(16.0).view(1, 1, 4, 4).to(next(block.parameters()))
+    x = pixels.repeat(1, input_channels(block), 1, 1)
+    return torch.equal(bypass(with_tensors(block, {}, training=False), x), x)
 
 
 def input_channels(block: nn.Module) -> int:
@@ -75,11 +89,17 @@ def mix(block: nn.Module, x: Tensor, mask: Tensor, mixing: str) -> Tensor:
     Raises
     ------
     ValueError
-        If the block changes the shape of its input, and has no shortcut that does.
+        If the block changes the shape of its input, and has no shortcut that does, or gives no
+        tensor.
     """
+    own = x.clone()  # a block may write into its input
     if mixing == "aig":
-        return torch.relu(bypass(block, x) + mask * block.residual(x))
-    whole, skipped = block(x), bypass(block, x)
+        return torch.relu(bypass(block, x) + mask * block.residual(own))
+    whole, skipped = block(own), bypass(block, x)
+    if not isinstance(whole, Tensor):
+        raise ValueError(
+            f"a block ({type(block).__name__}) must give a tensor, got a {type(whole).__name__}"
+        )
     if whole.shape != skipped.shape:
         raise ValueError(
             f"a block ({type(block).__name__}) makes {list(whole.shape[1:])} of "
@@ -89,15 +109,20 @@ def mix(block: nn.Module, x: Tensor, mask: Tensor, mixing: str) -> Tensor:
 
 
 class InPlace(nn.Module):
-    """A function ``call(x, ...)`` in the place of a block."""
+    """A function ``call(x)`` in the place of a block."""
 
-    def __init__(self, call: Callable[..., Tensor]) -> None:
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.call = call
 
-    def forward(self, *arguments: Any) -> Tensor:
-        """What the function makes of what the block would be given."""
-        return self.call(*arguments)
+    def forward(self, x: Tensor, *others: Any, **options: Any) -> Tensor:
+        """What the function makes of what the block would be given; a ValueError if that is more.
+
+        What is left of a block that reads more than one tensor is not known.
+        """
+        if others or options:
+            raise ValueError("blocks: one is called with more than its input; name another")
+        return self.call(x)
 
 
 def with_modules(network: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
@@ -125,8 +150,8 @@ def without_blocks(network: nn.Module, names: Sequence[str]) -> nn.Module:
     for name in names:
         path, _, last = name.rpartition(".")
         parent = shorter.get_submodule(path)
-        if type(parent).forward is nn.Sequential.forward:
+        if isinstance(network, CifarResNet):
             delattr(parent, last)
-        else:  # it may be asked for by its name
+        else:  # it, or those behind it, may be asked for by name or number
             setattr(parent, last, nn.Identity())
     return shorter

@@ -8,7 +8,7 @@ from typing import Any
 
 from metalearn_tut import runs
 from metalearn_tut.cli.checks import check_new_run, check_root, device_of
-from metalearn_tut.cli.commands.shared import data_config, model_config, set_threads
+from metalearn_tut.cli.commands.shared import data_config, model_config, queries_for, set_threads
 from metalearn_tut.cli.options import Federate
 from metalearn_tut.federated.outcome import Record, unanswered
 from metalearn_tut.federated.training import federated_train
@@ -40,7 +40,8 @@ def _configured(o: Federate) -> dict[str, Any]:
         model["name"] = "ChannelGatedConv4"
     named = ("nodes", "rounds", "fraction", "local_steps", "tasks_per_step")
     plan = {name: getattr(o, name) for name in named}
-    shape = {"ways": o.classes_per_node, "shots": o.shots, "queries": o.queries}
+    queries = queries_for(o.queries, o.shots, source)
+    shape = {"ways": o.classes_per_node, "shots": o.shots, "queries": queries}
     return {
         "data": data,
         "tasks": {**shape, "seed": o.seed},

@@ -73,8 +73,16 @@ def model_config(source: tasks.ClassSource, ways: int, width: int, norm: str) ->
     return {"name": "Conv4", **sizes, "norm": norm, "image_size": size}
 
 
+def queries_for(told: int | None, shots: int, *sources: tasks.ClassSource) -> int:
+    """As told; else 15, or as many as every class has beside its support images."""
+    if told is not None:
+        return told
+    fewest = min(len(rows) for source in sources for rows in source.rows)
+    return max(1, min(15, fewest - shots))
+
+
 def sampler_for(
-    config: Mapping[str, Any], o: OfTasks, queries: int, **of_data: bool
+    config: Mapping[str, Any], o: OfTasks, queries: int | None, **of_data: bool
 ) -> TaskSampler:
     """Tasks for the learner of a configuration: as it was trained on, but for what is told."""
     trained, of_training = config.get("tasks", {}), config.get("data", {})
@@ -86,9 +94,9 @@ def sampler_for(
     if name == "image_folder":
         data["channels"] = config["model"]["in_channels"]
         data |= {n: of_training[n] for n in ("min_images", "groups") if n in of_training}
-    return runs.build_source(data, o.split, o.root).sampler(
-        o.ways or trained.get("ways", 5), o.shots or trained.get("shots", 1), queries, o.seed
-    )
+    source = runs.build_source(data, o.split, o.root)
+    ways, shots = o.ways or trained.get("ways", 5), o.shots or trained.get("shots", 1)
+    return source.sampler(ways, shots, queries_for(queries, shots, source), o.seed)
 
 
 def check_ways(learner: Learner, ways: int) -> None:

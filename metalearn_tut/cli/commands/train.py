@@ -12,11 +12,17 @@ import torch
 
 from metalearn_tut import runs
 from metalearn_tut.cli.checks import check_new_run, check_root, device_of
-from metalearn_tut.cli.commands.shared import data_config, model_config, path_of, set_threads
+from metalearn_tut.cli.commands.shared import (
+    data_config,
+    model_config,
+    path_of,
+    queries_for,
+    set_threads,
+)
 from metalearn_tut.cli.launch import launch
 from metalearn_tut.cli.options import Train
 from metalearn_tut.runs.algorithms import TSMDOptions
-from metalearn_tut.tasks import TaskSampler
+from metalearn_tut.tasks import ClassSource, TaskSampler
 from metalearn_tut.training import checkpoint
 from metalearn_tut.training.loop import History, meta_train
 
@@ -28,7 +34,7 @@ def train(o: Train, arguments: Sequence[str]) -> int:
     set_threads(o.threads)
     check_root(o.data, o.root)
     check_new_run(o.out, checkpoint.PRUNED)
-    config, sampler = _configured(o)
+    config, sampler, validation = _configured(o)
     torch.manual_seed(o.seed)
     learner = runs.build_learner(config, device_of(o.device))
     if first_process := os.environ.get("RANK", "0") == "0":
@@ -42,7 +48,7 @@ def train(o: Train, arguments: Sequence[str]) -> int:
         tasks_per_step=o.tasks_per_step,
         schedule=o.schedule,
         clip=o.clip,
-        validation=_validation(config, o.root) if o.validate else None,
+        validation=validation,
         validate_every=o.validate_every,
         validation_tasks=o.validation_tasks,
         out=o.out,
@@ -55,8 +61,8 @@ def train(o: Train, arguments: Sequence[str]) -> int:
     return 0
 
 
-def _configured(o: Train) -> tuple[dict[str, Any], TaskSampler]:
-    """The run's configuration, and the tasks that it trains on."""
+def _configured(o: Train) -> tuple[dict[str, Any], TaskSampler, TaskSampler | None]:
+    """The run's configuration, the tasks that it trains on, and those that it is validated on."""
     data = data_config(
         o.data,
         rotations=o.rotations,
@@ -66,7 +72,9 @@ def _configured(o: Train) -> tuple[dict[str, Any], TaskSampler]:
         min_images=o.min_images,
     )
     source = runs.build_source(data, "train", o.root)
-    of_tasks = {"ways": o.ways, "shots": o.shots, "queries": o.queries, "seed": o.seed}
+    validation = [_validation_source(data, o.root)] if o.validate else []
+    queries = queries_for(o.queries, o.shots, source, *validation)
+    of_tasks = {"ways": o.ways, "shots": o.shots, "queries": queries, "seed": o.seed}
     algorithm = _with_teacher(o.algorithm) if isinstance(o.algorithm, TSMDOptions) else o.algorithm
     config = {
         "data": data,
@@ -74,7 +82,8 @@ def _configured(o: Train) -> tuple[dict[str, Any], TaskSampler]:
         "model": model_config(source, o.ways, o.width, o.norm),
         "algorithm": algorithm.config(),
     }
-    return config, source.sampler(**of_tasks)
+    sampler = source.sampler(**of_tasks)
+    return config, sampler, validation[0].sampler(**of_tasks) if validation else None
 
 
 def _with_teacher(algorithm: TSMDOptions) -> TSMDOptions:
@@ -84,14 +93,13 @@ def _with_teacher(algorithm: TSMDOptions) -> TSMDOptions:
     return replace(algorithm, teacher={**known, "run": str(path)})
 
 
-def _validation(config: dict[str, Any], root: Path | None) -> TaskSampler:
-    """Tasks of the validation classes as they are, whatever training makes of its own."""
-    plain = {n: v for n, v in config["data"].items() if n not in ("rotations", "background")}
+def _validation_source(data: dict[str, Any], root: Path | None) -> ClassSource:
+    """The validation classes as they are, whatever training makes of its own."""
+    plain = {n: v for n, v in data.items() if n not in ("rotations", "background")}
     try:
-        source = runs.build_source(plain, "validation", root)
+        return runs.build_source(plain, "validation", root)
     except FileNotFoundError as error:
         raise ValueError(f"no validation data (--no-validate does without): {error}") from error
-    return source.sampler(**config["tasks"])
 
 
 def _outcome(out: Path, history: History) -> str:

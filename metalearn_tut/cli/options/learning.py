@@ -70,7 +70,7 @@ class Train:
     within_group: bool = shared.WITHIN_GROUP()
     ways: int = option(5, "Classes of a task.", min=2)
     shots: int = shared.SHOTS()
-    queries: int = shared.QUERIES()
+    queries: int | None = shared.QUERIES()
     seed: int = shared.SEED(0, "Names the tasks and the initial weights.")
     norm: str = shared.NORM("batch")
     width: int = shared.WIDTH()
@@ -117,7 +117,9 @@ class Federate:
     nodes: int = option(50, "Nodes that train.", min=1)
     classes_per_node: int = option(5, "Classes of a node.", min=2)
     shots: int = shared.SHOTS()
-    queries: int = shared.QUERIES(help="Query images for each class, of any.")
+    queries: int | None = shared.QUERIES(
+        help="Query images for each class, of any.  [default: 15, or as many as each has]"
+    )
     seed: int = shared.SEED(0, "Names nodes, tasks and the initial weights.")
     norm: str = shared.NORM("support")
     width: int = shared.WIDTH()
@@ -169,7 +171,7 @@ class Evaluate:
     shots: int | None = shared.SHOTS(
         default=None, help="Support images of each class.  [default: as in training]"
     )
-    queries: int = shared.QUERIES()
+    queries: int | None = shared.QUERIES()
     seed: int = shared.SEED(1, "Names the tasks.")
     tasks: int = option(600, "Number of tasks.", min=2)
     norm: str | None = option(

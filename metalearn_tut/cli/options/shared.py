@@ -16,7 +16,12 @@ ROOT = partial(option, default=None, help="Folder of the data's files.")
 ROTATIONS = partial(option, default=False, help="Quarter turns are classes of their own.")
 WITHIN_GROUP = partial(option, default=False, help="Tasks within one script or alphabet.")
 SHOTS = partial(option, default=1, help="Support images of each class.", min=1)
-QUERIES = partial(option, default=15, help="Query images of each class.", min=1)
+QUERIES = partial(
+    option,
+    default=None,
+    help="Query images of each class.  [default: 15, or as many as each has]",
+    min=1,
+)
 SEED = partial(option, min=0, max=SEEDS)
 NORM = partial(
     option,

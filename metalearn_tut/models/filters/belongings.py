@@ -18,7 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from metalearn_tut.models.filters.tracing import as_rows, flattens, only_asks, over_pixels, trace
+from metalearn_tut.models.filters.tracing import (
+    as_rows,
+    asked,
+    asks_all,
+    asks_kind,
+    flattens,
+    over_pixels,
+    trace,
+)
 from metalearn_tut.models.inputs import prefer_channels_last
 from metalearn_tut.models.mode import any_frozen
 from metalearn_tut.models.norms import TaskBatchNorm2d
@@ -155,20 +163,30 @@ class _Follower:
             x = self._first(node)
             layer = self.layers[node.target]
             self.channels[node] = self._layer(node, layer, x) if x else self._all_needed(node)
-        elif not only_asks(node):
+        elif asks_all(node):
+            self.channels[node] = self._first(node) or _Channels()
+        elif not self._harmless(node):
             passed = None if node.op == "output" else self._passed_on(node)
             self.channels[node] = passed or self._all_needed(node)
+
+    def _harmless(self, node: fx.Node) -> bool:
+        """Whether a node asks for a size that does not depend on channels, or nobody reads it."""
+        dim, x = asked(node), self._first(node)
+        if dim is None or x is None:
+            return asks_kind(node)
+        pixels = (2, 3, -1, -2, slice(2, None), slice(-2, None))
+        return not node.users or dim == 0 or (dim in pixels and not x.flat)
 
     def _layer(self, node: fx.Node, layer: nn.Module, x: _Channels) -> _Channels:
         """The channels that a layer puts out."""
         kind, name = type(layer), node.target
-        if kind in _SILENT_LAYERS:
-            return x
-        if kind is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
-            return replace(x, flat=True)
-        alone = not any(self.uses[id(p)] > 1 for p in layer.parameters())
-        plain = alone and not (layer._forward_hooks or layer._forward_pre_hooks)
+        plain = not any(self.uses[id(p)] > 1 for p in layer.parameters())
+        plain &= not (layer._forward_hooks or layer._forward_pre_hooks)
         plain &= "forward" not in vars(layer)
+        if kind in _SILENT_LAYERS and plain:
+            return x
+        if kind is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1) and plain:
+            return replace(x, flat=True)
         if kind is nn.Conv2d:
             depthwise = layer.groups == layer.in_channels == layer.out_channels > 1
             if depthwise and plain and not x.flat:
@@ -188,12 +206,7 @@ class _Follower:
         return self._all_needed(node)
 
     def _note_filters(self, node: fx.Node, layer: nn.Conv2d) -> _Channels:
-        users = list(node.users)
-        behind = self.layers.get(users[0].target) if len(users) == 1 else None
-        norm = type(behind) in NORMS and not isinstance(behind, TaskBatchNorm2d)
-        self.found[node.target] = Filters(
-            layer.out_channels, behind=users[0].target if norm else node.target
-        )
+        self.found[node.target] = Filters(layer.out_channels, behind=node.target)
         return _Channels(((node.target, layer.out_channels),))
 
     def _note_reader(self, node: fx.Node, columns: int, x: _Channels) -> None:
@@ -213,12 +226,14 @@ class _Follower:
         size = layer.num_channels // layer.num_groups if isinstance(layer, nn.GroupNorm) else 1
         if starts is None or any(start % size for start in starts):
             return self._all_needed(node)
+        before = node.args[0]
+        norm = type(layer) in NORMS and not isinstance(layer, TaskBatchNorm2d)
         for (name, _), first in zip(x.parts, starts, strict=False):
             if name is not None:
-                found = self.found[name]
+                found, direct = self.found[name], before.target == name and len(before.users) == 1
                 found.beside.append(Place(node.target, first))
                 found.group = math.lcm(found.group, size)
-                found.behind = found.behind if found.behind == node.target else None
+                found.behind = node.target if norm and direct else None
         return x
 
     def _passed_on(self, node: fx.Node) -> _Channels | None:

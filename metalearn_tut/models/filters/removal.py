@@ -9,8 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from metalearn_tut.models.bound import replaced
 from metalearn_tut.models.conv4 import Conv4
 from metalearn_tut.models.filters.belongings import Filters, filters_of
+from metalearn_tut.models.filters.tracing import trace
 from metalearn_tut.models.norms import TaskBatchNorm2d
 from metalearn_tut.models.resnet12 import ResNet12
 
@@ -74,12 +76,13 @@ def remove_filters(network: Network, kept: Mapping[str, Tensor], *, widen: bool 
     rows, columns = _cuts(layers, found, kept)
     for name in rows.keys() | columns.keys():
         _cut(layers[name], rows.get(name), columns.get(name))
+    _check_same_graph(network, narrow)
+    widened = {}
     for layer, keep in kept.items():
         if found[layer].fixed and not keep.all():
-            behind = found[layer].behind
-            widened = Widen(keep).to(layers[layer].weight.device)
-            owner, _, leaf = behind.rpartition(".")
-            setattr(layers[owner], leaf, nn.Sequential(layers[behind], widened))
+            behind = layers[found[layer].behind]
+            widened[behind] = nn.Sequential(behind, Widen(keep).to(layers[layer].weight.device))
+    narrow = replaced(narrow, widened) if widened else narrow
     _note_sizes(narrow)
     return narrow
 
@@ -138,6 +141,15 @@ def _check(
         raise ValueError(
             f"kept[{layer!r}] must keep or drop whole groups of {filters.group} filters: with the "
             "rest of a group its norm would change"
+        )
+
+
+def _check_same_graph(network: nn.Module, narrow: nn.Module) -> None:
+    """Refuse a ``forward`` that computes with a layer's size, which no graph shows."""
+    if str(trace(narrow)) != str(trace(network)):
+        raise ValueError(
+            f"filters of {type(network).__name__} cannot be removed: its forward computes with "
+            "the size of a layer (such as out_channels), which would be another"
         )
 
 

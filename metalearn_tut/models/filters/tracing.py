@@ -61,30 +61,34 @@ def trace(network: nn.Module) -> fx.Graph:
             ) from error
 
 
-def only_asks(node: fx.Node) -> bool:
-    """Whether a node asks for a shape, or takes the number of rows from one."""
-    if node.op == "call_method" and node.target in ("size", "dim"):
-        return True
-    return (node.target is getattr and node.args[1] in ("shape", "ndim")) or _is_rows(node)
+def asks_all(node: fx.Node) -> bool:
+    """``x.shape`` or ``x.size()``."""
+    if node.target == "size":
+        return len(node.args) == 1 and not node.kwargs
+    return node.target is getattr and node.args[1] == "shape"
 
 
-def _is_rows(value: Any) -> bool:
-    """``x.size(0)`` or ``x.shape[0]``."""
-    if not isinstance(value, fx.Node):
-        return False
-    if value.target == "size":
-        return value.args[1:] == (0,)
-    if value.target is not operator.getitem or value.args[1] != 0:
-        return False
-    asked = value.args[0]
-    return isinstance(asked, fx.Node) and asked.target is getattr and asked.args[1] == "shape"
+def asked(node: fx.Node) -> Any:
+    """The dimension, or the slice of them, whose size a node asks for; None if it asks for none."""
+    if node.target == "size":
+        return node.args[1] if len(node.args) == 2 else node.kwargs.get("dim")
+    of = node.args[0] if node.target is operator.getitem else None
+    return node.args[1] if isinstance(of, fx.Node) and asks_all(of) else None
+
+
+def asks_kind(node: fx.Node) -> bool:
+    """``x.dim()``, ``x.ndim``, ``x.dtype`` or ``x.device``."""
+    if node.target is getattr:
+        return node.args[1] in ("ndim", "dtype", "device")
+    return node.target == "dim"
 
 
 def as_rows(node: fx.Node) -> bool:
     """``x.view(len(x), -1)``, whichever way the number of rows is asked for."""
     if node.target not in ("view", "reshape") or len(node.args) != 3:
         return False
-    return _is_rows(node.args[1]) and node.args[2] == -1
+    rows, rest = node.args[1:]
+    return isinstance(rows, fx.Node) and asked(rows) == 0 and rest == -1
 
 
 def flattens(node: fx.Node) -> bool:

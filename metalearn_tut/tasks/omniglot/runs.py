@@ -17,8 +17,8 @@ import torch
 from metalearn_tut.checks import check_count, check_index
 from metalearn_tut.tasks import files
 from metalearn_tut.tasks.omniglot.source import read_ink
-from metalearn_tut.tasks.sampler import TaskSampler, tasks_hash
-from metalearn_tut.tasks.task import Task
+from metalearn_tut.tasks.sampler import TaskSampler
+from metalearn_tut.tasks.task import Task, tasks_hash
 
 _RUNS, _WAYS = 20, 20
 

@@ -312,6 +312,13 @@ def test_adapting_is_both_steps_written_out(norm):
     assert_same(one.adapt(x, y).params, {**theta, **phi})
 
 
+def test_adapting_drops_nothing_out():
+    one = learner()
+    one.model.blocks[1].norm = torch.nn.Dropout(0.9)
+    assert one.model.training
+    assert differing(adapted(one), adapted(learner())) == set()
+
+
 class Louder(torch.nn.Module):
     """Cross entropy that is another one in training mode, as label smoothing by chance is."""
 

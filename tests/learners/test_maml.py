@@ -1,6 +1,7 @@
 """MAML and its relatives against hand computations, and losses that carry their gradients."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -383,9 +384,30 @@ def test_settings_reach_training_and_adapting():
     assert_same(backward(again, batch), expected)
 
 
-def test_implicit_gradients_of_a_learner():
+class Counting(nn.Linear):
+    """A layer that counts its calls, in every copy of it."""
+
+    calls: ClassVar[list[int]] = []
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        return super().forward(x)
+
+
+def test_a_learner_told_to_recompute_calls_the_network_again_in_each_step():
+    model, batch = nn.Sequential(Counting(5, 3)).double(), vectors(tasks=1)
+    support, calls = batch.support_y.shape[1], {}
+    for recompute in (False, True):
+        Counting.calls.clear()
+        backward(MAML(model, 0.1, 4, recompute=recompute), batch)
+        calls[recompute] = Counting.calls.count(support)
+    assert calls[False] == 4 and calls[True] >= 2 * 4
+
+
+@pytest.mark.parametrize("solver", ["cg", "neumann"])
+def test_implicit_gradients_of_a_learner(solver):
     model, batch = mlp(), vectors()
-    settings = {"engine": "implicit", "prox_weight": 2.0, "solver": "cg", "solver_steps": 5}
+    settings = {"engine": "implicit", "prox_weight": 2.0, "solver": solver, "solver_steps": 5}
     found = backward(MAML(model, 0.2, 20, **settings), batch)
     assert_same(found, meta_gradient(model, batch, inner_lr=0.2, inner_steps=20, **settings), 0)
 

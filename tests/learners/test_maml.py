@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from bilevel_cases import (
     UNROLLED,
     WAYS,
+    Louder,
     assert_same,
     bilevel_loss,
     conv4,
@@ -410,6 +411,24 @@ def test_implicit_gradients_of_a_learner(solver):
     settings = {"engine": "implicit", "prox_weight": 2.0, "solver": solver, "solver_steps": 5}
     found = backward(MAML(model, 0.2, 20, **settings), batch)
     assert_same(found, meta_gradient(model, batch, inner_lr=0.2, inner_steps=20, **settings), 0)
+
+
+@pytest.mark.parametrize("kind", [MAML, Reptile])
+def test_adapting_takes_a_loss_that_is_a_module_as_it_is_in_use(kind):
+    model, task, loss = mlp(), vectors()[0], Louder()
+    found = kind(model, 0.4, 2, inner_loss=loss).adapt(task.support_x, task.support_y)
+    expected = kind(model, 0.4, 2).adapt(task.support_x, task.support_y)
+    assert loss.training
+    assert_same(found.params, expected.params, 0)
+
+
+def test_one_implicit_step_from_a_zero_head_solves_for_all_parameters():
+    model, batch = conv4("none"), images(tasks=1)
+    settings = {"engine": "implicit", "prox_weight": 2.0, "zero_head": True, "solver_steps": 3}
+    found = backward(MAML(model, 0.1, 1, **settings), batch)
+    every = [[name for name, _ in model.named_parameters()]]
+    expected = backward(MAML(model, 0.1, 1, groups=every, **settings), batch)
+    assert_same(found, expected, 0)
 
 
 def test_regression_has_no_accuracy():

@@ -443,6 +443,19 @@ def test_regression_has_no_accuracy():
     )
 
 
+def spread(outputs, targets):
+    """A metric that is neither accuracy nor loss."""
+    return outputs.std() + targets.float().mean()
+
+
+@pytest.mark.parametrize("kind", [MAML, Reptile])
+def test_a_metric_of_ones_own_scores_the_query_outputs_of_each_task(kind):
+    learner, batch = kind(mlp(), 0.4, 2, metric=spread), vectors(tasks=2)
+    for task, found in zip(batch, learner.task_losses(batch).accuracy, strict=True):
+        outputs = learner.adapt(task.support_x, task.support_y)(task.query_x)
+        torch.testing.assert_close(found.double(), spread(outputs, task.query_y).double())
+
+
 # Predicting
 
 

@@ -152,6 +152,13 @@ def along(gradients, direction):
     return sum((gradients[n] * direction[n]).sum().item() for n in direction)
 
 
+class Louder(nn.Module):
+    """Cross entropy that is another one in training mode, as label smoothing by chance is."""
+
+    def forward(self, logits, y):
+        return F.cross_entropy(3 * logits if self.training else logits, y)
+
+
 def assert_same(found, expected, rtol=1e-10):
     """Tensor by tensor: distance at most ``rtol`` times the norm, and exact zeros nearly so."""
     assert set(found) == set(expected)

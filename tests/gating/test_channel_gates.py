@@ -156,6 +156,16 @@ def test_ungated_is_the_network_that_was_wrapped(kind):
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
+def test_the_network_that_is_wrapped_is_left_alone(kind):
+    network = plain(kind)
+    before = {n: t.clone() for n, t in network.state_dict().items()}
+    with torch.no_grad():
+        for p in type(gated(kind))(network).parameters():
+            p.zero_()
+    assert all(torch.equal(t, before[n]) for n, t in network.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_ungated_has_all_modes_and_options_and_draws_no_numbers(kind):
     network = gated(kind, "batch").eval()
     network.blocks[1].train()
@@ -291,6 +301,15 @@ def test_skipping_with_given_masks_and_with_groups_of_one_channel():
         skip(network, images(), gate_mode=mask), network(images(), gate_mode=mask)
     )
     assert skip_each(network, images()[:0]).shape == (0, 3)
+
+
+def test_skipping_takes_a_norms_own_eps():
+    network, x = frozen(gated("conv4", "support"), images()), images()
+    before = network(x)
+    for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.eps = 0.5
+    assert not torch.allclose(network(x), before)
+    torch.testing.assert_close(skip(network, x), network(x))
 
 
 class Counted(torch.utils._python_dispatch.TorchDispatchMode):

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from bilevel_cases import assert_same, easy_source
+from bilevel_cases import Louder, assert_same, easy_source
 from channel_cases import gated, images, plain
 from torch.func import functional_call
 
@@ -312,11 +312,11 @@ def test_adapting_is_both_steps_written_out(norm):
     assert_same(one.adapt(x, y).params, {**theta, **phi})
 
 
-class Louder(torch.nn.Module):
-    """Cross entropy that is another one in training mode, as label smoothing by chance is."""
-
-    def forward(self, logits, y):
-        return F.cross_entropy(3 * logits if self.training else logits, y)
+def test_adapting_drops_nothing_out():
+    one = learner()
+    one.model.blocks[1].norm = torch.nn.Dropout(0.9)
+    assert one.model.training
+    assert differing(adapted(one), adapted(learner())) == set()
 
 
 def test_adapting_takes_a_loss_that_is_a_module_as_it_is_in_use():

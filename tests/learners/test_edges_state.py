@@ -308,6 +308,45 @@ def test_settings_are_json_and_do_not_depend_on_weights_or_use(name):
         assert one.settings() != LEARNERS[name]().settings()
 
 
+OTHERWISE = {
+    "inner_lr": 0.1,
+    "inner_steps": 2,
+    "rate_mode": "shared",
+    "head": "4",
+    "groups": [["2.weight"]],
+    "loss": F.multi_margin_loss,
+    "inner_loss": F.multi_margin_loss,
+    "metric": half_mse,
+    "prox_weight": 0.1,
+}
+OF_MAML = {
+    "engine": "vectorised",
+    "first_order": True,
+    "deferred": True,
+    "multi_step_loss": 0.5,
+    "recompute": True,
+}
+OF_SOLVERS = {"solver": "neumann", "solver_steps": 5}
+
+
+def learned_by(kind, **options):
+    return kind(mlp(), **{"inner_lr": 0.2, "inner_steps": 1, **options}).settings()
+
+
+@pytest.mark.parametrize("name", [*OTHERWISE, *OF_MAML, *OF_SOLVERS])
+def test_every_option_is_among_the_settings(name):
+    given = {name: {**OTHERWISE, **OF_MAML, **OF_SOLVERS}[name]}
+    for kind in (MAML, Reptile) if name in OTHERWISE and name != "rate_mode" else (MAML,):
+        rest = {"engine": "implicit"} if name in OF_SOLVERS else {}
+        assert learned_by(kind, **rest, **given) != learned_by(kind, **rest)
+
+
+def test_a_zero_head_is_among_the_settings():
+    for kind in (MAML, Reptile):
+        made = [kind(mlp(), 0.1, head="2", zero_head=zero).settings() for zero in (False, True)]
+        assert made[0] != made[1]
+
+
 # Learned rates are the model's
 
 

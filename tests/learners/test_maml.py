@@ -1,6 +1,7 @@
 """MAML and its relatives against hand computations, and losses that carry their gradients."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from bilevel_cases import (
     UNROLLED,
     WAYS,
+    Louder,
     assert_same,
     bilevel_loss,
     conv4,
@@ -383,11 +385,50 @@ def test_settings_reach_training_and_adapting():
     assert_same(backward(again, batch), expected)
 
 
-def test_implicit_gradients_of_a_learner():
+class Counting(nn.Linear):
+    """A layer that counts its calls, in every copy of it."""
+
+    calls: ClassVar[list[int]] = []
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        return super().forward(x)
+
+
+def test_a_learner_told_to_recompute_calls_the_network_again_in_each_step():
+    model, batch = nn.Sequential(Counting(5, 3)).double(), vectors(tasks=1)
+    support, calls = batch.support_y.shape[1], {}
+    for recompute in (False, True):
+        Counting.calls.clear()
+        backward(MAML(model, 0.1, 4, recompute=recompute), batch)
+        calls[recompute] = Counting.calls.count(support)
+    assert calls[False] == 4 and calls[True] >= 2 * 4
+
+
+@pytest.mark.parametrize("solver", ["cg", "neumann"])
+def test_implicit_gradients_of_a_learner(solver):
     model, batch = mlp(), vectors()
-    settings = {"engine": "implicit", "prox_weight": 2.0, "solver": "cg", "solver_steps": 5}
+    settings = {"engine": "implicit", "prox_weight": 2.0, "solver": solver, "solver_steps": 5}
     found = backward(MAML(model, 0.2, 20, **settings), batch)
     assert_same(found, meta_gradient(model, batch, inner_lr=0.2, inner_steps=20, **settings), 0)
+
+
+@pytest.mark.parametrize("kind", [MAML, Reptile])
+def test_adapting_takes_a_loss_that_is_a_module_as_it_is_in_use(kind):
+    model, task, loss = mlp(), vectors()[0], Louder()
+    found = kind(model, 0.4, 2, inner_loss=loss).adapt(task.support_x, task.support_y)
+    expected = kind(model, 0.4, 2).adapt(task.support_x, task.support_y)
+    assert loss.training
+    assert_same(found.params, expected.params, 0)
+
+
+def test_one_implicit_step_from_a_zero_head_solves_for_all_parameters():
+    model, batch = conv4("none"), images(tasks=1)
+    settings = {"engine": "implicit", "prox_weight": 2.0, "zero_head": True, "solver_steps": 3}
+    found = backward(MAML(model, 0.1, 1, **settings), batch)
+    every = [[name for name, _ in model.named_parameters()]]
+    expected = backward(MAML(model, 0.1, 1, groups=every, **settings), batch)
+    assert_same(found, expected, 0)
 
 
 def test_regression_has_no_accuracy():
@@ -400,6 +441,19 @@ def test_regression_has_no_accuracy():
     assert F.mse_loss(predict(batch[0].query_x), batch[0].query_y).item() == pytest.approx(
         losses[0].item(), rel=1e-5
     )
+
+
+def spread(outputs, targets):
+    """A metric that is neither accuracy nor loss."""
+    return outputs.std() + targets.float().mean()
+
+
+@pytest.mark.parametrize("kind", [MAML, Reptile])
+def test_a_metric_of_ones_own_scores_the_query_outputs_of_each_task(kind):
+    learner, batch = kind(mlp(), 0.4, 2, metric=spread), vectors(tasks=2)
+    for task, found in zip(batch, learner.task_losses(batch).accuracy, strict=True):
+        outputs = learner.adapt(task.support_x, task.support_y)(task.query_x)
+        torch.testing.assert_close(found.double(), spread(outputs, task.query_y).double())
 
 
 # Predicting

@@ -208,6 +208,17 @@ def make_norm(norm: str, channels: int, group_size: int | None = None) -> nn.Mod
     raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}")
 
 
+@torch.fx.wrap  # one node in a traced graph
+def plain_layout(x: Tensor) -> Tensor:
+    """What a group norm can read: with channels last on a CPU, PyTorch's (2.13) crashes backward.
+
+    It does where its weights need a gradient and ``x`` does not, as behind a frozen convolution.
+    """
+    return x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x
+
+
 def normalize(norm: nn.Module, x: Tensor, n_support: int | None) -> Tensor:
     """Call ``norm`` on ``x``; only :class:`TaskBatchNorm2d` asks which rows are the support."""
-    return norm(x, n_support) if isinstance(norm, TaskBatchNorm2d) else norm(x)
+    if isinstance(norm, TaskBatchNorm2d):
+        return norm(x, n_support)
+    return norm(plain_layout(x) if isinstance(norm, nn.GroupNorm) else x)

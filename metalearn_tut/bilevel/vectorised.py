@@ -25,7 +25,6 @@ from metalearn_tut.bilevel.forward import Forward, parameters_of
 from metalearn_tut.bilevel.inner import Params
 from metalearn_tut.models.filters.tracing import ONE_AT_A_TIME, Tracer
 from metalearn_tut.models.inputs import check_images, prefer_channels_last
-from metalearn_tut.models.norms.layers import plain_layout
 
 # They act on each number, or on each image's pixels, so a folded batch needs nothing special.
 _POINTWISE = {
@@ -147,10 +146,7 @@ def _function_rule(node: fx.Node) -> Callable[..., Any] | None:
         return lambda tasks, x, *args, **kwargs: unfold(x.mean((2, 3), keepdim=True), tasks)
     if target is check_images:
         return lambda tasks, x, *args, **kwargs: check_images(_first(x, tasks), *args, **kwargs)
-    if target in (
-        prefer_channels_last,
-        plain_layout,
-    ):  # a layout that does not suit grouped convolutions
+    if target is prefer_channels_last:  # a layout that does not suit grouped convolutions
         return lambda tasks, x: x
     if node.op == "call_method" and target in _POINTWISE_METHODS and len(node.args) == 1:
         return lambda tasks, x, **kwargs: getattr(x, target)(**kwargs)

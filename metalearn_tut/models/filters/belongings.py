@@ -30,7 +30,6 @@ from metalearn_tut.models.filters.tracing import (
 from metalearn_tut.models.inputs import prefer_channels_last
 from metalearn_tut.models.mode import any_frozen
 from metalearn_tut.models.norms import TaskBatchNorm2d
-from metalearn_tut.models.norms.layers import plain_layout
 
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, TaskBatchNorm2d)
 _SILENT_LAYERS = (
@@ -42,8 +41,7 @@ _SILENT = {
     *(torch.relu, torch.tanh, F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu),
     *(F.mish, F.tanh, F.hardswish, F.softsign, F.dropout, F.dropout2d, torch.max_pool2d),
     *(F.max_pool2d, F.avg_pool2d, F.adaptive_max_pool2d, F.adaptive_avg_pool2d),
-    *(prefer_channels_last, plain_layout, "contiguous", "clone", "float", "double"),
-    *("relu", "relu_", "tanh"),
+    *(prefer_channels_last, "relu", "relu_", "tanh", "contiguous", "clone", "float", "double"),
 }
 
 

@@ -208,17 +208,31 @@ def make_norm(norm: str, channels: int, group_size: int | None = None) -> nn.Mod
     raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}")
 
 
-@torch.fx.wrap  # one node in a traced graph
-def plain_layout(x: Tensor) -> Tensor:
-    """What a group norm can read: with channels last on a CPU, PyTorch's (2.13) crashes backward.
+class _ReadWith(torch.autograd.Function):
+    """``x`` itself, as if it depended on the others: who asks for their gradients gets its, too."""
 
-    It does where its weights need a gradient and ``x`` does not, as behind a frozen convolution.
-    """
-    return x.contiguous() if torch.is_grad_enabled() and not x.requires_grad else x
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, *others: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.others = len(inputs) - 1
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient, *[None] * ctx.others
 
 
 def normalize(norm: nn.Module, x: Tensor, n_support: int | None) -> Tensor:
     """Call ``norm`` on ``x``; only :class:`TaskBatchNorm2d` asks which rows are the support."""
     if isinstance(norm, TaskBatchNorm2d):
         return norm(x, n_support)
-    return norm(plain_layout(x) if isinstance(norm, nn.GroupNorm) else x)
+    recorded = torch.is_grad_enabled() and not isinstance(x, torch.fx.Proxy)
+    if isinstance(norm, nn.GroupNorm) and recorded:
+        # where x has its channels last on a CPU, and its gradient is not asked for (of a frozen
+        # convolution, or in steps of norms alone), PyTorch's (2.13) backward ends the process
+        x = _ReadWith.apply(x, *norm.parameters())
+    return norm(x)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from metalearn_tut.models import Conv4, ResNet12
 from metalearn_tut.models.norms import task_batch_norm
 
 EPS = 1e-3
@@ -60,3 +61,24 @@ def test_an_inner_step_keeps_fewer_tensors_of_the_images_size_than_the_definitio
         return len(images)
 
     assert kept(ours) < kept(defined) / 2
+
+
+@pytest.mark.parametrize("build", [Conv4, ResNet12])
+def test_groups_behind_a_frozen_convolution_have_their_derivatives(build):
+    """PyTorch's own group norm ends the process here, if channels are last on a CPU."""
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "width": 8} if build is Conv4 else {"widths": (8, 8, 8, 8)}
+    network = build(in_channels=3, ways=2, norm="group", **sizes).double()
+    torch.nn.init.normal_(network.head.weight)
+    x, found = torch.rand(4, 3, 16, 16, dtype=torch.float64), []
+    norms = [p for n, p in network.named_parameters() if "norm" in n]
+    for frozen in (False, True):
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.requires_grad_(not frozen)
+        first = torch.autograd.grad(network(x).square().mean(), norms, create_graph=True)
+        total = sum(g.square().sum() for g in first)
+        again = torch.autograd.grad(network(x).square().mean(), norms)  # by another routine
+        found.append([*first, *torch.autograd.grad(total, norms), *again])
+    for whole, part in zip(*found, strict=True):
+        torch.testing.assert_close(whole, part, rtol=1e-10, atol=1e-12)

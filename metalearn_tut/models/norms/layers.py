@@ -208,6 +208,31 @@ def make_norm(norm: str, channels: int, group_size: int | None = None) -> nn.Mod
     raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}, got {norm!r}")
 
 
+class _ReadWith(torch.autograd.Function):
+    """``x`` itself, as if it depended on the others: who asks for their gradients gets its, too."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, *others: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.others = len(inputs) - 1
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient, *[None] * ctx.others
+
+
 def normalize(norm: nn.Module, x: Tensor, n_support: int | None) -> Tensor:
     """Call ``norm`` on ``x``; only :class:`TaskBatchNorm2d` asks which rows are the support."""
-    return norm(x, n_support) if isinstance(norm, TaskBatchNorm2d) else norm(x)
+    if isinstance(norm, TaskBatchNorm2d):
+        return norm(x, n_support)
+    recorded = torch.is_grad_enabled() and not isinstance(x, torch.fx.Proxy)
+    if isinstance(norm, nn.GroupNorm) and recorded:
+        # where x has its channels last on a CPU, and its gradient is not asked for (of a frozen
+        # convolution, or in steps of norms alone), PyTorch's (2.13) backward ends the process
+        x = _ReadWith.apply(x, *norm.parameters())
+    return norm(x)

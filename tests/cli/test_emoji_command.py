@@ -50,7 +50,8 @@ def test_more_drawings_than_there_are_cannot_be_asked_for(tmp_path, capsys, aske
     )
 
 
-def test_queries_are_fifteen_where_there_are_as_many():
+def test_queries_are_fifteen_but_of_emoji_all_that_every_class_has_left():
     many, few = tasks.glyphs("test"), tasks.emoji("test")
-    assert [queries_for(None, shots, many) for shots in (1, 5, 8)] == [15, 15, 12]
-    assert [queries_for(None, 1, many, few), queries_for(7, 1, few)] == [4, 7]
+    assert queries_for(None, 1, "glyphs", many) == queries_for(None, 8, "image_folder", few) == 15
+    assert [queries_for(None, shots, "emoji", few) for shots in (1, 3, 5)] == [4, 2, 1]
+    assert queries_for(7, 1, "emoji", few) == 7

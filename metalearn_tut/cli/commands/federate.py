@@ -40,7 +40,7 @@ def _configured(o: Federate) -> dict[str, Any]:
         model["name"] = "ChannelGatedConv4"
     named = ("nodes", "rounds", "fraction", "local_steps", "tasks_per_step")
     plan = {name: getattr(o, name) for name in named}
-    queries = queries_for(o.queries, o.shots, source)
+    queries = queries_for(o.queries, o.shots, o.data, source)
     shape = {"ways": o.classes_per_node, "shots": o.shots, "queries": queries}
     return {
         "data": data,

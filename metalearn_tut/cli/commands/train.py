@@ -73,7 +73,7 @@ def _configured(o: Train) -> tuple[dict[str, Any], TaskSampler, TaskSampler | No
     )
     source = runs.build_source(data, "train", o.root)
     validation = [_validation_source(data, o.root)] if o.validate else []
-    queries = queries_for(o.queries, o.shots, source, *validation)
+    queries = queries_for(o.queries, o.shots, o.data, source, *validation)
     of_tasks = {"ways": o.ways, "shots": o.shots, "queries": queries, "seed": o.seed}
     algorithm = _with_teacher(o.algorithm) if isinstance(o.algorithm, TSMDOptions) else o.algorithm
     config = {

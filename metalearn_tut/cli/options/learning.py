@@ -118,7 +118,7 @@ class Federate:
     classes_per_node: int = option(5, "Classes of a node.", min=2)
     shots: int = shared.SHOTS()
     queries: int | None = shared.QUERIES(
-        help="Query images for each class, of any.  [default: 15, or as many as each has]"
+        help="Query images for each class, of any.  [default: 15; emoji: all that are left]"
     )
     seed: int = shared.SEED(0, "Names nodes, tasks and the initial weights.")
     norm: str = shared.NORM("support")

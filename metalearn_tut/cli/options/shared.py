@@ -19,7 +19,7 @@ SHOTS = partial(option, default=1, help="Support images of each class.", min=1)
 QUERIES = partial(
     option,
     default=None,
-    help="Query images of each class.  [default: 15, or as many as each has]",
+    help="Query images of each class.  [default: 15; emoji: all that are left]",
     min=1,
 )
 SEED = partial(option, min=0, max=SEEDS)

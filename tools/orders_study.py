@@ -1,8 +1,8 @@
 """MAML, first-order MAML and ANIL on emoji, five trainings each: ``python tools/orders_study.py``.
 
 Chapter 2 shows what came out. A seed is a start, an order of training tasks and test tasks of its
-own, which the three share. The inner step size is chosen for each on validation tasks, from the same
-three, by a short training with a seed of its own. Jobs that are there are not run again; two
+own, which the three share. The inner step size is chosen for each on validation tasks, from the
+same three, by a short training with a seed of its own. Jobs that are there are not run again; two
 processes may share the work, one with ``--seeds 0 1 2`` and one with ``--seeds 3 4``.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import statistics
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "FOMAML": {"first_order": True},
     "ANIL": {"groups": [["head.weight", "head.bias"]]},
 }
-RATES, PILOT, PILOT_STEPS = (0.1, 0.2, 0.4), 90, 300
-SEEDS, STEPS, TEST_TASKS = (0, 1, 2, 3, 4), 1000, 600
+RATES, PILOT, PILOT_STEPS = (0.1, 0.2, 0.4), 90, 150
+SEEDS, STEPS, TEST_TASKS = (0, 1, 2, 3, 4), 500, 600
 TASK = {"ways": 5, "shots": 1, "queries": 4}
 
 
@@ -44,7 +43,7 @@ def seed_of(purpose: str, seed: int) -> int:
 def trained(arm: str, inner_lr: float, seed: int, steps: int) -> MAML:
     """One learner: same start and same tasks for every arm of a seed."""
     torch.manual_seed(seed)
-    network = models.Conv4(in_channels=3, ways=5, width=16, norm="support", image_size=32)
+    network = models.Conv4(in_channels=3, ways=5, width=8, norm="support", image_size=32)
     options = {"zero_head": True, "rate_mode": "per_layer_and_step", "engine": "vectorised"}
     learner = MAML(network, inner_lr, inner_steps=2, **options, **ARMS[arm])
     sampler = tasks.emoji("train").sampler(**TASK, seed=seed_of("train", seed))
@@ -106,7 +105,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
     parser.add_argument("--jobs", type=Path, default=ROOT / "build" / "orders")
     given = parser.parse_args()
-    os.makedirs(given.jobs, exist_ok=True)
+    given.jobs.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     rates = chosen(given.jobs)
     for seed in given.seeds:

@@ -1,1 +1,0 @@
-"""Adaptation-aware pruning (Gao et al.): its claims, arms and jobs."""

@@ -1,1 +1,0 @@
-"""Task-specific meta distillation (Wu et al.): its claims, arms and jobs."""

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-
 from metalearn_tut.claims.metagater.filters import CHOICES
+
 from metalearn_tut.claims.runner import Outcome
 
 ROOT = Path(__file__).parents[2]

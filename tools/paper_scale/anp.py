@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from at_scale import MAML, complete, engine, options
-
-from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.anp.jobs import pruned
 from metalearn_tut.claims.arms import Arms
+
+from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.learners import train_and_test
 
 SEEDS, QUERIES = (0, 1), 15

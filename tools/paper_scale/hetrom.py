@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from at_scale import MAML, complete, engine, options
+from metalearn_tut.claims.arms import Arms
 
 from metalearn_tut.claims import Job, Results
-from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.hetrom.jobs import training
 from metalearn_tut.evaluation.intervals import interval
 

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from at_scale import complete, options
-
-from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
 from metalearn_tut.claims.metagater.filters import CHOICES, correct_by_choice
 from metalearn_tut.claims.metagater.jobs import answer_task, best_rates, correct_by_node
+
+from metalearn_tut.claims import Job, Results
 from metalearn_tut.evaluation import cost
 from metalearn_tut.federated import (
     Across,

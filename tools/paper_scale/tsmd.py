@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from at_scale import MAML, complete, options
-
-from metalearn_tut.claims import Job, Results
 from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.learners import train_and_test
 from metalearn_tut.claims.tsmd.arms import CHOSEN, RECONSTRUCTED
 from metalearn_tut.claims.tsmd.jobs import taught
+
+from metalearn_tut.claims import Job, Results
+from metalearn_tut.claims.learners import train_and_test
 
 SEEDS, QUERIES = (0, 1), 15
 GUIDED = {

@@ -16,8 +16,8 @@ from metalearn_tut.claims.study import Claim, Comparison, Config, Job, Study
 from metalearn_tut.claims.tasks import fresh_tasks, training_tasks
 
 N = 8  # tasks of a step
-SEEDS, FEW = (0, 1, 2, 3, 4, 5), (0, 1, 2)
-STEPS = {"emoji": 2400, "mini_imagenet": 4800}
+SEEDS, FEW = (0, 1, 2, 3, 4), (0, 1, 2)
+STEPS = {"emoji": 2000, "mini_imagenet": 4000}
 WIDTH = 16
 RATES = (0.002, 0.004, 0.008)  # of the outer loop, tried for each aggregate of the claims
 CHOSEN = {"mean": 0.004, "range": 0.004, "guided": 0.004, "top": 0.004}
@@ -105,7 +105,7 @@ def jobs_mini(quick: bool) -> list[Job]:
 
 
 def pilots() -> list[Job]:
-    """A third of the steps, a seed of its own: each aggregate of the claims at three outer rates."""
+    """Short trainings with a seed of its own: each aggregate at three outer rates."""
     seed = fresh("pilot", "hetrom", 0)
     names = ("labels50-mean", "labels50-range", "clean-mean", "clean-guided", "mixed-top")
     made = []
@@ -115,7 +115,7 @@ def pilots() -> list[Job]:
         tests = fresh_tasks("hetrom", "emoji", seed)
         for rate in RATES:
             config = {
-                "learner": learner("emoji", arm, seed, steps=STEPS["emoji"] // 3, rate=rate),
+                "learner": learner("emoji", arm, seed, steps=800, rate=rate),
                 "aggregate": arm[2],
                 "tests": {"validation": {**tests["validation"], **split}},
             }
@@ -144,12 +144,12 @@ _CLAIMS = {
         "clean-guided",
         "clean-mean",
         source="that guidance finds the thresholds: SECOND-HAND; a point as nothing: ours",
-        ours="the form of the log-normal model, its limits (hardest by more than a standard deviation left out)",
+        ours="the form of the log-normal model; that what is above a standard deviation is left out",
         kind="non-inferior",
         margin=0.01,
     ),
     "mixed": Claim(
-        "Where nine of ten training tasks are easy, looking at the hardest half gains on hard ones.",
+        "Where nine of ten training tasks are easy, the hardest half alone gains on hard ones.",
         "mixed-top",
         "mixed-mean",
         "hard",
@@ -166,10 +166,9 @@ _REPORTED = (
     Comparison("a share of wrong labels for each task: range - mean", "rand-range", "rand-mean"),
 )  # fmt: skip
 PAPER = (
-    "S. Si, et al., Meta-Learning for Heterogeneous Tasks by Rank-Based Task Losses (HeTRoM), 2024, "
-    "arXiv:2410.18894"
+    "Z. Si, S. Hu, K. Ji, S. Lyu, Meta-Learning with Heterogeneous Tasks, 2024, arXiv:2410.18894"
 )
-_PILOT = ""
+_PILOT = "running"
 STUDIES: dict[str, Study] = {
     "hetrom": Study(
         "hetrom",
@@ -178,7 +177,7 @@ STUDIES: dict[str, Study] = {
         SEEDS,
         tuple(_CLAIMS.values()),
         jobs,
-        hours=0.0,
+        hours=6.1,
         pilot=_PILOT,
         pilots=pilots,
         reported=_REPORTED,
@@ -191,7 +190,7 @@ STUDIES: dict[str, Study] = {
         FEW,
         (_CLAIMS["labels50"],),
         jobs_mini,
-        hours=0.0,
+        hours=2.0,
         pilot="Rates as on emoji.",
     ),
 }

@@ -1,0 +1,1 @@
+"""Adaptation-aware pruning (Gao et al., ANP): claims, arms and jobs."""

@@ -1,0 +1,1 @@
+"""Task-specific meta distillation (Wu et al., TSMD): claims, arms and jobs."""

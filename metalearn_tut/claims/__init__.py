@@ -14,7 +14,16 @@ from metalearn_tut.claims.study import Claim, Comparison, Job, Study
 __all__ = ["STUDIES", "Claim", "Comparison", "Job", "Study", "load"]
 
 # A name is PAPER or PAPER_DATA; the module PAPER/claims.py has a dictionary STUDIES.
-STUDIES = ("hetrom", "hetrom_mini", "anp", "anp_mini", "tsmd", "tsmd_mini")
+STUDIES = (
+    "hetrom",
+    "hetrom_mini",
+    "anp",
+    "anp_mini",
+    "tsmd",
+    "tsmd_mini",
+    "metagater",
+    "metagater_cifar10",
+)
 
 
 def load(name: str) -> Study:

@@ -19,20 +19,25 @@ RESULTS = Path(__file__).parents[2] / "results" / "claims"
 Point = TypeVar("Point")
 
 
-def found(study: str, results: Path | None = None) -> dict[str, float]:
-    """Accuracy on validation tasks of each pilot on file, by the job's name."""
+def found(study: str, results: Path | None = None, most_macs: float = 1.0) -> dict[str, float]:
+    """Accuracy on validation tasks of each pilot on file that costs no more, by the job's name."""
     folder = (results or RESULTS) / study / "pilots"
     values = {p.stem: json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*.json"))}
     kept = {name: record["values"]["values"] for name, record in values.items()}
     return {
         name: statistics.fmean(accuracies(each["validation"]))
         for name, each in kept.items()
-        if "validation" in each
+        if "validation" in each and each.get("macs", 0.0) <= most_macs
     }
 
 
 def chosen(
-    study: str, arm: str, grid: Mapping[str, Point], usual: str, results: Path | None = None
+    study: str,
+    arm: str,
+    grid: Mapping[str, Point],
+    usual: str,
+    results: Path | None = None,
+    most_macs: float = 1.0,
 ) -> Point:
     """The best point of an arm's grid; the usual one as long as a pilot is missing.
 
@@ -46,9 +51,11 @@ def chosen(
         The point to take without pilots.
     results : path, optional
         Where to look, if not in the clone that this file is in.
+    most_macs : float, default 1
+        Leave out what takes a larger share of the multiply-adds, if anything does not.
     """
-    tried = {n: a for n, a in found(study, results).items() if n in {f"{arm}-{p}" for p in grid}}
-    if len(tried) < len(grid):
+    every, cheap = found(study, results), found(study, results, most_macs)
+    if any(f"{arm}-{point}" not in every for point in grid):
         return grid[usual]
-    best = max(tried, key=tried.__getitem__)
-    return grid[best.removeprefix(f"{arm}-")]
+    tried = [point for point in grid if f"{arm}-{point}" in cheap] or list(grid)
+    return grid[max(tried, key=lambda point: every[f"{arm}-{point}"])]

@@ -27,22 +27,26 @@ class Finding:
     of : Comparison
     effect : Effect or None
         None as long as a job is missing.
+    macs : float, optional
+        What the arm's answers cost, of a claim that says so.
     """
 
     of: Comparison
     effect: Effect | None
+    macs: float | None = None
 
     @property
     def verdict(self) -> str | None:
         """Of a claim: whether it holds."""
-        return self.of.verdict(self.effect) if isinstance(self.of, Claim) else None
+        return self.of.verdict(self.effect, self.macs) if isinstance(self.of, Claim) else None
 
     def sentence(self) -> str:
         """The numbers, in words; where nothing is decided, what could have been seen."""
         if self.effect is None:
             return "jobs are missing"
         seen = f"; could have seen {self.effect.detectable:.3f}" if self.verdict == OPEN else ""
-        return f"{self.effect}{seen}"
+        macs = "" if self.macs is None else f"; {self.macs:.2f} of the multiply-adds"
+        return f"{self.effect}{macs}{seen}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,11 @@ class Report:
 
     def finding(self, of: Comparison) -> Finding:
         """What is known of one comparison."""
-        return Finding(of, of.effect(self.values, self.study.seeds_of(of)))
+        seeds = self.study.seeds_of(of)
+        effect = of.effect(self.values, seeds)
+        if effect is None or not isinstance(of, Claim):
+            return Finding(of, effect)
+        return Finding(of, effect, of.macs(self.values, seeds))
 
 
 def jobs_folder(results: str | os.PathLike[str], study: Study, kind: str = "jobs") -> Path:

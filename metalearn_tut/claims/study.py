@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from metalearn_tut.claims import statistics
@@ -94,6 +95,9 @@ class Claim(Comparison):
     kind : {"superior", "non-inferior", "equivalent"}
     margin : float, default 0
         In shares of accuracy: 0.01 is a point.
+    most_macs : float, default 1
+        The most that the arm's answers may cost, as a share of the whole network's multiply-adds
+        (``macs`` in the values of its jobs); if they cost more, the claim does not hold.
 
     Raises
     ------
@@ -112,6 +116,7 @@ not hold if it lies below -0.01, and else is not decided.
     ours: str = ""
     kind: str = "superior"
     margin: float = 0.0
+    most_macs: float = 1.0
 
     def __post_init__(self) -> None:
         check_margin(self.kind, self.margin)
@@ -125,15 +130,26 @@ not hold if it lies below -0.01, and else is not decided.
             "equivalent": (f"lies between -{m} and {m}", "lies outside of both"),
         }[self.kind]
         where = "" if self.split == "test" else f" ({self.split})"
+        if self.most_macs < 1:
+            holds += f" and {self.arm} takes at most {self.most_macs:g} of the multiply-adds"
+            fails += " or it takes more"
         return (
             f"{self.arm} - {self.rival}{where}, {len(seeds)} trainings: holds if the 95 % interval "
             f"over trainings {holds}, does not hold if it {fails}, and else is not decided."
         )
 
-    def verdict(self, effect: Effect | None) -> str:
-        """What the effect says; without one it is not decided."""
+    def macs(self, values: Mapping[str, Values], seeds: tuple[int, ...]) -> float | None:
+        """What the arm's answers cost, if that decides: the mean over the seeds."""
+        if self.most_macs == 1:
+            return None
+        return fmean(values[f"{self.arm}-{seed}"]["macs"] for seed in seeds)
+
+    def verdict(self, effect: Effect | None, macs: float | None = None) -> str:
+        """What the effect, and perhaps the cost, say; without an effect it is not decided."""
         if effect is None:
             return statistics.OPEN
+        if macs is not None and macs > self.most_macs:
+            return statistics.FAILS
         return statistics.verdict(effect, self.kind, self.margin)
 
 

@@ -16,6 +16,7 @@ from metalearn_tut.claims import Claim, Job, records, report
 from metalearn_tut.claims.records import NoProvenance, record_of, records_of, write_record
 from metalearn_tut.claims.report import Report
 from metalearn_tut.claims.runner import DIED, run_jobs
+from metalearn_tut.claims.statistics import Effect
 from metalearn_tut.cli import program as cli
 from metalearn_tut.cli.options.studies import STUDIES as COMMAND_STUDIES
 
@@ -283,6 +284,16 @@ def test_the_criterion_says_what_decides():
     assert Claim("", "a", "b", "hard").criterion((0, 1, 2)).startswith("a - b (hard), 3")
     with pytest.raises(ValueError, match="margin of a non-inferior claim"):
         Claim("", "a", "b", kind="non-inferior")
+
+
+def test_what_takes_too_many_multiply_adds_does_not_hold():
+    claim = Claim("", "gated", "whole", kind="non-inferior", margin=0.02, most_macs=0.5)
+    effect = Effect((0.0, 0.001), 0.001, 100)
+    assert claim.verdict(effect, 0.4) == "holds" and claim.verdict(effect, 0.6) == "does not hold"
+    assert claim.verdict(None, None) == "not decided"
+    assert claim.macs({"gated-0": {"macs": 0.4}, "gated-1": {"macs": 0.6}}, (0, 1)) == 0.5
+    assert "and gated takes at most 0.5 of the multiply-adds" in claim.criterion((0, 1, 2))
+    assert toy_study.CLAIM.macs({}, (0,)) is None
 
 
 # The command

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from metalearn_tut.runs.options import option
 
-STUDIES = ("hetrom", "hetrom_mini", "anp", "anp_mini", "tsmd", "tsmd_mini")
+STUDIES = (
+    "hetrom",
+    "hetrom_mini",
+    "anp",
+    "anp_mini",
+    "tsmd",
+    "tsmd_mini",
+    "metagater",
+    "metagater_cifar10",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ STUDIES = (
     "tsmd_mini",
     "metagater",
     "metagater_cifar10",
+    "compact",
 )
 
 

@@ -151,6 +151,14 @@ def network_cost(network: nn.Module, shape: Sequence[int], masks: Any = None) ->
     }
 
 
+def deployed_cost(learner: Any, wanted: Config) -> Values:
+    """What the network costs that a learner deploys for the first task, without pruned weights."""
+    task = sampler(wanted)[0]
+    network = learner.adapt(task.support_x, task.support_y).deploy()
+    masks = getattr(getattr(learner, "student", learner), "masks", None)
+    return network_cost(network, task.support_x.shape[1:], masks)
+
+
 def latency_ratio(
     network: nn.Module, other: nn.Module, shape: Sequence[int], turns: int, **options: int
 ) -> float:

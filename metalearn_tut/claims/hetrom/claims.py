@@ -191,7 +191,7 @@ STUDIES: dict[str, Study] = {
         SEEDS,
         tuple(_CLAIMS.values()),
         jobs,
-        hours=6.1,
+        hours=4.9,
         pilot=_PILOT,
         pilots=pilots,
         reported=_REPORTED,
@@ -204,7 +204,7 @@ STUDIES: dict[str, Study] = {
         FEW,
         (_CLAIMS["labels50"],),
         jobs_mini,
-        hours=2.0,
+        hours=1.5,
         pilot="Rates as on emoji.",
     ),
 }

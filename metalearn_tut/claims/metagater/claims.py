@@ -135,7 +135,7 @@ STUDIES: dict[str, Study] = {
         SEEDS,
         CLAIMS,
         jobs,
-        hours=2.5,
+        hours=1.4,
         pilot="Rates of the local steps of 0.15, 0.3 and 0.6 for each way to train, in half of the "
         "rounds; gates that take more than half of the multiply-adds are not chosen.",
         pilots=pilots,
@@ -148,7 +148,7 @@ STUDIES: dict[str, Study] = {
         FEW,
         CLAIMS,
         jobs_cifar10,
-        hours=2.5,
+        hours=1.4,
         pilot="Rates as on emoji.",
         reported=_REPORTED,
     ),

@@ -16,6 +16,7 @@ STUDIES = (
     "tsmd_mini",
     "metagater",
     "metagater_cifar10",
+    "compact",
 )
 
 

@@ -37,6 +37,9 @@ from metalearn_tut.claims.records import (
 from metalearn_tut.claims.study import Job
 
 _SPAWN = mp.get_context("spawn")  # a forked process would share PyTorch's threads and locks
+Where = tuple[Path, Path, bool]
+"""The folder, that of the records, and ``clean``."""
+
 DIED = "its process ended without a word (killed, or out of memory?)"
 
 
@@ -108,10 +111,9 @@ def run_jobs(
     todo = [job for job in jobs if job.name not in outcome.records]
     if todo and clean:
         check_clean()
-    where = _Where(folder, kept, clean)
     try:
         # Closed, which ends the workers, before anyone counts what they have kept.
-        ended = closing(_run(todo, where, processes, threads, environment or {}))
+        ended = closing(_run(todo, (folder, kept, clean), processes, threads, environment or {}))
         with _progress(len(jobs), outcome) as show, ended as each:
             for job, problem in each:
                 record = record_of(job, kept)
@@ -127,15 +129,6 @@ def run_jobs(
             "the same command goes on"
         ) from None
     return outcome
-
-
-@dataclass(frozen=True)
-class _Where:
-    """Where jobs work, where their records go, and whether only of committed code."""
-
-    folder: Path
-    records: Path
-    clean: bool
 
 
 def _check(jobs: Sequence[Job]) -> None:
@@ -164,14 +157,14 @@ class _Worker:
         self.options = {"mp_context": _SPAWN, "initializer": _prepare, "initargs": prepare}
         self.pool = ProcessPoolExecutor(1, **self.options)
 
-    def start(self, job: Job, where: _Where) -> Future[str | None]:
+    def start(self, job: Job, where: Where) -> Future[str | None]:
         """Do a job: what went wrong, if anything."""
         with _inherited(self.environment):
             try:
-                return self.pool.submit(_attempt, job, where)
+                return self.pool.submit(attempt, job, *where)
             except BrokenProcessPool:  # by the job before
                 self.pool = ProcessPoolExecutor(1, **self.options)
-                return self.pool.submit(_attempt, job, where)
+                return self.pool.submit(attempt, job, *where)
 
 
 @contextmanager
@@ -192,7 +185,7 @@ def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
 
 def _run(
     jobs: Sequence[Job],
-    where: _Where,
+    where: Where,
     processes: int,
     threads: int,
     environment: Mapping[str, str],
@@ -254,22 +247,27 @@ def _end_with(leash: Connection) -> None:
     os._exit(1)
 
 
-def _attempt(job: Job, where: _Where) -> str | None:
-    """Do a job and keep its record; what went wrong comes back as a sentence."""
-    work = where.folder / job.key
+def attempt(job: Job, folder: Path, records: Path | None = None, clean: bool = False) -> str | None:
+    """Do a job here and keep its record; what went wrong comes back as a sentence.
+
+    Parameters
+    ----------
+    job, folder, records, clean
+        As for :func:`run_jobs`.
+    """
+    work, kept = folder / job.key, records or folder
     resumed, start = work.exists(), time.perf_counter()
     try:
         work.mkdir(parents=True, exist_ok=True)
-        where.records.mkdir(parents=True, exist_ok=True)
-        clear_partial(job, where.records)
+        kept.mkdir(parents=True, exist_ok=True)
+        clear_partial(job, kept)
         values = job.run(job.config, work)
-        if where.clean:
+        if clean:
             check_clean()
-        seconds = time.perf_counter() - start
-        write_record(job, where.records, values, seconds=seconds, resumed=resumed)
+        write_record(job, kept, values, seconds=time.perf_counter() - start, resumed=resumed)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
-        log = where.folder / f"{job.key}.error.txt"
+        log = folder / f"{job.key}.error.txt"
         try:
             log.write_text(traceback.format_exc())
         except OSError:  # on a full disk, say

@@ -17,10 +17,11 @@ WAYS = 5
 FAMILIES: dict[str, Config] = {
     "emoji": {"name": "emoji"},
     "mini_imagenet": {"name": "mini_imagenet", "size": 42},
+    "mini_imagenet_84": {"name": "mini_imagenet", "size": 84},  # at the papers' scale
 }
-SIDES = {"emoji": 32, "mini_imagenet": 42, "cifar10": 32}
-QUERIES = {"emoji": 4, "mini_imagenet": 10}  # of a class in a test task
-TESTED = {"emoji": 1500, "mini_imagenet": 1000}  # test tasks of a training
+SIDES = {"emoji": 32, "mini_imagenet": 42, "mini_imagenet_84": 84, "cifar10": 32}
+QUERIES = {"emoji": 4, "mini_imagenet": 10, "mini_imagenet_84": 15}  # of a class in a test task
+TESTED = {"emoji": 1500, "mini_imagenet": 1000, "mini_imagenet_84": 600}  # test tasks of a training
 
 
 @lru_cache(maxsize=8)
@@ -30,8 +31,8 @@ def source(family: str, split: str) -> ClassSource:
     Parameters
     ----------
     family : str
-        ``"emoji"``, ``"mini_imagenet"`` (42 pixels a side), or ``"cifar10"``, whose splits have
-        the same classes and different images.
+        ``"emoji"``, ``"mini_imagenet"`` (42 pixels a side), ``"mini_imagenet_84"``, or
+        ``"cifar10"``, whose splits have the same classes and different images.
     split : {"train", "validation", "test"}
     """
     if family == "cifar10":

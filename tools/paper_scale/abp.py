@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from at_scale import complete, options
-from metalearn_tut.claims.abp.jobs import pruned, train_gated, unpruned
-from metalearn_tut.claims.arms import Arms
 
 from metalearn_tut.block_voting import block_budget
 from metalearn_tut.claims import Job, Results
+from metalearn_tut.claims.abp.jobs import pruned, train_gated, unpruned
+from metalearn_tut.claims.arms import Arms
 from metalearn_tut.models import CifarResNet
 
 RATIOS = (0.4, 0.6)

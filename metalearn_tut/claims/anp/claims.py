@@ -18,8 +18,12 @@ from metalearn_tut.claims.study import Claim, Comparison, Config, Job, Study
 from metalearn_tut.claims.tasks import fresh_tasks, training_tasks
 
 SEEDS, FEW = (0, 1, 2, 3, 4, 5, 6, 7), (0, 1, 2)
-STEPS = {"emoji": 3000, "mini_imagenet": 4500}
-ROUNDS = {"emoji": (300, 300, 900), "mini_imagenet": (400, 400, 1200)}  # training after each
+STEPS = {"emoji": 3000, "mini_imagenet": 4500, "mini_imagenet_84": 4500}
+ROUNDS = {
+    "emoji": (300, 300, 900),
+    "mini_imagenet": (400, 400, 1200),
+    "mini_imagenet_84": (400, 400, 1200),
+}  # training after each
 SCHEDULE, MORE = (0.45, 0.25, 0.15), (0.05, 0.05)
 WIDTH = 32
 RATES = {"0.001": 0.001, "0.002": 0.002, "0.004": 0.004}  # of the outer loop, after each round

@@ -18,7 +18,7 @@ from metalearn_tut.claims.tasks import fresh_tasks, training_tasks
 
 N = 8  # tasks of a step
 SEEDS, FEW = (0, 1, 2, 3, 4), (0, 1, 2)
-STEPS = {"emoji": 2000, "mini_imagenet": 4000}
+STEPS = {"emoji": 2000, "mini_imagenet": 4000, "mini_imagenet_84": 4000}
 WIDTH = 16
 RATES = {"0.002": 0.002, "0.004": 0.004, "0.008": 0.008}  # of the outer loop
 MEAN = {"name": "mean"}

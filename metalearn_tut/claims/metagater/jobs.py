@@ -79,9 +79,10 @@ def _built(config: Config, folder: Path) -> Learner:
         narrow = remove_filters(network, best_filters(network, sizes, config["kept"]))
         return per_fed_avg(narrow, config["inner_lr"])
     torch.manual_seed(config["seed"])
-    network = _whole(config)
+    network = _whole(config).to(config.get("device", "cpu"))
     if "gates" in config:
-        return MetaGater(ChannelGatedConv4(network), config["inner_lr"], **config["gates"])
+        gated = ChannelGatedConv4(network).to(config.get("device", "cpu"))
+        return MetaGater(gated, config["inner_lr"], **config["gates"])
     return per_fed_avg(network, config["inner_lr"])
 
 
@@ -124,11 +125,11 @@ def answers_of_nodes(
 def answer(learner: Learner, task: Task) -> tuple[int, float]:
     """Right answers to a task's query images after adaptation, and mean multiply-adds of one."""
     network = learner.adapt(task.support_x, task.support_y).deploy()
-    x = as_float(task.query_x)
+    x = as_float(task.query_x.to(next(network.parameters()).device))
     with torch.no_grad():
         if isinstance(network, ChannelGated):
             logits, masks = network.run(x)
             macs = gating.active_macs(network, masks, x.shape[1:]).double().mean().item()
         else:
             logits, macs = network(x), float(cost.macs(network, x.shape[1:]))
-    return int((logits.argmax(1) == task.query_y).sum()), macs
+    return int((logits.argmax(1).cpu() == task.query_y).sum()), macs

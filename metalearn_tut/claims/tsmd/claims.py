@@ -21,7 +21,7 @@ from metalearn_tut.claims.tasks import fresh_tasks
 from metalearn_tut.claims.tsmd.jobs import taught, taught_alone
 
 SEEDS, FEW = (0, 1, 2, 3, 4, 5, 6, 7), (0, 1, 2)
-STEPS = {"emoji": 3000, "mini_imagenet": 4500}
+STEPS = {"emoji": 3000, "mini_imagenet": 4500, "mini_imagenet_84": 4500}
 WIDTH, WIDTHS = 8, (4, 16)
 RATES = {"0.002": 0.002, "0.004": 0.004, "0.008": 0.008}  # the student's outer rate
 # Temperature and weight of the soft labels; the labels have the rest of the weight.

@@ -1,7 +1,8 @@
 """Bring the notebooks into the form in which they are kept: ``python tools/format_notebooks.py``.
 
 No outputs, no execution counts, one kernel name, the same first code cell everywhere, that of
-``book/first_cell.py``, and the numbers that ``results/`` has now.
+``book/first_cell.py``, and the numbers that ``results/`` has now; also what the package brings
+along of the studies.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import recorded_studies
 from contract_code import code_cells
 from recorded_numbers import refresh
 
@@ -47,3 +49,5 @@ def main(book: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(__file__).parents[1] / "book")
+    if recorded_studies.write():
+        print(f"{recorded_studies.STUDIES.name}: brought up to date")

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -86,3 +86,56 @@ def draw(
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
+
+
+VERDICTS = {"holds": 2, "does not hold": 1, "not decided": 6, None: 5}  # numbers of colors
+
+
+def study(ax: Axes, found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """Some comparisons of a recorded study, colored by verdict; those not yet run say so.
+
+    Parameters
+    ----------
+    found : mapping
+        Of :func:`metalearn_tut.nb.recorded.study`.
+    labels : mapping of str to str
+        From ``"arm - rival"``, with ``" (split)"`` unless that is ``test``, to what is written
+        beside the row; rows are drawn in this order.
+
+    Returns
+    -------
+    str
+        How far the study is.
+
+    Raises
+    ------
+    KeyError
+        If the study has no such comparison.
+    """
+    rows = {_named(row): row for row in found["rows"]}
+    chosen = {label: rows[name] for name, label in labels.items()}
+    known = {n: Row(r["seeds"], r["over_tasks"]) for n, r in chosen.items() if "seeds" in r}
+    drawn = {n: known.get(n, Row([math.nan], math.nan)) for n in chosen}
+    draw(ax, drawn, line=0.0, colors=[VERDICTS[r["verdict"]] for r in chosen.values()])
+    for i, name in enumerate(chosen):
+        if name not in known:
+            ax.text(0.5, i, "running", transform=ax.get_yaxis_transform(), va="center")
+    ax.set(xlabel="difference in accuracy")
+    ax.set_xlim(*_around(list(known.values())))
+    done = found["done"] == found["total"]
+    return "all jobs have ended" if done else f"running: {found['done']} of {found['total']} jobs"
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    split = "" if row["split"] == "test" else f" ({row['split']})"
+    return f"{row['arm']} - {row['rival']}{split}"
+
+
+def _around(rows: Sequence[Row]) -> tuple[float, float]:
+    """Limits that show all intervals and 0."""
+    ends = [0.0, 0.05, -0.05]
+    for row in rows:
+        half = max(row.over_trainings, row.over_tasks)
+        ends += [row.mean - half, row.mean + half, *row.trainings]
+    room = 0.05 * (max(ends) - min(ends))
+    return min(ends) - room, max(ends) + room

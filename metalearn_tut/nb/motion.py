@@ -35,6 +35,8 @@ def show(
     captions: Sequence[str],
     alt: str,
     *,
+    colors: Sequence[Sequence[int]] | None = None,
+    hollow: bool = True,
     seconds: float = 0.45,
 ) -> None:
     """Display what is drawn on ``ax`` with paths that move over it.
@@ -55,6 +57,10 @@ def show(
         One for each frame, shown above it.
     alt : str
         What can be seen, in words.
+    colors : sequence of sequences of int, optional
+        Of each path of each frame, a number in ``plots.COLORS``; by default they are counted up.
+    hollow : bool, default True
+        Whether all paths set out from one place, which is marked.
     seconds : float, default 0.45
         Of each frame; the last is shown four times as long.
     """
@@ -63,14 +69,18 @@ def show(
 
     if len(frames) != len(captions) or not frames:
         raise ValueError(f"{len(frames)} frames need as many captions, got {len(captions)}")
+    if colors is None:
+        colors = [range(len(frame)) for frame in frames]
     figure = ax.figure
     figure.canvas.draw()
     figure.set_layout_engine("none")  # nothing moves when the last frame is drawn
     background = _png(figure)
     width, height = figure.canvas.get_width_height()
     groups = [
-        _group(ax, frame, caption, height) for frame, caption in zip(frames, captions, strict=True)
+        _group(ax, frame, numbers, height) + _start(ax, frame, height) * hollow
+        for frame, numbers in zip(frames, colors, strict=True)
     ]
+    groups = [g + _caption(ax, text) for g, text in zip(groups, captions, strict=True)]
     total = seconds * (len(frames) + 3)
     style = _STYLE.format(
         n=name, total=total, one=100 * seconds / total, last=400 * seconds / total
@@ -87,8 +97,8 @@ def show(
         f'<image href="data:image/png;base64,{background}" width="{width}" height="{height}"/>'
         f"{moved}</svg></div>"
     )
-    for i, path in enumerate(map(np.asarray, frames[-1])):
-        color = COLORS[i % len(COLORS)]
+    for number, path in zip(colors[-1], map(np.asarray, frames[-1]), strict=True):
+        color = COLORS[number % len(COLORS)]
         ax.plot(*path.T, "-", marker=".", color=color)
         ax.plot(*path[-1], "o", color=color)
     ax.set_title(captions[-1])
@@ -102,23 +112,32 @@ def _png(figure: object) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _group(ax: Axes, frame: Frame, caption: str, height: int) -> str:
-    """The paths of one frame, and its caption, as SVG."""
+def _group(ax: Axes, frame: Frame, colors: Sequence[int], height: int) -> str:
+    """The paths of one frame, as SVG."""
     parts = []
-    for i, path in enumerate(frame):
+    for number, path in zip(colors, frame, strict=True):
         x, y = ax.transData.transform(np.asarray(path)).T
         points = [f"{a:.1f},{height - b:.1f}" for a, b in zip(x, y, strict=True)]
-        color = COLORS[i % len(COLORS)]
+        color = COLORS[number % len(COLORS)]
         line = f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}"'
         parts.append(f'{line} stroke-width="2.5"/>')
         for k, point in enumerate(points):
             radius = 6 if k == len(points) - 1 else 2.5
             at = 'cx="{}" cy="{}"'.format(*point.split(","))
             parts.append(f'<circle {at} r="{radius}" fill="{color}"/>')
+    return "".join(parts)
+
+
+def _start(ax: Axes, frame: Frame, height: int) -> str:
+    """A hollow dot where the first path begins."""
     first = ax.transData.transform(np.asarray(frame[0][0]))
-    parts.append(f'<circle cx="{first[0]:.1f}" cy="{height - first[1]:.1f}" r="7" fill="white"'
-                 ' stroke="black" stroke-width="2"/>')  # fmt: skip
+    return (
+        f'<circle cx="{first[0]:.1f}" cy="{height - first[1]:.1f}" r="7" fill="white"'
+        ' stroke="black" stroke-width="2"/>'
+    )
+
+
+def _caption(ax: Axes, caption: str) -> str:
     left = ax.get_window_extent().x0
     style = 'font-family="DejaVu Sans, sans-serif" font-size="17" fill="#222"'
-    parts.append(f'<text x="{left:.0f}" y="22" {style}>{html.escape(caption)}</text>')
-    return "".join(parts)
+    return f'<text x="{left:.0f}" y="22" {style}>{html.escape(caption)}</text>'

@@ -47,3 +47,30 @@ def orders() -> dict[str, Any]:
     if not ORDERS.is_file():
         return {"accuracy": {}, "differences": {}}
     return json.loads(ORDERS.read_text("utf-8"))
+
+
+STUDIES = Path(__file__).with_name("studies.json")
+
+
+def study(name: str) -> dict[str, Any]:
+    """A study of what a paper claims, from a copy of its findings in the package.
+
+    Returns
+    -------
+    dict
+        ``done`` and ``total``, its jobs; ``rows``, its claims and what is reported beside them:
+        ``arm``, ``rival``, ``split``, ``verdict`` (None of what is no claim, or not yet decided),
+        and, once its jobs have ended, the differences ``seeds`` of the trainings and
+        ``over_tasks``, the half-width of their interval over tasks.
+
+    Raises
+    ------
+    KeyError
+        If there is no such study.
+
+    Examples
+    --------
+    >>> sorted(study("hetrom"))
+    ['done', 'rows', 'total']
+    """
+    return json.loads(STUDIES.read_text("utf-8"))[name]

@@ -92,45 +92,6 @@ def said(gap):
     return f"{gap['mean']:+.3f} ± {gap['over_tasks']:.3f}"
 
 
-def test_chapter_3_prints_what_the_study_found():
-    claims, text = claims_of("hetrom"), cell_of("03_rank_losses", "help-recorded")
-    text = text[: text.index("`hetrom_second`")]
-    rows = [
-        [c.strip() for c in row.split("|")[1:-1]] for row in re.findall(r"^\|.*±.*$", text, re.M)
-    ]
-    for kind, words in (("labels", "random labels"), ("outliers", "random patterns")):
-        for rate in (0.3, 0.5):
-            found = claims["1"]["values"][f"{kind}-{rate}"]
-            row = [f"{100 * rate:.0f} %, {words}"]
-            row += [f"{found['accuracy'][arm]:.3f}" for arm in ("mean", "hetrom", "oracle")]
-            assert [*row, said(found["hetrom - mean"])] == rows.pop(0)
-    assert not rows and [c["holds"] for c in claims.values()] == [False] * 4 + [True]
-    assert f"cost {-claims['3']['values']['hetrom - mean']['mean']:.3f}" in text
-    assert claims["2"]["values"]["hard"]["mean"] < 0
-    guided = claims["4"]["values"]
-    low, high = (guided[rate]["sg - best"] for rate in ("0.3", "0.5"))
-    assert low["mean"] - low["over_tasks"] > 0 > high["mean"] + high["over_tasks"] + 0.1
-    assert f"{claims['5']['values']['ratios']['hetrom']:.2f} of the mean's time" in text
-
-
-def test_chapter_3_prints_what_the_second_study_found():
-    claims, text = claims_of("hetrom_second"), cell_of("03_rank_losses", "help-recorded")
-    rows = re.findall(r"^\|.*±.*\|$", text[text.index("`hetrom_second`") :], re.M)
-    values = {number: claim["values"] for number, claim in claims.items()}
-    assert [claim["holds"] for claim in claims.values()] == [False, True, True, True]
-    seeds = [mean > 0 for mean in values["2"]["hard"]["seeds"]]
-    assert len(seeds) == 3 and sum(seeds) == 2
-    assert "Three of four held, the second in two seeds of three." in text
-    outliers, hard, clean, guided = rows
-    assert f"50 %: {said(values['1']['bags-0.5']['hetrom - mean'])} |" in outliers
-    assert values["2"]["best"] == "easy-top-4"
-    easy = said(values["2"]["easy"])
-    assert f"hardest 4 − mean: {said(values['2']['hard'])}; on easy tasks {easy} |" in hard
-    assert f"guided − mean: {said(values['3']['sg - mean'])} |" in clean
-    low, high = (said(values["4"][rate]["sg - best"]) for rate in ("0.3", "0.5"))
-    assert f"{low} (30 %), {high} (50 %)" in guided
-
-
 def test_chapter_4_prints_what_the_study_found():
     claims, text = claims_of("anp"), cell_of("04_anp_saliency", "help-recorded")
     text = text[: text.index("`anp_second`")]

@@ -63,3 +63,41 @@ def test_a_sheet_holds_what_is_put_on_it():
         widths = [p.get_width() for c in ax.containers for p in c.patches]
         assert widths == pytest.approx([0.7, 0.2, 0.1])
     assert plt.get_fignums() == []
+
+
+STUDY = {
+    "done": 3,
+    "total": 8,
+    "rows": [
+        {"arm": "a", "rival": "b", "split": "test", "verdict": "holds",
+         "seeds": [0.1, 0.2, 0.3], "over_tasks": 0.02},
+        {"arm": "a", "rival": "c", "split": "hard", "verdict": None},
+        {"arm": "d", "rival": "b", "split": "test", "verdict": "does not hold",
+         "seeds": [-0.2, -0.2], "over_tasks": 0.01},
+    ],
+}  # fmt: skip
+
+
+def test_a_study_shows_its_verdicts_in_colors_and_what_still_runs():
+    labels = {"a - c (hard)": "on hard ones", "d - b": "second", "a - b": "first"}
+    with plots.figure() as ax:
+        assert forest.study(ax, STUDY, labels) == "running: 3 of 8 jobs"
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["on hard ones", "second", "first"]
+        at = {t.get_text(): t.get_position()[1] for t in ax.texts if t.get_text() == "running"}
+        assert at == {"running": 0}
+        dots = {line.get_ydata()[0]: line for line in ax.lines if line.get_marker() == "o"}
+        assert dots[1].get_color() == plots.COLORS[1] and dots[2].get_color() == plots.COLORS[2]
+        assert dots[2].get_xdata()[0] == pytest.approx(0.2)
+        low, high = ax.get_xlim()
+        assert low < -0.2 and high > 0.2 + forest.Row([0.1, 0.2, 0.3], 0).over_trainings
+
+
+def test_a_study_that_has_ended_says_so_and_one_without_numbers_can_be_drawn():
+    with plots.figure() as ax:
+        ended = {**STUDY, "done": 8}
+        assert forest.study(ax, ended, {"a - b": "first"}) == "all jobs have ended"
+    with plots.figure() as ax:
+        forest.study(ax, STUDY, {"a - c (hard)": "still"})
+        assert ax.get_xlim()[0] < 0 < ax.get_xlim()[1]
+    with plots.figure() as ax, pytest.raises(KeyError, match="a - x"):
+        forest.study(ax, STUDY, {"a - x": "none"})

@@ -1,20 +1,19 @@
-"""Checks of chapter 3's exercises: what ranks cost, how thresholds move, shares of a task."""
+"""Checks of chapter 3's exercises: what ranks cost, and shares of a task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from metalearn_tut.nb import check, close
-from metalearn_tut.rank_losses import difference_of_tops
 
-__all__ = ["check_share_weights", "check_step", "check_whole_dropped"]
+__all__ = ["check_share_weights", "check_whole_dropped"]
 
 
 def check_whole_dropped(my_whole_dropped: Callable[[int, int, float], float]) -> None:
-    """Exercise 3.1: how many whole tasks are dropped on average with the m hardest of T.
+    """Exercise 3.1: how many sound tasks are left out on average with the m hardest of T.
 
     Each task is broken with probability ``rate``, and sorting is perfect: ``E[max(m - X, 0)]``
     with X binomial. The right answer adds up the distribution of X, one task after another.
@@ -31,7 +30,7 @@ def check_whole_dropped(my_whole_dropped: Callable[[int, int, float], float]) ->
 
     def verify() -> None:
         for T, m, rate in ((8, 4, 0.5), (16, 4, 0.2), (16, 8, 0.2), (5, 1, 0.7), (4, 2, 0.0)):
-            what = f"whole tasks dropped with m = {m} of {T}, {rate:.0%} broken"
+            what = f"sound tasks left out with m = {m} of {T}, {rate:.0%} broken"
             close(my_whole_dropped(T, m, rate), _whole_dropped(T, m, rate), what)
 
     check("Exercise 3.1", verify)
@@ -45,51 +44,8 @@ def _whole_dropped(T: int, m: int, rate: float) -> float:
     return sum(p * (m - x) for x, p in enumerate(chances[:m]))
 
 
-def check_step(
-    my_step: Callable[[Tensor, float, float, int, int, float], tuple[Tensor, float, float]],
-) -> None:
-    """Exercise 3.2: kept tasks ``[n]``, and both thresholds of F1 after one step.
-
-    ``my_step(losses, low, high, m, k, rate)``; the slopes are those that automatic
-    differentiation finds for :func:`difference_of_tops`, over n.
-    """
-
-    def verify() -> None:
-        for losses, low, high, m, k, rate in _threshold_cases():
-            what = f"losses {losses.tolist()}, low = {low}, high = {high}, m = {m}, k = {k}"
-            kept, *moved = my_step(losses, low, high, m, k, rate)
-            right, *ends = _step(losses, low, high, m, k, rate)
-            close(torch.as_tensor(kept).double(), right, f"kept tasks for {what}")
-            for name, mine, end in zip(("low", "high"), moved, ends, strict=True):
-                close(mine, end, f"{name} after the step for {what}")
-
-    check("Exercise 3.2", verify)
-
-
-def _threshold_cases() -> Iterator[tuple[Tensor, float, float, int, int, float]]:
-    losses = torch.tensor([1.5, 9.0, 0.25, 2.0, 1.0, 5.0, 0.5, 2.5], dtype=torch.float64)
-    yield losses, 0.75, 3.75, 2, 6, 0.1  # where it should stay
-    yield losses, 0.1, 20.0, 2, 6, 0.5  # too wide
-    yield losses, 1.75, 2.25, 2, 6, 0.5  # too narrow
-    yield losses[:5], 1.0, 2.0, 1, 4, 0.2  # thresholds on losses
-    yield losses, 10.0, 11.0, 1, 3, 0.3  # nothing is kept
-
-
-def _step(
-    losses: Tensor, low: float, high: float, m: int, k: int, rate: float
-) -> tuple[Tensor, float, float]:
-    leaves = [
-        torch.as_tensor(v, dtype=torch.float64).clone().requires_grad_()
-        for v in (losses, low, high)
-    ]
-    total = difference_of_tops(leaves[0], m, k, *leaves[1:])
-    kept, down, up = torch.autograd.grad(total, leaves)
-    eta = rate / len(losses)
-    return kept, low - eta * down.item(), high + eta * up.item()
-
-
 def check_share_weights(my_share_weights: Callable[[Tensor, float, float], Tensor]) -> None:
-    """Exercise 3.3: weights ``[n]`` of a ranked range whose ends are not whole ranks.
+    """Exercise 3.2: weights ``[n]`` of a ranked range whose ends are not whole ranks.
 
     Rank r weighs what ``[r - 1, r]`` has in common with ``[m, k]``, ``m = drop_hardest · n`` and
     ``k = n - drop_easiest · n``; the weights sum to 1. Of equal losses the earlier is the harder.
@@ -111,7 +67,7 @@ def check_share_weights(my_share_weights: Callable[[Tensor, float, float], Tenso
                 my_share_weights(tasks, hardest, easiest), _weights(tasks, hardest, easiest), what
             )
 
-    check("Exercise 3.3", verify)
+    check("Exercise 3.2", verify)
 
 
 def _weights(losses: Tensor, drop_hardest: float, drop_easiest: float) -> list[float]:

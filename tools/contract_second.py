@@ -19,6 +19,7 @@ SECOND = {
     "01_few_shot_tasks",
     "02_bilevel_maml",
     "03_rank_losses",
+    "04_anp_saliency",
 }  # for as long as both forms are in use
 
 CHAPTER = ("In one minute", OWN, "Pitfalls", "Exercises", "Summary", "Checked on this page")

@@ -119,7 +119,7 @@ def study(ax: Axes, found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     draw(ax, drawn, line=0.0, colors=[VERDICTS[r["verdict"]] for r in chosen.values()])
     for i, name in enumerate(chosen):
         if name not in known:
-            ax.text(0.5, i, "running", transform=ax.get_yaxis_transform(), va="center")
+            ax.annotate("running", (0, i), (9, 0), textcoords="offset points", va="center")
     ax.set(xlabel="difference in accuracy")
     ax.set_xlim(*_around(list(known.values())))
     done = found["done"] == found["total"]

@@ -244,7 +244,7 @@ def ranked_losses(
     losses, marked = np.asarray(losses), np.asarray(marked, dtype=bool)
     columns = np.broadcast_to(np.asarray(steps)[:, None], losses.shape)
     ax.fill_between(steps, low, high, step="mid", color="gray", alpha=0.3, label="kept")
-    for where, style, name in ((marked, "x", "broken"), (~marked, "o", "whole")):
+    for where, style, name in ((marked, "x", "broken"), (~marked, "o", "sound")):
         color = COLORS[1] if name == "broken" else COLORS[0]
         ax.plot(columns[where], losses[where], style, color=color, markersize=4, label=name)
     ax.set_yscale("log")

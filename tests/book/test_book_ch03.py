@@ -157,7 +157,7 @@ def test_soft_weights_are_the_derivative_of_the_smooth_form(chapter, sharpness):
 def test_the_share_of_broken_tasks_follows_the_binomial_distribution(chapter, T, rate):
     """Kept and broken: X - m where positive, which is X - m plus the sound ones left out."""
     m = T // 2
-    over = rate * T - m + chapter.whole_dropped(T, m, rate)
+    over = rate * T - m + chapter.sound_dropped(T, m, rate)
     right = sum(comb(T, x) * rate**x * (1 - rate) ** (T - x) * (x - m) for x in range(m, T + 1))
     assert over == pytest.approx(right, abs=1e-12)
     if rate == 0.5:  # the closed form of the text

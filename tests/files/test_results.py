@@ -92,48 +92,6 @@ def said(gap):
     return f"{gap['mean']:+.3f} ± {gap['over_tasks']:.3f}"
 
 
-def test_chapter_4_prints_what_the_study_found():
-    claims, text = claims_of("anp"), cell_of("04_anp_saliency", "help-recorded")
-    text = text[: text.index("`anp_second`")]
-    one, two, three, _, five = (claim["values"] for claim in claims.values())
-    rows = [
-        [c.strip() for c in row.split("|")[1:-1]] for row in re.findall(r"^\|.*±.*$", text, re.M)
-    ]
-    for network in ("conv64", "conv32", "resnet"):
-        accuracy, row = one[network]["accuracy"], rows.pop(0)
-        spared, alike = f"{network}-anp", f"{network}-uniform"
-        printed = [f"{accuracy[arm]:.3f}" for arm in (f"{network}-dense", spared)]
-        assert row[1:] == [
-            printed[0],
-            f"{accuracy[alike]:.3f}" if alike in accuracy else "",
-            printed[1],
-            said(one[network][f"{spared} - dense"]),
-        ]
-    for other in ("lobs", "magnitude", "snip", "meta_snip", "random"):
-        assert rows.pop(0)[1:] == [said(three[share][other]) for share in ("0.85", "0.90")]
-    assert not rows and [c["holds"] for c in claims.values()] == [False, True, False, True, True]
-    naive = [f"{two[f'naive-{score}-0.85']['accuracy']:.3f}" for score in ("magnitude", "lobs")]
-    assert f"reached {' or '.join(naive)}" in text
-    filters = {name: f"{value:.2f}" for name, value in five["filters 0.5"].items()}
-    accuracy = f"{five['filters 0.5']['accuracy']:.3f}"
-    assert f"{filters['macs']} of the multiplications" in text
-    assert f"{filters['latency']} of the {{term}}`latency` and an accuracy of {accuracy}" in text
-
-
-def test_chapter_4_prints_what_the_second_study_found():
-    claims, text = claims_of("anp_second"), cell_of("04_anp_saliency", "help-recorded")
-    text = text[text.index("`anp_second`") :]
-    one, two, three = (claim["values"] for claim in claims.values())
-    assert [claim["holds"] for claim in claims.values()] == [True, False, False]
-    wide, narrow = (one[f"conv{n}_5shot"]["anp - dense"] for n in (64, 32))
-    assert f"ANP − dense: {said(wide)} for Conv4-64, {said(narrow)} for Conv4-32" in text
-    assert min(wide["mean"], narrow["mean"]) >= -0.01  # "within a point"
-    after, before = two["0.85"], two["before 0.85"]
-    assert f"ANP − L-OBS is {said(after['lobs'])} and ANP − size {said(after['magnitude'])}" in text
-    assert f"({said(before['magnitude'])} before the last retraining)" in text
-    assert f"down-dated: {said(three['anp - dense'])}." in text
-
-
 def test_chapter_5_prints_what_the_study_found():
     claims, text = claims_of("abp"), cell_of("05_abp_block_voting", "help-recorded")
     _, two, three, four, five = (claim["values"] for claim in claims.values())

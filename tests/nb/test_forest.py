@@ -83,7 +83,7 @@ def test_a_study_shows_its_verdicts_in_colors_and_what_still_runs():
     with plots.figure() as ax:
         assert forest.study(ax, STUDY, labels) == "running: 3 of 8 jobs"
         assert [t.get_text() for t in ax.get_yticklabels()] == ["on hard ones", "second", "first"]
-        at = {t.get_text(): t.get_position()[1] for t in ax.texts if t.get_text() == "running"}
+        at = {t.get_text(): t.xy[1] for t in ax.texts if t.get_text() == "running"}
         assert at == {"running": 0}
         dots = {line.get_ydata()[0]: line for line in ax.lines if line.get_marker() == "o"}
         assert dots[1].get_color() == plots.COLORS[1] and dots[2].get_color() == plots.COLORS[2]

@@ -47,11 +47,11 @@ def rounded(losses, drop_hardest, drop_easiest):
 
 
 RIGHT = {
-    "whole_dropped": [by_distribution, by_balance],
+    "sound_dropped": [by_distribution, by_balance],
     "share_weights": [by_overlap, by_fine_copies],
 }
 WRONG = {
-    "whole_dropped": [
+    "sound_dropped": [
         lambda T, m, rate: m - rate * T,  # Jensen: the mean of the positive part is larger
         lambda T, m, rate: max(m - rate * T, 0.0),
         lambda T, m, rate: by_distribution(T, m, rate) / m,  # a share

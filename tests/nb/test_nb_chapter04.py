@@ -20,55 +20,7 @@ def by_projection(w1, w2, c):
     return (w1 * first - shift * second).square().sum(), w2 + shift
 
 
-# Exercise 2: several at once
-
-
-def by_blocks(w, H, removed):
-    inverse = H.inverse()
-    factors = torch.linalg.solve(inverse[removed][:, removed], w[removed])
-    new = w - inverse[:, removed] @ factors
-    new[removed] = 0.0
-    return new, w[removed] @ factors
-
-
-def by_down_dates(w, H, removed):
-    new, inverse = w.clone(), H.inverse()
-    for r in removed:
-        new = new - new[r] / inverse[r, r] * inverse[:, r]
-        inverse = inverse - torch.outer(inverse[:, r], inverse[r]) / inverse[r, r]
-    return new, (new - w) @ H @ (new - w)
-
-
-def by_one_inverse(w, H, removed):
-    new, inverse = w.clone(), H.inverse()
-    for r in removed:
-        new = new - new[r] / inverse[r, r] * inverse[:, r]
-    new[removed] = 0.0
-    return new, (new - w) @ H @ (new - w)
-
-
-def by_zeros(w, H, removed):
-    new = w.clone()
-    new[removed] = 0.0
-    return new, (new - w) @ H @ (new - w)
-
-
-def with_error(error):
-    """The right weights, with another error."""
-
-    def answer(w, H, removed):
-        new, right = by_blocks(w, H, removed)
-        return new, error(w, H, removed, right)
-
-    return answer
-
-
-def sum_of_scores(w, H, removed, right):
-    diagonal = H.inverse().diagonal()
-    return (w**2 / diagonal)[removed].sum()
-
-
-# Exercise 3: who gives how much
+# Exercise 2: who gives how much
 
 
 def by_ranks(scores, share, spare):
@@ -113,7 +65,6 @@ def in_one_ranking(scores, share, spare):
 
 RIGHT = {
     "pair": [by_formula, by_projection],
-    "removal": [by_blocks, by_down_dates],
     "masks": [by_ranks, one_at_a_time],
 }
 WRONG = {
@@ -124,14 +75,6 @@ WRONG = {
         lambda w1, w2, c: (w1**2 * (1 - c), w2 + c * w1),
         lambda w1, w2, c: (w1**2 * (1 - c**2) / 2, w2 + c * w1),  # the factor that OBS drops
         lambda w1, w2, c: (w2**2 * (1 - c**2), w1 + c * w2),  # the other weight
-    ],
-    "removal": [
-        by_one_inverse,
-        by_zeros,
-        with_error(sum_of_scores),
-        with_error(lambda w, H, removed, right: right / 2),
-        with_error(lambda w, H, removed, right: by_zeros(w, H, removed)[1]),
-        lambda w, H, removed: (by_blocks(w, H, removed)[0] - w, by_blocks(w, H, removed)[1]),
     ],
     "masks": [
         only_their_own_share,

@@ -70,7 +70,7 @@ def test_ranked_losses_marks_tasks_and_fills_the_kept_band(ax):
         assert band.contains_point((x, y)) == inside
     assert ax.get_yscale() == "log"
     names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert names == ["kept", "broken", "whole"]
+    assert names == ["kept", "broken", "sound"]
 
 
 ROWS = {

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from metalearn_tut.nb import check, close
 
-__all__ = ["check_share_weights", "check_whole_dropped"]
+__all__ = ["check_share_weights", "check_sound_dropped"]
 
 
-def check_whole_dropped(my_whole_dropped: Callable[[int, int, float], float]) -> None:
+def check_sound_dropped(my_sound_dropped: Callable[[int, int, float], float]) -> None:
     """Exercise 3.1: how many sound tasks are left out on average with the m hardest of T.
 
     Each task is broken with probability ``rate``, and sorting is perfect: ``E[max(m - X, 0)]``
@@ -24,19 +24,19 @@ def check_whole_dropped(my_whole_dropped: Callable[[int, int, float], float]) ->
     >>> def answer(T, m, rate):
     ...     chances = [comb(T, x) * rate**x * (1 - rate) ** (T - x) for x in range(T + 1)]
     ...     return sum(p * max(m - x, 0) for x, p in enumerate(chances))
-    >>> check_whole_dropped(answer)
+    >>> check_sound_dropped(answer)
     Exercise 3.1: correct
     """
 
     def verify() -> None:
         for T, m, rate in ((8, 4, 0.5), (16, 4, 0.2), (16, 8, 0.2), (5, 1, 0.7), (4, 2, 0.0)):
             what = f"sound tasks left out with m = {m} of {T}, {rate:.0%} broken"
-            close(my_whole_dropped(T, m, rate), _whole_dropped(T, m, rate), what)
+            close(my_sound_dropped(T, m, rate), _sound_dropped(T, m, rate), what)
 
     check("Exercise 3.1", verify)
 
 
-def _whole_dropped(T: int, m: int, rate: float) -> float:
+def _sound_dropped(T: int, m: int, rate: float) -> float:
     chances = [1.0]  # of x broken tasks among those looked at so far
     for _ in range(T):
         more, fewer = [0.0, *chances], [*chances, 0.0]

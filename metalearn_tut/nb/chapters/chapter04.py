@@ -1,8 +1,8 @@
-"""Checks of chapter 4's exercises: two weights, several at once, who gives how much."""
+"""Checks of chapter 4's exercises: two weights, and who gives how much."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from metalearn_tut.nb import check, close
 from metalearn_tut.saliency.masks import select
 
-__all__ = ["check_masks", "check_pair", "check_removal"]
+__all__ = ["check_masks", "check_pair"]
 
 
 def check_pair(my_pair: Callable[[float, float, float], tuple[float, float]]) -> None:
@@ -50,36 +50,10 @@ def _refit(w: Tensor, H: Tensor, removed: Sequence[int]) -> tuple[Tensor, Tensor
     return new, delta @ H @ delta
 
 
-def check_removal(
-    my_removal: Callable[[Tensor, Tensor, list[int]], tuple[Tensor, Tensor]],
-) -> None:
-    """Exercise 4.2: ``w [d]`` without the weights ``removed``, and ``delta^T H delta``.
-
-    ``my_removal(w, H, removed)``, H symmetric and positive definite, in float64.
-    """
-
-    def verify() -> None:
-        for w, H, removed in _regressions():
-            what = f"with weights {removed} of {len(w)} removed"
-            new, error = my_removal(w.clone(), H.clone(), list(removed))
-            new_right, error_right = _refit(w, H, removed)
-            close(new, new_right, f"new weights {what}", tolerance=1e-8)
-            close(error, error_right, f"error {what}", tolerance=1e-8)
-
-    check("Exercise 4.2", verify)
-
-
-def _regressions() -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-    generator = torch.Generator().manual_seed(0)
-    for d, removed in ((3, [1]), (3, [1, 0]), (6, [4, 0, 3]), (5, []), (4, [0, 1, 2, 3])):
-        w, X = (torch.randn(*shape, generator=generator).double() for shape in ((d,), (3 * d, d)))
-        yield w, X.T @ X / len(X), removed
-
-
 def check_masks(
     my_masks: Callable[[list[Tensor], float, list[int]], Sequence[Tensor]],
 ) -> None:
-    """Exercise 4.3: masks of layers that all give alike, except those that give nothing.
+    """Exercise 4.2: masks of layers that all give alike, except those that give nothing.
 
     ``my_masks(scores, share, spare)``: the scores of each layer, the share of all weights to
     remove, the numbers of the layers to spare. Counts are rounded down within each layer.
@@ -104,4 +78,4 @@ def check_masks(
             for i, (a, b) in enumerate(zip(mine, right.values(), strict=True)):
                 close(torch.as_tensor(a).double(), b.double(), f"mask of layer {i} {what}")
 
-    check("Exercise 4.3", verify)
+    check("Exercise 4.2", verify)

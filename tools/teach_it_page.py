@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks_text import table
 from teach_it.learners import shown
 
@@ -10,16 +12,16 @@ def generated() -> dict[str, str]:
     """The parts of the page that come from what was measured."""
     rows = []
     for of in shown():
-        right = f"{100 * of['right']:.1f} ± {100 * of['half_width']:.1f} %"
-        size = f"{of['channels']} × {of['size']} × {of['size']}"
+        right = f"{100 * of['right']:.1f} ± {100 * of['half_width']:.1f}\u00a0%"
+        size = f"{of['size']}\u00a0×\u00a0{of['size']}"
         rows.append([of["title"], f"`{of['name']}`", size, of["does"], kilobytes(of), right])
-    head = ["learner", "of the package", "pictures", "learns by", "file", "right"]
+    head = ["learner", "in the package", "pixels", "learns by", "file", "right"]
     return {"learners": table(head, rows) + "\n\n" + told()}
 
 
-def kilobytes(of: dict) -> str:
+def kilobytes(of: dict[str, Any]) -> str:
     """The size of the file that learns."""
-    return f"{of['bytes'] / 1000:.0f} kB"
+    return f"{of['bytes'] / 1000:.0f}\u00a0kB"
 
 
 def told() -> str:
@@ -27,5 +29,5 @@ def told() -> str:
     (tasks,) = {of["tasks"] for of in shown()}
     return (
         f"The last column is the accuracy over {tasks} tasks of test classes, five ways and one "
-        "shot, with its 95 % interval. Chance is 20 %."
+        "shot, with its 95\u00a0% interval. Chance is 20\u00a0%."
     )

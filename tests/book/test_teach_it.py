@@ -4,6 +4,7 @@ Needs chromium and chromedriver, but no built book: the demo of the page's sourc
 """
 
 import hashlib
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -55,6 +56,27 @@ def open_page(driver, page, width=browser.DESKTOP):
     alone.ready(driver)
 
 
+def at_work(driver, page, name=GRAY):
+    """The page with a random task of glyphs, answered; opened only if it is not there yet."""
+    browser.resize(driver, browser.DESKTOP)
+    if driver.current_url != page.as_uri() or not driver.execute_script(READY):
+        open_page(driver, page)
+        press(driver, "start")
+    choose(driver, name)
+    deal(driver, "glyphs")
+    answered(driver, f"Teach.last.learner === '{name}'")
+
+
+READY = "return Boolean(window.Teach?.app?.state.loaded)"
+
+
+def deal(driver, kind):
+    """Another random task, answered."""
+    driver.execute_script("Teach.last = null")
+    press(driver, kind)
+    answered(driver, "Teach.last.truth !== null")
+
+
 # Shapes that a hand draws, in a square of side 1
 SHAPES = [
     [[(0.2, 0.2), (0.8, 0.8)], [(0.8, 0.2), (0.2, 0.8)]],  # a cross
@@ -87,8 +109,7 @@ def draw(driver, square, strokes, kind="mouse", by=1.0):
 @pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("kind", ["mouse", "touch"])
 def test_what_is_drawn_again_is_recognized(driver, page, kind):
-    open_page(driver, page)
-    start(driver, GRAY)
+    at_work(driver, page)
     press(driver, "wipe")
     for square, strokes in enumerate(SHAPES):
         draw(driver, square, strokes, kind)
@@ -131,11 +152,8 @@ def apart(logits, others):
 @pytest.mark.parametrize("kind", ["glyphs", "emoji"])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_logits_are_those_of_python_for_the_same_pixels(driver, page, name, kind):
-    open_page(driver, page)
-    start(driver, name)
-    driver.execute_script("Teach.last = null")
-    press(driver, kind)
-    answered(driver, "Teach.last.truth !== null")
+    at_work(driver, page, name)
+    deal(driver, kind)
     found, support, query = seen(driver)
     wanted = pretrained.load(name).adapt(support, torch.arange(5))(query)
     assert apart(found["logits"], wanted) < 1e-3
@@ -145,14 +163,28 @@ def test_the_logits_are_those_of_python_for_the_same_pixels(driver, page, name, 
 
 def test_the_pixels_of_a_random_task_are_those_of_the_test_set(driver, page):
     """Of a glyph, as the learner was trained: ink 1 on paper 0."""
-    open_page(driver, page)
-    start(driver, GRAY)
-    press(driver, "glyphs")
-    answered(driver, "Teach.last.truth !== null")
+    at_work(driver, page)
     _, support, query = seen(driver)
     drawn = torch.from_numpy(tasks.glyphs("test").images) / 255
     for image in torch.cat([support, query]):
         assert (drawn - image).abs().flatten(1).amax(1).min() < 1e-6
+
+
+def test_twenty_tasks_are_counted(driver, page):
+    at_work(driver, page)
+    before, *_ = tally(driver)
+    press(driver, "twenty")
+    wait(driver, f"Teach.app.score.tasks === {before + 20}")
+    tasks, right, nearest = tally(driver)
+    assert 14 < right <= tasks == before + 20 and nearest <= tasks
+    said = map(int, re.findall(r"\d+", one(driver, ".teach-tally").text))
+    assert [*said] == [right, tasks, nearest]
+
+
+def tally(driver):
+    return driver.execute_script(
+        "const s = Teach.app.score; return [s.tasks, s.learner, s.nearest]"
+    )
 
 
 # What is taken home
@@ -184,8 +216,7 @@ def run(file, **inputs):
 @pytest.mark.slow(quick=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_downloaded_runs_anywhere(driver, page, downloads, name):
-    open_page(driver, page)
-    start(driver, name)
+    at_work(driver, page, name)
     found, support, query = seen(driver)
     learner = downloads("learner")
     assert learner.read_bytes() == learners.unpacked(name)["learn"]
@@ -205,8 +236,8 @@ def test_nothing_leaves_the_page_and_the_console_is_silent(driver, page):
     asked = browser.requested(driver)
     assert not any("onnxruntime" in address for address in asked)  # only when it is started
     start(driver, GRAY)
-    press(driver, "glyphs")
-    answered(driver, "Teach.last.truth !== null")
+    for kind in ("emoji", "glyphs"):
+        deal(driver, kind)
     asked += browser.requested(driver)
     assert any(address.endswith("onnxruntime.js") for address in asked)
     assert {urlsplit(address).scheme for address in asked} <= {"file", "data", "blob"}
@@ -252,13 +283,12 @@ return [...controls].filter((c) => !(c.getAttribute("aria-label") || c.labels?.[
 
 
 def test_every_control_has_a_name(driver, page):
-    open_page(driver, page)
+    at_work(driver, page)
     assert driver.execute_script(UNNAMED) == []
 
 
 def test_an_empty_square_is_named(driver, page):
-    open_page(driver, page)
-    start(driver, GRAY)
+    at_work(driver, page)
     driver.execute_script("Teach.app.squares[3].clear()")
     wait(driver, "!Teach.app.busy()")
     assert "square 4 is empty" in one(driver, ".teach-verdict").text
@@ -268,9 +298,8 @@ def test_an_empty_square_is_named(driver, page):
 
 
 def test_a_picture_is_taken_from_a_file(driver, page, tmp_path):
-    open_page(driver, page)
+    at_work(driver, page)
     Image.new("RGB", (90, 40), "#d02020").save(tmp_path / "red.png")
-    start(driver, GRAY)
     one(driver, "[data-square='2'] input").send_keys(str(tmp_path / "red.png"))
     wait(driver, "Teach.app.squares[1].picture.width === 256")
     answered(driver, "Teach.last.truth === null")
@@ -281,8 +310,8 @@ def test_a_picture_is_taken_from_a_file(driver, page, tmp_path):
 
 @pytest.mark.parametrize("width", [browser.DESKTOP, PHONE])
 def test_it_can_be_read_on_any_screen_light_and_dark(driver, page, width):
-    open_page(driver, page, width)
-    start(driver, GRAY)
+    at_work(driver, page)
+    browser.resize(driver, width)
     try:
         for theme in ("dark", "light"):
             assert browser.switch_theme(driver, theme)
@@ -293,15 +322,15 @@ def test_it_can_be_read_on_any_screen_light_and_dark(driver, page, width):
 
 
 def test_nothing_moves_for_those_who_asked_for_that(driver, page):
-    moves = "return getComputedStyle(document.querySelector('[data-ray]')).animationName"
-    for wish, name in (("reduce", "none"), ("no-preference", "teach-flow")):
+    driver.get(page.as_uri())  # without what keeps pages still while they are looked at
+    alone.ready(driver)
+    start(driver, GRAY)
+    for wish, name in (("no-preference", "teach-flow"), ("reduce", "none")):
         media = {"features": [{"name": "prefers-reduced-motion", "value": wish}]}
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        browser.resize(driver, browser.DESKTOP)
-        driver.get(page.as_uri())  # without what keeps pages still while they are looked at
-        wait(driver, "!Teach.app.squares[5].empty")
-        start(driver, GRAY)
-        assert driver.execute_script(moves) == name
+        look = "getComputedStyle(document.querySelector('[data-ray]')).animationName"
+        assert driver.execute_script(f"return {look}") == name
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 @pytest.mark.parametrize("lacking", ["WebAssembly", "DecompressionStream"])

@@ -24,8 +24,8 @@ WHERE = "Teach.learners = "
 STEPS = {1: "one gradient step", 2: "two gradient steps", 3: "three gradient steps"}
 # What the page calls them, in its order.
 TITLES = {
-    "glyphs_5way_1shot": "gray, large",
-    "glyphs_5way_1shot_small": "gray, small",
+    "glyphs_5way_1shot": "Gray, large",
+    "glyphs_5way_1shot_small": "Gray, small",
 }
 
 

@@ -59,15 +59,15 @@
     return new TextDecoder().decode(name.value);
   }
 
-  // The same model, but what `values` has a tensor for is no input any more.
+  // The same model, but inputs that `values` has a tensor for are constants.
   function filled(file, values) {
-    const known = (part) => part.field === INPUT && nameOf(part.value) in values;
-    const constants = Object.entries(values).map(([name, tensor]) => constant(name, tensor));
-    const parts = [...fields(file)].map(({ field, whole, value }) => {
-      if (field !== GRAPH) return whole;
-      const kept = [...fields(value)].filter((part) => !known(part)).map((part) => part.whole);
-      return block(GRAPH, joined([...kept, ...constants]));
-    });
+    const fill = ({ field, whole, value }) => {
+      const name = field === INPUT ? nameOf(value) : null;
+      return name in values ? constant(name, values[name]) : whole;
+    };
+    const parts = [...fields(file)].map(({ field, whole, value }) =>
+      field === GRAPH ? block(GRAPH, joined([...fields(value)].map(fill))) : whole,
+    );
     return joined(parts);
   }
 

@@ -2,6 +2,7 @@
 (() => {
   const WAYS = 5;
   const PAUSE = 120; // ms between two answers while a stroke is being drawn
+  const GLANCE = 400; // ms that each of twenty tasks is shown
   const root = document.getElementById("teach");
   const { runtime, pixels, tasks, learners } = Teach;
   if (runtime.missing()) return; // the page keeps what it shows without a script
@@ -44,12 +45,13 @@
   }
 
   async function answer(finished) {
-    const missing = support.findIndex((square) => square.empty);
-    if (missing >= 0) return view.blank(`It learns from all five: square ${missing + 1} is empty.`);
-    if (query.empty) return view.blank("Now draw one of the five again, in the sixth square.");
     const { learner, task, loaded } = state;
     const images = look(learner);
     const [five, one] = [images.slice(0, WAYS), images[WAYS]];
+    view.seen(five, learner);
+    const missing = support.findIndex((square) => square.empty);
+    if (missing >= 0) return view.blank(`It learns from all five: square ${missing + 1} is empty.`);
+    if (query.empty) return view.blank("Now draw one of the five again, in the sixth square.");
     const given = feeds(learner, images);
     const from = performance.now();
     const results = await loaded.session.run(given);
@@ -60,7 +62,6 @@
     const nearest = pixels.nearest(one, five);
     const truth = task?.truth ?? null;
     view.answer({ probabilities, best, nearest, truth, milliseconds });
-    five.forEach((image, i) => pixels.show(image, learner, view.answers[i].querySelector("canvas")));
     if (task && !task.counted) count(task, best, nearest);
     if (finished) view.speak(`It says ${best + 1}, with ${Math.round(100 * probabilities[best])} percent.`);
     Teach.last = { learner: learner.name, five, one, logits, best, nearest, truth, milliseconds };
@@ -82,15 +83,20 @@
     if (running) return void (again = true);
     running = true;
     await answer(finished).catch(failed);
-    if (!finished) await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    if (!finished) await pause(PAUSE);
     running = false;
     if (again) (again = false), update();
   }
 
   function changed(square, finished) {
     if (state.dealing) return;
-    state.task = null; // drawn over: nobody knows what is right now
+    forget(); // nobody knows what is right now
     update(finished);
+  }
+
+  function forget() {
+    state.task = null;
+    view.name([]);
   }
 
   function failed(error) {
@@ -125,8 +131,24 @@
     state.dealing = true;
     [...task.support, task.query].forEach((picture, i) => squares[i].show(picture));
     state.dealing = false;
-    state.task = { ...task, kind };
+    state.task = { ...task, kind, counted: false };
+    view.name(task.names);
     await update();
+  }
+
+  const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+  // Slowly enough to be looked at, until somebody does something else.
+  async function twenty() {
+    if (!state.loaded) await begin();
+    const kind = state.task?.kind ?? state.learner.pictures;
+    for (let i = 0; i < 20; i++) {
+      await deal(kind);
+      const { task } = state;
+      while (!task.counted && state.task === task) await pause(20);
+      await pause(GLANCE);
+      if (state.task !== task) return;
+    }
   }
 
   function wipe() {
@@ -154,6 +176,7 @@
     start: begin,
     emoji: () => deal("emoji"),
     glyphs: () => deal("glyphs"),
+    twenty,
     wipe,
     async learner() {
       if (!state.loaded) await begin();
@@ -184,5 +207,5 @@
 
   choose(state.learner);
   deal(state.learner.pictures).catch(failed);
-  Teach.app = { squares, state, busy: () => running || again };
+  Teach.app = { squares, state, score, busy: () => running || again };
 })();

@@ -49,6 +49,7 @@
       <div class="teach-bar teach-buttons">
         <button type="button" data-do="emoji">Random emoji</button>
         <button type="button" data-do="glyphs">Random glyphs</button>
+        <button type="button" data-do="twenty">Twenty tasks</button>
         <button type="button" data-do="wipe">Clear all, and draw</button>
       </div>
       <div class="teach-bar">
@@ -76,7 +77,7 @@
         <button type="button" data-do="learner">Download this learner</button>
         <button type="button" data-do="learned">Download what it learned</button>
       </div>
-      <p class="teach-hint" id="teach-keys">Draw with a mouse, a finger or a pen; drop a picture on a square, or choose one. With the keyboard: the arrow keys move the pen, space puts it down and lifts it, Z undoes, Delete clears.</p>
+      <p class="teach-hint" id="teach-keys">Draw with a mouse, a finger or a pen; drop a picture on a square, or choose one (a phone offers its camera, too). With the keyboard: the arrow keys move the pen, space puts it down and lifts it, Z undoes, Delete clears.</p>
       <p class="teach-spoken" role="status" aria-live="polite"></p>`;
   }
 
@@ -128,6 +129,17 @@
       this.find(".teach-verdict").textContent = words;
     }
 
+    // What the network sees.
+    seen(images, learner) {
+      images.forEach((image, i) =>
+        Teach.pixels.show(image, learner, this.answers[i].querySelector("canvas")),
+      );
+    }
+
+    name(names) {
+      this.canvases.forEach((canvas, i) => (canvas.title = names[i] ?? ""));
+    }
+
     answer({ probabilities, best, nearest, truth, milliseconds }) {
       this.answers.forEach((row, i) => {
         row.querySelector("i").style.width = `${100 * probabilities[i]}%`;
@@ -162,7 +174,7 @@
 
     tally({ tasks, learner, nearest }) {
       this.find(".teach-tally").textContent = tasks
-        ? `Random tasks so far: it was right in ${learner} of ${tasks}, the nearest pixels in ${nearest}.`
+        ? `Random tasks so far: it was right in ${learner} of ${tasks}, the nearest pixels were in ${nearest}.`
         : "";
     }
   }

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 OPSET, IR_VERSION = 17, 8
 """The standard operators of 2022, and the file format that came with them."""
 
+_WORTH_A_CAST = 32  # numbers: fewer take less room than the node
+_FLOAT = 1  # onnx.TensorProto.FLOAT
 _AXES_WERE_AN_ATTRIBUTE = {"ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2"}
 
 
-def compacted(model: Any) -> Any:
-    """The same model, changed in place: nothing that names this machine, and of the lowest opset.
+def compacted(model: Any, opset: int = OPSET) -> Any:
+    """The same model, changed in place: nothing that names this machine, and of an older opset.
 
     Names of inputs and outputs stay; those of all that is between them become short.
     """
@@ -20,8 +24,29 @@ def compacted(model: Any) -> Any:
         part.ClearField("metadata_props")
     del graph.value_info[:]
     _shorten(graph)
-    _lower(model)
+    if opset < model.opset_import[0].version:
+        _lower(model)
     return model
+
+
+def halved(model: Any) -> None:
+    """Keep as float16 the numbers that it changes nothing of; computed is in float32."""
+    import onnx
+
+    graph, casts = model.graph, []
+    for part in graph.initializer:
+        values = onnx.numpy_helper.to_array(part)
+        if values.dtype != np.float32 or values.size < _WORTH_A_CAST:
+            continue
+        with np.errstate(over="ignore"):
+            short = values.astype(np.float16)
+        if np.array_equal(short.astype(np.float32), values):
+            name = f"{part.name}h"
+            casts.append(onnx.helper.make_node("Cast", [name], [part.name], to=_FLOAT))
+            part.CopyFrom(onnx.numpy_helper.from_array(short, name))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _shorten(graph: Any) -> None:

@@ -45,6 +45,39 @@ class Proof:
     uint8: bool
     seed: int
 
+    def check(self) -> None:
+        """Refuse a learner that does not fit these tasks, or does not learn from them.
+
+        Raises
+        ------
+        ValueError
+            In the words of the learner, if it refuses them; or naming the logits it gives.
+        RuntimeError
+            If it gives the same logits whatever the labels are.
+        """
+        x, y, query = self.tasks[0]
+        try:
+            logits, other = (self.expected(x, labels, query) for labels in (y, self._moved(y)))
+        except (TypeError, ValueError, RuntimeError) as error:
+            steps = "".join(f", {name}={value}" for name, value in self.options.items())
+            raise ValueError(
+                f"{type(self.learner).__name__} cannot adapt to inputs of shape {self.shape} in "
+                f"{self.ways} classes{steps}: {error}"
+            ) from error
+        if logits.shape != (len(query), self.ways):
+            raise ValueError(
+                f"{type(self.learner).__name__} must give logits [Q, {self.ways}], one for each "
+                f"class, got {list(logits.shape)} for {len(query)} queries"
+            )
+        if torch.equal(logits, other):
+            raise RuntimeError(
+                f"{type(self.learner).__name__} gives the same logits whatever the labels are: it "
+                "does not learn; of a network alone export_network makes a file"
+            )
+
+    def _moved(self, labels: Tensor) -> Tensor:
+        return (labels + 1) % self.ways
+
     @property
     def tasks(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Support inputs, labels in any order, and queries; no two sets of the same numbers.
@@ -81,7 +114,7 @@ class Proof:
         """
         found = [self._difference(answer, task) for task in self.tasks]
         x, y, query = self.tasks[0]
-        if torch.equal(answer(x, y, query), answer(x, (y + 1) % self.ways, query)):
+        if torch.equal(answer(x, y, query), answer(x, self._moved(y), query)):
             raise RuntimeError(
                 "the file gives the same logits for another support set: no file was written"
             )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut.deployment.compact import compacted
+from metalearn_tut.deployment.compact import OPSET, compacted, halved
 
 INPUT, OUTPUT = "x", "logits"
 _FIXED = (
@@ -40,6 +40,9 @@ def model_bytes(
     inputs: Mapping[str, Tensor],
     free: Mapping[str, str],
     outputs: Sequence[str],
+    *,
+    opset: int = OPSET,
+    half: bool = False,
 ) -> bytes:
     """The network as an ONNX model; of its metadata, which name source files, nothing.
 
@@ -53,11 +56,15 @@ def model_bytes(
         Inputs with any number of rows, and what that number is called.
     outputs : sequence of str
         Names of what it gives.
+    opset : int, default 17
+        Version of the operators.
+    half : bool, default False
+        Keep numbers as float16, where that changes none of them.
     """
     with _quietly(), torch.no_grad():
         import onnx
 
-        sizes = {name: torch.export.Dim(name, min=1) for name in free.values()}
+        sizes = {name: torch.export.Dim(name, min=1 + (name == "S")) for name in free.values()}
         shapes = tuple({0: sizes[free[n]]} if n in free else {} for n in inputs)
         try:
             # traced first: of a forward that writes to its weights torch.onnx alone would go on
@@ -65,7 +72,7 @@ def model_bytes(
             given = tuple(inputs.values())
             traced = torch.export.export(network, given, dynamic_shapes=shapes, strict=False)
             names = {"input_names": [*inputs], "output_names": [*outputs]}
-            how = {"dynamo": True, "verbose": False, "opset_version": 18}  # its lowest
+            how = {"dynamo": True, "verbose": False, "opset_version": max(opset, 18)}
             program = torch.onnx.export(traced, (), **how, **names)
         except Exception as error:  # of the exporter's own kinds, several screens long
             if "Constraints violated" in str(error):
@@ -73,7 +80,9 @@ def model_bytes(
             raise ValueError(
                 f"{type(network).__name__} cannot be written as ONNX: {_cause(error)}"
             ) from error
-        model = compacted(program.model_proto)
+        model = compacted(program.model_proto, opset)
+        if half:
+            halved(model)
     onnx.checker.check_model(model)
     if any(not _is_free(part) for part in model.graph.input if part.name in free):
         raise RuntimeError(_FIXED)

@@ -17,6 +17,14 @@ aten = torch.ops.aten
 Rule = Callable[..., Any]
 
 
+class NoRule(Exception):
+    """There is no rule for an ``operator``, or not for this use of it."""
+
+    def __init__(self, operator: str, use: str) -> None:
+        super().__init__(f"{operator} of {use}")
+        self.operator = operator
+
+
 def convolution_backward(
     grad: Tensor,
     x: Tensor,
@@ -36,7 +44,7 @@ def convolution_backward(
     gradient, images in the place of channels, stride and dilation exchanged.
     """
     if transposed or groups != 1:
-        raise NotImplementedError("a transposed or grouped convolution")
+        raise NoRule("aten.convolution_backward", "a transposed or grouped convolution")
     size, kernel, reached = x.shape[2:], weight.shape[2:], grad.shape[2:]
     ends = range(len(size))
     by_x = by_weight = None
@@ -73,7 +81,8 @@ def max_pool2d_backward(
     (kh, kw), (h, w), (rows, columns) = kernel, grad.shape[2:], x.shape[2:]
     plain = not ceil_mode and set(padding) == {0} and set(dilation) == {1}
     if not plain or list(stride or kernel) != list(kernel):
-        raise NotImplementedError("a max pooling whose windows do not lie side by side")
+        use = "a max pooling whose windows do not lie side by side"
+        raise NoRule("aten.max_pool2d_with_indices_backward", use)
     windows = x[:, :, : h * kh, : w * kw].unflatten(3, (w, kw)).unflatten(2, (h, kh))
     flat = windows.transpose(3, 4).flatten(4)  # [B, C, h, w, kh·kw]
     places = torch.arange(kh * kw, device=x.device)

@@ -26,22 +26,19 @@ class TaskFunctions:
         Number of classes.
     options : mapping
         Of its core, such as the number of inner steps.
+    most : int, optional
+        Largest number of support images, where it is not free.
     """
 
     learner: Learner
     ways: int
     options: Mapping[str, Any]
+    most: int | None = None
 
     def logits(self, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
         """Logits ``[Q, ways]`` after learning from the support set."""
         network = self.network(support_x, support_y)
         return network(as_float(query_x)) + self.refusal(support_x, support_y)
-
-    def weights(self, support_x: Tensor, support_y: Tensor) -> dict[str, Tensor]:
-        """The tensors of the network that has learned, by name."""
-        tensors = _tensors(self.network(support_x, support_y))
-        refusal = self.refusal(support_x, support_y)
-        return {n: t + refusal if t.is_floating_point() else t for n, t in tensors.items()}
 
     def network(self, support_x: Tensor, support_y: Tensor) -> nn.Module:
         """The network that has learned; labels that are none count as the nearest."""
@@ -51,13 +48,14 @@ class TaskFunctions:
     def refusal(self, support_x: Tensor, support_y: Tensor) -> Tensor:
         """0 for a support set to learn from, NaN for any other.
 
-        It has an image of each class, no label outside ``0..ways-1`` and no number that is not
-        finite.
+        It has an image of each class, ``most`` at most, no label outside ``0..ways-1`` and no
+        number that is not finite.
         """
-        members = support_y.unsqueeze(1) == torch.arange(self.ways, device=support_y.device)
-        missing = (members.sum(0) == 0).sum()
+        counts = (support_y.unsqueeze(1) == torch.arange(self.ways)).sum(0)  # [ways]
         outside = ((support_y < 0) | (support_y >= self.ways)).sum()
-        fine = missing + outside == 0
+        fine = (counts == 0).sum() + outside == 0
+        if self.most is not None:
+            fine = fine & (counts.sum() <= self.most)
         if support_x.is_floating_point():
             fine = fine & support_x.sum().isfinite()
         return torch.where(fine, 0.0, torch.nan)
@@ -68,5 +66,6 @@ def classify(network: nn.Module, weights: Mapping[str, Tensor], query_x: Tensor)
     return with_tensors(network, weights)(as_float(query_x))
 
 
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Its parameters and buffers, by name."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}

@@ -80,6 +80,13 @@ class Learner(nn.Module):
         """The parameters of the network that answers, adapted to a support set: only computed."""
         raise NotImplementedError(f"{type(self).__name__} must define adapted(x, y)")
 
+    def drawn(self, rows: int) -> dict[str, Any]:
+        """Options of the core that :meth:`adapt` draws at random for so many support inputs.
+
+        Of more rows the first are the same.
+        """
+        return {}
+
     def settings(self) -> dict[str, Any]:
         """All that decides its results but its tensors, as JSON: saved with it, and compared."""
         raise NotImplementedError(f"{type(self).__name__} must define settings()")

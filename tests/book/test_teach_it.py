@@ -24,8 +24,7 @@ from teach_it.alone import answered, choose, press, start, wait
 
 from metalearn_tut import pretrained, tasks
 
-ROOT = Path(__file__).parents[2]
-BOOK = ROOT / "book"
+TEXT = (Path(__file__).parents[2] / "book/teach_it.md").read_text("utf-8")
 NAMES = [of["name"] for of in learners.shown()]
 GRAY = next(of["name"] for of in learners.shown() if of["channels"] == 1)
 PHONE = 360
@@ -161,12 +160,17 @@ def test_the_logits_are_those_of_python_for_the_same_pixels(driver, page, name, 
     assert found["nearest"] == int(gaps.argmin())
 
 
-def test_the_pixels_of_a_random_task_are_those_of_the_test_set(driver, page):
-    """Of a glyph, as the learner was trained: ink 1 on paper 0."""
+LOOK = "return Teach.app.squares.map((square) => [...Teach.pixels.seen(square, arguments[0])])"
+
+
+@pytest.mark.parametrize(("kind", "channels", "size"), [("glyphs", 1, 28), ("emoji", 3, 32)])
+def test_the_pixels_of_a_random_task_are_those_of_the_test_set(driver, page, kind, channels, size):
+    """Of glyphs, ink is 1 and paper 0; emoji are colors on white."""
     at_work(driver, page)
-    _, support, query = seen(driver)
-    drawn = torch.from_numpy(tasks.glyphs("test").images) / 255
-    for image in torch.cat([support, query]):
+    deal(driver, kind)
+    found = driver.execute_script(LOOK, {"channels": channels, "size": size})
+    drawn = torch.from_numpy(getattr(tasks, kind)("test").images) / 255
+    for image in torch.tensor(found).reshape(-1, channels, size, size):
         assert (drawn - image).abs().flatten(1).amax(1).min() < 1e-6
 
 
@@ -226,6 +230,16 @@ def test_what_is_downloaded_runs_anywhere(driver, page, downloads, name):
     answers = run(downloads("learned"), query_x=both)  # the five are in it
     assert apart(found["logits"], answers[0]) < 1e-3
     assert answers.shape == (6, 5) and (answers[1:].argmax(1) == np.arange(5)).all()
+
+
+def test_the_lines_for_python_run(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    (name,) = re.findall(r'InferenceSession\("(\w+)\.onnx"\)', code)
+    (tmp_path / f"{name}.onnx").write_bytes(learners.unpacked(name)["learn"])
+    monkeypatch.chdir(tmp_path)
+    exec(code, done := {})
+    assert done["logits"].shape == (1, 5)
 
 
 # Alone, and for everybody
@@ -362,7 +376,13 @@ def test_the_runtime_is_the_package_that_its_folder_names():
 
 
 def test_the_pictures_are_those_of_the_test_classes():
-    assert pictures.FILE.read_text("utf-8") == pictures.script()
+    found = pictures.written()
+    assert set(found) == set(pictures.EACH)
+    for kind, (every, drawings) in pictures.EACH.items():
+        names, sheet = pictures.sheet(getattr(tasks, kind)("test"), every, drawings)
+        assert (found[kind]["names"], found[kind]["drawings"]) == (names, drawings)
+        wanted = np.asarray(pictures.on_white(sheet).convert("RGB"))
+        assert (np.asarray(found[kind]["sheet"]) == wanted).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,6 @@
-"""Write the learners of the page "Teach it five things": ``python tools/teach_it/learners.py``.
+"""Write the learners of the page "Teach it five things".
+
+    python tools/teach_it/learners.py [NAME …]
 
 Each shipped learner that the page offers becomes the files that ``export_learner`` makes of it: one
 that learns and answers, and its two halves. They are written as scripts, since a page opened from
@@ -10,16 +12,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from metalearn_tut import pretrained
+from metalearn_tut.deployment import export_learner
 from metalearn_tut.files.cache import atomic_write
 from metalearn_tut.runs.building import load_config
 
 ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "book/_extra/teach/learners.js"
 FOLDER = INDEX.with_name("learners")
+HEAD = "// Made by tools/teach_it/learners.py.\nwindow.Teach ??= {};\n"
 WHERE = "Teach.learners = "
 STEPS = {1: "one gradient step", 2: "two gradient steps", 3: "three gradient steps"}
 # What the page calls them, in its order.
@@ -69,36 +75,35 @@ def unpacked(name: str) -> dict[str, bytes]:
 def script(name: str, files: dict[str, bytes]) -> str:
     """A learner's files as a script."""
     packed = {part: base64.b64encode(data).decode() for part, data in files.items()}
-    return (
-        "// Made by tools/teach_it/learners.py.\nwindow.Teach ??= {};\nTeach.files ??= {};\n"
-        f"Teach.files.{name} = {json.dumps(packed, indent=0)};\n"
-    )
+    return f"{HEAD}Teach.files ??= {{}};\nTeach.files.{name} = {json.dumps(packed, indent=0)};\n"
 
 
 def exported(name: str) -> dict[str, bytes]:
     """The learner as one ONNX file, and as two."""
-    raise NotImplementedError
+    model = load_config(pretrained.path(name))["model"]
+    shape = (model["in_channels"], model["image_size"], model["image_size"])
+    learner = pretrained.load(name)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {part: Path(folder, f"{part}.onnx") for part in ("learn", "adapt", "classify")}
+        export_learner(learner, files["learn"], shape)
+        export_learner(learner, files["adapt"], shape, classify=files["classify"])
+        return {part: file.read_bytes() for part, file in files.items()}
 
 
-def main() -> None:
-    """Export them all."""
-    index = []
-    for name in TITLES:
-        files = exported(name)
-        save(FOLDER / f"{name}.js", script(name, files))
-        index.append(described(name, files))
-    listed = json.dumps(index, indent=2)
-    save(
-        INDEX, f"// Made by tools/teach_it/learners.py.\nwindow.Teach ??= {{}};\n{WHERE}{listed};\n"
-    )
+def main(names: list[str]) -> None:
+    """Export the named learners, or all, and list all."""
+    for name in names or TITLES:
+        save(FOLDER / f"{name}.js", script(name, exported(name)))
+    listed = json.dumps([described(name, unpacked(name)) for name in TITLES], indent=2)
+    save(INDEX, f"{HEAD}{WHERE}{listed};\n")
 
 
 def save(file: Path, text: str) -> None:
     """Replace a file, whole or not at all, and say how large it is."""
     with atomic_write(file) as temporary:
-        Path(temporary).write_text(text, "utf-8")
+        temporary.write_text(text, "utf-8")
     print(f"{file}: {file.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -45,6 +47,16 @@ def encoded(image: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def written() -> dict[str, dict[str, Any]]:
+    """What the script holds, with the sheets as pictures."""
+    kinds = re.findall(r"^Teach\.pictures\.(\w+) = (.*);$", FILE.read_text("utf-8"), re.MULTILINE)
+    found = {kind: json.loads(text) for kind, text in kinds}
+    for of in found.values():
+        data = base64.b64decode(of["sheet"].split(",", 1)[1])
+        of["sheet"] = Image.open(io.BytesIO(data)).convert("RGB")
+    return found
+
+
 def script() -> str:
     """The whole script."""
     lines = [
@@ -66,7 +78,7 @@ def script() -> str:
 def main() -> None:
     """Write it."""
     with atomic_write(FILE) as temporary:
-        Path(temporary).write_text(script(), "utf-8")
+        temporary.write_text(script(), "utf-8")
     print(f"{FILE}: {FILE.stat().st_size:,} bytes")
 
 

@@ -118,7 +118,7 @@ def main() -> None:
     if len(data) > MOST:
         raise SystemExit(f"the recording must not exceed {MOST:,} bytes, got {len(data):,}")
     with atomic_write(FILE) as temporary:
-        Path(temporary).write_bytes(data)
+        temporary.write_bytes(data)
     print(f"{FILE}: {len(images)} pictures, {len(data):,} bytes")
 
 

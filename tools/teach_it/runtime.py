@@ -66,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, tarfile.open(download(Path(folder))) as archive:
         files = {n: archive.extractfile(f"package/dist/{f}").read() for n, f in PARTS.items()}
     with atomic_write(FILE) as temporary:
-        Path(temporary).write_text(packed(files), "utf-8")
+        temporary.write_text(packed(files), "utf-8")
     print(f"{FILE}: {FILE.stat().st_size:,} bytes", file=sys.stderr)
 
 

@@ -1,7 +1,7 @@
 // A square to draw in: strokes over a picture, by mouse, finger, pen or arrow keys.
 (() => {
   const STEP = 1 / 16; // what an arrow key moves the pen
-  const ROOM = 0.8; // of a square's side, what a drawing fills for the network
+  const ROOM = 0.85; // of a square's side, what a drawing fills for the network, its ink included
   const LARGEST = 2.5; // and how far it is magnified for that
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
@@ -62,7 +62,8 @@
       if (this.picture || !points.length) return { x: 0.5, y: 0.5, scale: 1 };
       const [xs, ys] = [points.map(([x]) => x), points.map(([, y]) => y)];
       const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-      const scale = Math.min(LARGEST, ROOM / Math.max(right - left, bottom - top, 0.01));
+      const ink = Math.max(...this.strokes.map(({ width }) => width));
+      const scale = Math.min(LARGEST, (ROOM - ink) / Math.max(right - left, bottom - top, 0.01));
       return { x: (left + right) / 2, y: (top + bottom) / 2, scale };
     }
 

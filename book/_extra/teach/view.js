@@ -147,6 +147,7 @@
         row.classList.toggle("teach-best", i === best);
         row.classList.toggle("teach-true", i === truth);
       });
+      this.find("[data-square=test]").style.setProperty("--class", `var(--class-${best + 1})`);
       this.find(".teach-time").textContent = `${milliseconds.toFixed(0)} ms`;
       const judged = (said) => (truth === null ? "" : said === truth ? " ✓" : " ✗");
       this.say(`It says ${best + 1}${judged(best)}. The nearest pixels say ${nearest + 1}${judged(nearest)}.`);
@@ -164,6 +165,7 @@
         row.querySelector("output").textContent = "";
         row.classList.remove("teach-best", "teach-true");
       });
+      this.find("[data-square=test]").style.removeProperty("--class");
       this.find(".teach-time").textContent = "";
       this.say(words);
     }

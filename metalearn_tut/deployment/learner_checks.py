@@ -74,8 +74,10 @@ def checked_shape(input_shape: Sequence[int]) -> tuple[int, ...]:
 def ways_for(learner: Learner, ways: int | None) -> int:
     """The number of classes: as told where the learner is free to have any, or as trained."""
     student = getattr(learner, "student", learner)
-    free = isinstance(student, ProtoNet) or getattr(student, "zero_head", False)
-    trained = ways_of(student.model, parameters_of(student.model))
+    by_distance = isinstance(student, ProtoNet)
+    free = by_distance or getattr(student, "zero_head", False)
+    told = getattr(student.model, "ways", None)
+    trained = told if by_distance else ways_of(student.model, parameters_of(student.model))
     if ways is None:
         if trained is None:
             raise ValueError(

@@ -84,13 +84,22 @@ def model_bytes(
         if half:
             halved(model)
     onnx.checker.check_model(model)
-    if any(not _is_free(part) for part in model.graph.input if part.name in free):
-        raise RuntimeError(_FIXED)
+    _name_sizes(model.graph, free)
     return model.SerializeToString()
 
 
-def _is_free(value: Any) -> bool:
-    return bool(value.type.tensor_type.shape.dim[0].dim_param)
+def _name_sizes(graph: Any, free: Mapping[str, str]) -> None:
+    """Call the free numbers of rows what they are to be called; refuse one that is not free."""
+    rows = {
+        part.name: part.type.tensor_type.shape.dim[0] for part in graph.input if part.name in free
+    }
+    if not all(size.dim_param for size in rows.values()):
+        raise RuntimeError(_FIXED)
+    called = {size.dim_param: free[name] for name, size in rows.items()}
+    for part in (*graph.input, *graph.output):
+        for size in part.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = called.get(size.dim_param, size.dim_param)
 
 
 def _cause(error: BaseException) -> str:

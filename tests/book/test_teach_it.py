@@ -311,6 +311,24 @@ def test_an_empty_square_is_named(driver, page):
     assert one(driver, ".teach-verdict").text.startswith("It says ")
 
 
+def test_another_learner_may_be_chosen_while_the_first_is_loaded(driver, page):
+    open_page(driver, page)
+    press(driver, "start")
+    choose(driver, NAMES[-1])
+    answered(driver, f"Teach.last.learner === '{NAMES[-1]}'")
+
+
+def test_what_cannot_be_read_is_named_and_can_be_tried_again(driver, page):
+    open_page(driver, page)
+    driver.execute_script("document.getElementById('teach').dataset.runtime = 'gone'")
+    press(driver, "start")
+    wait(driver, "!document.querySelector('[data-do=start]').disabled")
+    assert "gone/onnxruntime.js cannot be read" in one(driver, ".teach-start").text
+    driver.execute_script("document.getElementById('teach').dataset.runtime = 'onnxruntime'")
+    press(driver, "start")
+    answered(driver)
+
+
 def test_a_picture_is_taken_from_a_file(driver, page, tmp_path):
     at_work(driver, page)
     Image.new("RGB", (90, 40), "#d02020").save(tmp_path / "red.png")

@@ -8,7 +8,10 @@
       const loaded = new Promise((resolve, reject) => {
         const element = Object.assign(document.createElement("script"), { src: address });
         element.onload = resolve;
-        element.onerror = () => reject(new Error(`${address} cannot be read`));
+        element.onerror = () => {
+          scripts.delete(address); // the next one may be
+          reject(new Error(`${address} cannot be read`));
+        };
         document.head.append(element);
       });
       scripts.set(address, loaded);

@@ -11,38 +11,11 @@
   const pen = { get color() { return view.ink; }, get width() { return view.pen; } };
   const squares = view.canvases.map((canvas) => new Teach.Square(canvas, pen, changed));
   const [support, query] = [squares.slice(0, WAYS), squares[WAYS]];
-  const state = { learner: learners[0], loaded: null, task: null, dealing: false };
+  const state = { learner: learners[0], started: false, loaded: null, task: null, dealing: false };
   const score = { tasks: 0, learner: 0, nearest: 0 };
-  const loaded = new Map();
-
-  // A learner's files come when it is first needed, and stay.
-  async function load(learner) {
-    const { name } = learner;
-    await runtime.start(root.dataset.runtime);
-    await runtime.script(`${root.dataset.learners}/${name}.js`);
-    const texts = Object.entries(Teach.files[name]);
-    const files = Object.fromEntries(texts.map(([part, text]) => [part, runtime.bytes(text)]));
-    const session = await runtime.session(files.learn);
-    await session.run(feeds(learner)); // the first run also lays out memory: not what is shown
-    return { files, session };
-  }
-
-  const softmax = (logits) => {
-    const most = Math.max(...logits);
-    const raised = logits.map((value) => Math.exp(value - most));
-    const sum = raised.reduce((a, b) => a + b);
-    return raised.map((value) => value / sum);
-  };
+  const loaded = new Map(); // learners stay once they were needed
 
   const look = (learner) => squares.map((square) => pixels.seen(square, learner));
-
-  function feeds(learner, images = look(learner)) {
-    return {
-      support_x: runtime.images(images.slice(0, WAYS), learner),
-      support_y: runtime.labels([...Array(WAYS).keys()]),
-      query_x: runtime.images(images.slice(WAYS), learner),
-    };
-  }
 
   async function answer(finished) {
     const { learner, task, loaded } = state;
@@ -52,19 +25,13 @@
     const missing = support.findIndex((square) => square.empty);
     if (missing >= 0) return view.blank(`It learns from all five: square ${missing + 1} is empty.`);
     if (query.empty) return view.blank("Now draw one of the five again, in the sixth square.");
-    const given = feeds(learner, images);
-    const from = performance.now();
-    const results = await loaded.session.run(given);
-    const milliseconds = performance.now() - from;
-    const logits = [...results.logits.data];
-    const probabilities = softmax(logits);
-    const best = probabilities.indexOf(Math.max(...probabilities));
+    const found = await loaded.answer(five, one);
     const nearest = pixels.nearest(one, five);
     const truth = task?.truth ?? null;
-    view.answer({ probabilities, best, nearest, truth, milliseconds });
-    if (task && !task.counted) count(task, best, nearest);
-    if (finished) view.speak(`It says ${best + 1}, with ${Math.round(100 * probabilities[best])} percent.`);
-    Teach.last = { learner: learner.name, five, one, logits, best, nearest, truth, milliseconds };
+    view.answer({ ...found, nearest, truth });
+    if (task && !task.counted) count(task, found.best, nearest);
+    if (finished) view.speak(found);
+    Teach.last = { ...found, learner: learner.name, five, one, nearest, truth };
   }
 
   function count(task, best, nearest) {
@@ -105,18 +72,18 @@
   }
 
   async function choose(learner) {
-    const started = state.loaded !== null;
     Object.assign(state, { learner, loaded: null });
     Object.assign(score, { tasks: 0, learner: 0, nearest: 0 });
     view.learner(learner);
     view.tally(score);
     if (state.task && state.task.kind !== learner.pictures) await deal(learner.pictures);
     else if (state.task) state.task.counted = false;
-    if (started) await begin();
+    if (state.started) await begin();
   }
 
   async function begin() {
     const { learner } = state;
+    state.started = true;
     view.starting();
     if (!loaded.has(learner)) loaded.set(learner, load(learner));
     const ready = await loaded.get(learner);
@@ -124,6 +91,17 @@
     state.loaded = ready;
     view.started();
     await update();
+  }
+
+  async function load(learner) {
+    try {
+      await runtime.start(root.dataset.runtime);
+      return await Teach.Learner.load(learner, root.dataset.learners);
+    } catch (error) {
+      loaded.delete(learner);
+      view.stuck(error);
+      throw error;
+    }
   }
 
   async function deal(kind) {
@@ -162,16 +140,6 @@
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
   }
 
-  // The half that answers, with the weights of these five things put in.
-  async function learned() {
-    const { support_x, support_y } = feeds(state.learner);
-    const { files } = state.loaded;
-    const adapt = await runtime.session(files.adapt);
-    const weights = await adapt.run({ support_x, support_y });
-    await adapt.release();
-    return Teach.onnxFile.filled(files.classify, weights);
-  }
-
   const actions = {
     start: begin,
     emoji: () => deal("emoji"),
@@ -185,7 +153,8 @@
     async learned() {
       if (support.some((square) => square.empty)) return view.say("Fill all five squares first.");
       if (!state.loaded) await begin();
-      save(await learned(), `learned_with_${state.learner.name}.onnx`);
+      const five = look(state.learner).slice(0, WAYS);
+      save(await state.loaded.learned(five), `learned_with_${state.learner.name}.onnx`);
     },
   };
 

@@ -125,6 +125,11 @@
       this.root.dataset.state = "ready";
     }
 
+    stuck({ message }) {
+      Object.assign(this.find("[data-do=start]"), { disabled: false, textContent: "Try again" });
+      this.find(".teach-start p").textContent = `That did not work: ${message}.`;
+    }
+
     say(words) {
       this.find(".teach-verdict").textContent = words;
     }
@@ -170,8 +175,10 @@
       this.say(words);
     }
 
-    speak(words) {
-      this.find(".teach-spoken").textContent = words;
+    // For those who do not see the bars.
+    speak({ best, probabilities }) {
+      const sure = Math.round(100 * probabilities[best]);
+      this.find(".teach-spoken").textContent = `It says ${best + 1}, with ${sure} percent.`;
     }
 
     tally({ tasks, learner, nearest }) {

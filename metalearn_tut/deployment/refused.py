@@ -30,7 +30,7 @@ def refusal(learner: str, error: Exception, network: nn.Module, x: Tensor) -> Va
     """
     operator = _operator(error)
     if operator is None:
-        return ValueError(f"{learner} cannot be exported: {str(error).splitlines()[0]}")
+        return ValueError(f"{learner} cannot be exported: {str(error).rpartition('ONNX: ')[2]}")
     layer = next((n for n, f, v in _calls(network, x) if _has(operator, f, v)), None)
     where = f" of layer {layer}" if layer else ""
     return ValueError(

@@ -29,7 +29,7 @@ def write_learned(
     Parameters
     ----------
     classify : path
-        The second of the two files of :func:`export_learner`.
+        The second of the two files of :func:`~metalearn_tut.deployment.export_learner`.
     weights : mapping of name to Tensor or array
         What the first gives for a support set, in onnxruntime.
     path : path

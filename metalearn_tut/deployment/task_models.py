@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from metalearn_tut.deployment.onnx_model import model_bytes
-from metalearn_tut.deployment.refused import refusal
 from metalearn_tut.deployment.rules import NoRule
 from metalearn_tut.deployment.task_functions import TaskFunctions, classify, tensors_of
-from metalearn_tut.deployment.traced import depending, traced
+from metalearn_tut.deployment.traced import depending, refusal, traced
 from metalearn_tut.tasks.task import as_float
 
 

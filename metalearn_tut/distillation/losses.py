@@ -174,7 +174,7 @@ def _in_range(offsets: Tensor) -> Tensor:
 
     No derivative goes through the largest: what is made of the shares does not depend on it.
     """
-    largest, limits = offsets.detach().abs().amax(), torch.finfo(offsets.dtype)
+    largest, limits = offsets.detach().abs().flatten().amax(0), torch.finfo(offsets.dtype)
     small = (largest > 0) & (largest < limits.tiny**0.25)
     return offsets / torch.where(small | (largest > limits.max**0.25), largest, 1.0)
 

@@ -140,7 +140,7 @@ class ProtoNet(Learner):
         return own
 
     def task_network(self, x: Tensor, y: Tensor, *, ways: int, **options: Any) -> nn.Module:
-        """The network that answers for one task, which only computes: see :class:`Learner`."""
+        """The network that answers for one task: the core of :meth:`adapt`, which only computes."""
         network = with_tensors(self.model, {})
         if norm_of(network) != "batch":
             network = with_statistics(network, lambda rows: rows.embed(x.clone()))

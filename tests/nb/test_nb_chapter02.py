@@ -180,7 +180,7 @@ def test_the_operators_of_a_file_are_counted(monkeypatch):
         graph = onnx.helper.make_graph(nodes, "two", ends[:1], ends[1:])
         onnx.save(onnx.helper.make_model(graph), path)
 
-    monkeypatch.setattr(deployment, "export_learner", export, raising=False)
+    monkeypatch.setattr(deployment, "export_learner", export)
     assert chapter02.operators(None, (1, 4)) == {"Relu": 2}
     monkeypatch.setattr(chapter02.importlib.util, "find_spec", lambda name: None)
     assert chapter02.operators(None, (1, 4)) is None

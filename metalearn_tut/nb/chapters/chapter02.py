@@ -72,13 +72,12 @@ def operators(learner: Learner, shape: Sequence[int]) -> Counter[str] | None:
     Counter or None
         None where the extra ``deploy`` is not installed.
     """
-    export = getattr(deployment, "export_learner", None)  # until it has been merged
     extra = ("onnx", "onnxscript", "onnxruntime")
-    if export is None or not all(map(importlib.util.find_spec, extra)):
+    if not all(map(importlib.util.find_spec, extra)):
         return None
     onnx = importlib.import_module("onnx")
     with tempfile.TemporaryDirectory() as folder:
-        export(learner, Path(folder) / "learns.onnx", tuple(shape))
+        deployment.export_learner(learner, Path(folder) / "learns.onnx", tuple(shape))
         graph = onnx.load(Path(folder) / "learns.onnx").graph
     return Counter(node.op_type for node in graph.node)
 

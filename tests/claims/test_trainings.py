@@ -13,7 +13,7 @@ from metalearn_tut.claims.hetrom import jobs as hetrom
 from metalearn_tut.claims.metagater import jobs as metagater
 from metalearn_tut.claims.tasks import TasksFrom, fresh_tasks, sampler, source, training_tasks
 from metalearn_tut.claims.tsmd import claims as tsmd
-from metalearn_tut.claims.tsmd.jobs import teacher
+from metalearn_tut.claims.tsmd.jobs import teacher, with_extra
 from metalearn_tut.learners.maml import MAML
 
 # Shared trainings
@@ -175,6 +175,22 @@ def test_of_a_teacher_all_adapts_or_its_head_alone_or_nothing(tmp_path):
     assert {n.split(".")[0] for n in moved["all"]} == {"blocks", "head"}
     assert {n.split(".")[0] for n in moved["head"]} == {"head"}
     assert isinstance(made, MAML)
+
+
+def test_of_unlabeled_images_some_are_learned_from_and_the_others_judge():
+    algorithm = {"name": "maml", "inner_lr": 0.4, "inner_steps": 2, "zero_head": True}
+    made = {
+        seed: learners.build({"model": small()["model"], "algorithm": algorithm, "seed": seed})
+        for seed in (0, 1)
+    }
+    task = sampler(fresh_tasks("none", "emoji", 0)["validation"])[0]
+    found = with_extra(made[0], made[1], task, 2)
+    assert found.keys() == {"alone", "teacher", "own", "true"}
+    assert all(0 <= n <= 10 for n in found.values())  # two images of each class are left
+    known = made[0].adapt(task.support_x, task.support_y)
+    left = torch.cat([(task.query_y == c).nonzero()[2:] for c in range(5)]).flatten()
+    right = (known(task.query_x[left]).argmax(1) == task.query_y[left]).sum()
+    assert found["alone"] == int(right)
 
 
 def test_the_arms_of_anp_differ_in_one_thing():

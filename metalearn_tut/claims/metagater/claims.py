@@ -122,7 +122,11 @@ CLAIMS = (
         ours=_OURS,
     ),
 )
-_REPORTED = (Comparison("removed for good - ungated", "static", "ungated"),)
+_REPORTED = (
+    Comparison("removed for good - ungated", "static", "ungated"),
+    Comparison("gates - as many filters by chance", "gated", "gated", "test", "random"),
+    Comparison("gates - one choice for all images of a task", "gated", "gated", "test", "average"),
+)
 PAPER = (
     "S. Lin, L. Yang, Z. He, D. Fan, J. Zhang, MetaGater: Fast Learning of Conditional Channel "
     "Gated Networks via Federated Meta-Learning, 2020, arXiv:2011.12511"

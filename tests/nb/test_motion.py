@@ -67,3 +67,16 @@ def test_there_is_a_still_and_it_is_light(shown):
 def test_frames_and_captions_go_together():
     with plots.figure() as ax, pytest.raises(ValueError, match="2 frames need as many captions"):
         motion.show(ax, "walk", [PATHS, LATER], ["first"], "Two paths.")
+
+
+def test_paths_have_the_colors_asked_for_and_need_not_share_a_start(monkeypatch):
+    found = {}
+    monkeypatch.setattr(notebook, "display", lambda data, raw: found.update(data))
+    with plots.figure() as ax:
+        colors = [[1, 0], [0, 0]]
+        motion.show(ax, "bars", [PATHS, LATER], ["a", "b"], "Bars.", colors=colors, hollow=False)
+        drawn = [line.get_color() for line in ax.lines]
+    strokes = re.findall(r'<polyline [^>]*stroke="([^"]+)"', found["text/html"])
+    assert strokes == [plots.COLORS[n] for n in (1, 0, 0, 0)]
+    assert drawn == [plots.COLORS[0]] * 4  # the still: a line and a dot for each path
+    assert 'fill="white"' not in found["text/html"]

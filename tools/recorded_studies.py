@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from claims_figure import bounds
+
 from metalearn_tut import claims
 from metalearn_tut.claims.report import Finding, Report
 from metalearn_tut.nb.recorded import STUDIES
@@ -31,6 +33,7 @@ def _row(finding: Finding) -> dict[str, Any]:
     """A comparison; without numbers as long as one of its jobs is missing."""
     of, effect = finding.of, finding.effect
     row = {"arm": of.arm, "rival": of.rival, "split": of.split, "verdict": None}
+    row |= {"bounds": bounds(of)} if bounds(of) else {}
     if effect is None:
         return row
     numbers = {"seeds": [round(seed, 6) for seed in effect.seeds]}

@@ -92,7 +92,7 @@ VERDICTS = {"holds": 2, "does not hold": 1, "not decided": 6, None: 5}  # number
 
 
 def study(ax: Axes, found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
-    """Some comparisons of a recorded study, colored by verdict; those not yet run say so.
+    """Some comparisons of a recorded study, colored by verdict, margins as dashes.
 
     Parameters
     ----------
@@ -117,7 +117,9 @@ def study(ax: Axes, found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     known = {n: Row(r["seeds"], r["over_tasks"]) for n, r in chosen.items() if "seeds" in r}
     drawn = {n: known.get(n, Row([math.nan], math.nan)) for n in chosen}
     draw(ax, drawn, line=0.0, colors=[VERDICTS[r["verdict"]] for r in chosen.values()])
-    for i, name in enumerate(chosen):
+    for i, (name, row) in enumerate(chosen.items()):
+        for bound in row.get("bounds", ()):
+            ax.plot([bound] * 2, [i - 0.35, i + 0.35], "--", color="black", linewidth=1.5)
         if name not in known:
             ax.annotate("running", (0, i), (9, 0), textcoords="offset points", va="center")
     ax.set(xlabel="difference in accuracy")

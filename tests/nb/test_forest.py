@@ -71,7 +71,7 @@ STUDY = {
     "rows": [
         {"arm": "a", "rival": "b", "split": "test", "verdict": "holds",
          "seeds": [0.1, 0.2, 0.3], "over_tasks": 0.02},
-        {"arm": "a", "rival": "c", "split": "hard", "verdict": None},
+        {"arm": "a", "rival": "c", "split": "hard", "verdict": None, "bounds": [-0.01]},
         {"arm": "d", "rival": "b", "split": "test", "verdict": "does not hold",
          "seeds": [-0.2, -0.2], "over_tasks": 0.01},
     ],
@@ -88,6 +88,9 @@ def test_a_study_shows_its_verdicts_in_colors_and_what_still_runs():
         dots = {line.get_ydata()[0]: line for line in ax.lines if line.get_marker() == "o"}
         assert dots[1].get_color() == plots.COLORS[1] and dots[2].get_color() == plots.COLORS[2]
         assert dots[2].get_xdata()[0] == pytest.approx(0.2)
+        margins = [line for line in ax.lines if line.get_linestyle() == "--"]
+        assert [line.get_xdata()[0] for line in margins] == [-0.01]
+        assert sum(margins[0].get_ydata()) == 0  # beside the first row
         low, high = ax.get_xlim()
         assert low < -0.2 and high > 0.2 + forest.Row([0.1, 0.2, 0.3], 0).over_trainings
 

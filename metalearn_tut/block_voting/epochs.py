@@ -145,7 +145,8 @@ def _epoch(
             images = as_float(x[rows], like(network).dtype)
             if recipe.augment is not None:
                 images = recipe.augment(images, generator)
-            loss, logits = objective(network, images, y[rows])
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+                loss, logits = objective(network, images, y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

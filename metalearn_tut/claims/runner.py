@@ -142,10 +142,10 @@ class _Worker:
         """Do a job: what went wrong, if anything."""
         with _inherited(self.environment):
             try:
-                return self.pool.submit(_attempt, job, folder)
+                return self.pool.submit(attempt, job, folder)
             except BrokenProcessPool:  # by the job before
                 self.pool = ProcessPoolExecutor(1, **self.options)
-                return self.pool.submit(_attempt, job, folder)
+                return self.pool.submit(attempt, job, folder)
 
 
 @contextmanager
@@ -228,8 +228,8 @@ def _end_with(leash: Connection) -> None:
     os._exit(1)
 
 
-def _attempt(job: Job, folder: Path) -> str | None:
-    """Do a job and keep its record; what went wrong comes back as a sentence."""
+def attempt(job: Job, folder: Path) -> str | None:
+    """Do a job here and keep its record; what went wrong comes back as a sentence."""
     work = folder / job.key
     resumed, start = work.exists(), time.perf_counter()
     try:

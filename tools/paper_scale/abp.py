@@ -1,103 +1,94 @@
-"""ABP on CIFAR-10, ResNet-32 and ResNet-56, ratios 0.4 and 0.6. Not run yet.
+"""ABP on CIFAR-10, ResNet-32, ratio 0.4, and filters on top: the study on one GPU.
 
-    METALEARN_TUT_DATA=folder python tools/paper_scale/abp.py --device cuda
+    METALEARN_TUT_DATA=folder python tools/paper_scale/abp.py pilot --device cuda
+    METALEARN_TUT_DATA=folder python tools/paper_scale/abp.py study --device cuda
 
-Per depth: a network with gates (60 epochs, rate 0.1), two epochs of distillation after every prune
-(0.01), the rest of 60 more epochs without (0.05), down half a cosine each; and for each ratio the
-unpruned network with as many epochs of each kind. Batches of 256 in single precision, 45,000
-training images, one seed: planned for 30 minutes of one GPU. Interrupted, the same command goes
-on. Changes of accuracy, with the paired interval over the 10,000 test images, go to
-`results/paper_scale/abp.json` beside the paper's. If the data folder holds JPEG images, say so:
-`--images` is written into the result. With `--tiny` all of it takes two minutes on a processor,
-measures nothing, and is written to `--out`.
+The pilot tries three rates for every arm, with one seed, on validation images; the study takes
+what it chose. `metalearn_tut/claims/abp/design.py` says what an arm is and how long it is trained,
+`criteria.py` beside it when a claim holds. Several trainings share the GPU (`--processes`), with
+`--bfloat16` in half precision. After `--seconds` what still runs is ended: what is done counts,
+and the same command goes on. With `--tiny` all of it takes minutes on a processor and measures
+nothing.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from at_scale import complete, options
+from at_scale import run_in_order
 
-from metalearn_tut.block_voting import block_budget
-from metalearn_tut.claims import Job, Results
-from metalearn_tut.claims.abp.jobs import pruned, train_gated, unpruned
-from metalearn_tut.claims.arms import Arms
-from metalearn_tut.models import CifarResNet
+from metalearn_tut.claims import Job
+from metalearn_tut.claims.abp import design
 
-RATIOS = (0.4, 0.6)
-PAPER = {  # change of test accuracy in points; its networks and data set, its training unknown
-    32: {0.4: 0.33, 0.6: -0.37},
-    56: {0.4: 0.34, 0.6: -0.08},
-}
+PILOT_SEED = 100
+EPOCHS = {"pilot": 8, "study": 30}
+SMALL = {"train": 200, "validation": 50, "test": 100}
 
 
-def setup(depth: int, device: str, tiny: bool) -> dict[str, Any]:
-    """How the network with gates is trained, and the epochs of what follows."""
-    epochs = (
-        {"gates": 1, "round": 1, "final": 1} if tiny else {"gates": 60, "round": 2, "final": 60}
-    )
-    rates = {"gates": 0.1, "round": 0.01, "final": 0.05}
-    sizes = {"train": 200, "validation": 10, "test": 100}
-    full = {"train": 45_000, "validation": 10, "test": 10_000}
-    return {
-        "data": {"name": "cifar10", **(sizes if tiny else full)},
-        "classes": 10,
-        "depth": depth,
-        "gate": "soft1",
-        "batch": 50 if tiny else 256,
-        "augment": {"padding": 4, "flip": True},
-        "recipes": {stage: {"epochs": epochs[stage], "lr": rates[stage]} for stage in epochs},
-        "name": f"gates{depth}-0",
-        "seed": 0,
-        "device": device,
-    }
+def base_of(given: argparse.Namespace) -> dict[str, Any]:
+    """What is trained, where, and on how many images."""
+    base = {**design.CIFAR, "device": given.device, "bfloat16": given.bfloat16}
+    if given.tiny:
+        base |= {"data": {"name": "cifar10", **SMALL}, "batch": 100, "depth": 20}
+    return base
 
 
-def jobs(depths: list[int], device: str, tiny: bool) -> list[Job]:
-    """The networks with gates, then for each ratio the pruned one and the whole one."""
-    found = []
-    for depth in depths:
-        base = setup(depth, device, tiny)
-        found.append(Job(base["name"], base, train_gated))
-        for ratio in RATIOS:
-            n, each = block_budget(CifarResNet(depth), ratio), base["recipes"]["round"]["epochs"]
-            final = max(1, base["recipes"]["final"]["epochs"] - n * each)
-            shared = {"gates": base, "epochs": each, "final": final}
-            arm = {**shared, "voting": {"n_prune": n}}
-            found.append(Job(f"abp{depth}-{ratio}-0", arm, pruned))
-            found.append(Job(f"unpruned{depth}-{ratio}-0", {**shared, "rounds": n}, unpruned))
-    return found
+def pilot_jobs(base: dict[str, Any], epochs: int) -> list[Job]:
+    """The pilot has half of the training images."""
+    half = {**base["data"], "train": base["data"]["train"] // 2}
+    parts = design.pilot({**base, "data": half}, epochs, PILOT_SEED)
+    return [job for part in parts for job in part]
 
 
-def summary(values: dict[str, dict[str, Any]], jobs: Sequence[Job]) -> dict[str, Any]:
-    """Accuracies, changes, and the share of multiply-adds saved, beside the paper's changes."""
-    arms, rows = Arms(Results(values), (0,), 1, of="images"), []
-    for depth in (job.config["depth"] for job in jobs if job.run is train_gated):
-        for ratio in RATIOS:
-            ours, whole = f"abp{depth}-{ratio}", f"unpruned{depth}-{ratio}"
-            macs = [values[f"{arm}-0"]["macs"] for arm in (ours, whole)]
-            rows.append(
-                {
-                    "depth": depth,
-                    "ratio": ratio,
-                    "saved": 1 - macs[0] / macs[1],
-                    "accuracy": {"abp": arms.mean(ours), "unpruned": arms.mean(whole)},
-                    "abp - unpruned": arms.minus(ours, whole).to_dict(),
-                    "paper, points": PAPER[depth][ratio],
-                }
-            )
-    return {"rows": rows}
+def study_jobs(
+    base: dict[str, Any], epochs: int, seeds: Sequence[int], factors: dict[str, float]
+) -> list[Job]:
+    """All jobs of the study, those that others need first."""
+    return [job for part in design.study(base, epochs, seeds, factors) for job in part]
+
+
+def needs(job: Job) -> set[str]:
+    """The jobs from which one goes on."""
+    return {job.config[how]["job"] for how in ("after", "taught") if how in job.config}
 
 
 def main() -> None:
-    """Run what is missing, then write what came out."""
-    parser = options(__doc__, "abp")
-    parser.add_argument("--depths", type=int, nargs="+", default=[32, 56], choices=[32, 56])
-    parser.add_argument("--images", default="original", help="what the data folder holds")
+    """Run what is missing of the pilot or of the study."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("part", choices=["pilot", "study"])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--out", type=Path, default=Path("runs/paper_scale/abp"))
+    parser.add_argument("--tiny", action="store_true", help="try everything out in minutes")
+    parser.add_argument("--processes", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--seconds", type=float, default=1e6, help="end after so many")
+    parser.add_argument("--epochs", type=int, help="of a first training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--bfloat16", action="store_true", help="convolutions in half precision")
+    parser.add_argument("--tune", action="store_true", help="let cuDNN try its convolutions")
     given = parser.parse_args()
-    about = {"images": given.images, "device": given.device}
-    complete("abp", jobs, given.depths, summary, given, **about)
+    start, choice = time.monotonic(), given.out / "chosen.json"
+    epochs = 1 if given.tiny else given.epochs or EPOCHS[given.part]
+    if given.part == "pilot":
+        jobs = pilot_jobs(base_of(given), epochs)
+    else:
+        factors = json.loads(choice.read_text())["factors"]
+        jobs = study_jobs(base_of(given), epochs, given.seeds, factors)
+    options = {"processes": given.processes, "seconds": given.seconds, "tune": given.tune}
+    found = run_in_order(jobs, given.out, needs, **options)
+    values = {name: record["values"]["values"] for name, record in found.items()}
+    missing = sorted({job.name for job in jobs} - set(values))
+    print(f"{len(values)} of {len(jobs)} jobs are done; not: {', '.join(missing) or 'none'}")
+    if given.part == "pilot" and not missing:
+        chosen = {"factors": design.chosen(values, PILOT_SEED)}
+        shares = {name: value["validation"] for name, value in values.items()}
+        chosen |= {"validation": shares, "seconds": time.monotonic() - start}
+        choice.write_text(json.dumps(chosen, indent=1))
+        print(json.dumps(chosen))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""The arms of the ABP study: equal epochs, equal schedules, one tuning, and the jobs of them all.
+
+An arm of a seed goes through the same stages: ``gates`` (its first training, with or without
+gates), as many rounds of distillation as ABP prunes blocks, and ``final``; each stage goes down
+half a cosine. Those on which filters are pruned have more rounds and a stage ``narrow``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from metalearn_tut import block_voting
+from metalearn_tut.claims.abp import trainings
+from metalearn_tut.claims.study import Config, Job
+from metalearn_tut.models import CifarResNet
+
+RATIO, DEEPER = 0.4, 0.6  # blocks that go: alone, and before filters do
+KEPT = 0.25  # share of the filters that stay, in every convolution
+RATES = {"gates": 0.1, "round": 0.02, "final": 0.05, "narrow": 0.05}
+GRID = (0.5, 1.0, 2.0)  # times the rates of all stages after the first
+TUNED = ("abp", "random", "unpruned", "scratch", "filters", "longer")
+OTHERS = ("mean", "undistilled", "oneshot")  # reported, at the rates of "abp"
+VOTING: dict[str, Config] = {
+    "abp": {},
+    "random": {"rule": "random"},
+    "mean": {"rule": "mean"},
+    "undistilled": {"kd_weight": 0.0},
+    "oneshot": {"rule": "bottom_q"},
+}
+CIFAR: Config = {
+    "data": {"name": "cifar10", "train": 45_000, "validation": 5_000, "test": 10_000},
+    "classes": 10,
+    "depth": 32,
+    "gate": "soft1",
+    "batch": 256,
+    "weight_decay": 5e-4,
+    "augment": {"padding": 4, "flip": True},
+    "rates": RATES,
+}
+
+
+def epochs_of(n: int) -> dict[str, int]:
+    """Epochs of each stage, where the first training has ``n``; of a round, one or two."""
+    return {"gates": n, "round": 1 + (n >= 24), "final": n, "narrow": n}
+
+
+def setup_of(base: Config, epochs: int, seed: int, judge: str = "test") -> Config:
+    """What all arms of a seed share; ``judge`` names the images that decide."""
+    return {**base, "epochs": epochs_of(epochs), "seed": seed, "judge": judge}
+
+
+def budgets(setup: Config) -> tuple[int, int]:
+    """How many blocks go at both ratios."""
+    network = CifarResNet(setup["depth"])
+    return block_voting.block_budget(network, RATIO), block_voting.block_budget(network, DEEPER)
+
+
+def waves(
+    setup: Config, factors: Mapping[str, float], others: Sequence[str] = (), name: str = ""
+) -> list[list[Job]]:
+    """The jobs of a seed in three parts, each of which needs the ones before.
+
+    Parameters
+    ----------
+    setup : dict
+        See :func:`setup_of`.
+    factors : mapping of str to float
+        What the rates of an arm are multiplied by, for each of those wanted.
+    others : sequence of str
+        Arms that are reported only.
+    name : str
+        Put before the names of the jobs that depend on the factors.
+    """
+    few, many = budgets(setup)
+    seed = setup["seed"]
+    first = _job("gates", seed, {"setup": setup}, trainings.gates)
+    alone = _job("alone", seed, {"setup": setup}, trainings.alone)
+    found: dict[str, Job] = {}
+
+    def add(arm: str, run: trainings.Run, after: Job, **config: object) -> None:
+        factor = factors.get(arm, factors.get("abp", 1.0))
+        whole = {"setup": setup, "factor": factor, "after": _named(after), **config}
+        found[arm] = _job(f"{name}{arm}", seed, whole, run)
+
+    for arm in [arm for arm in VOTING if arm in factors or arm in others]:
+        voting = {**VOTING[arm], "per_round": few if arm == "oneshot" else 1}
+        add(arm, trainings.pruned, first, voting=voting, n_prune=few)
+    add("unpruned", trainings.unpruned, alone, rounds=few)
+    second = list(found)
+    ours, whole = found["abp"], found["unpruned"]
+    add("scratch", trainings.scratch, ours, taught=_named(first))
+    add("filters", trainings.filters, ours, n_prune=many, kept=KEPT)
+    add("longer", trainings.longer, whole, rounds=many - few)
+    parts = [[first, alone], [found[arm] for arm in second], []]
+    parts[2] = [job for arm, job in found.items() if arm not in second and arm in factors]
+    return parts
+
+
+def pilot(base: Config, epochs: int, seed: int) -> list[list[Job]]:
+    """Every tuned arm with every factor of the grid, on validation images alone.
+
+    Those of the third part start from what their arms came to at that factor.
+    """
+    setup = setup_of(base, epochs, seed, "validation")
+    found = [waves(setup, dict.fromkeys(TUNED, f), name=f"pilot-{f}-") for f in GRID]
+    shared = found[0][0]
+    return [shared, *([job for each in found for job in each[part]] for part in (1, 2))]
+
+
+def chosen(values: Mapping[str, Config], seed: int) -> dict[str, float]:
+    """For each arm the factor with the best validation accuracy; of equal ones the middle."""
+    order = sorted(GRID, key=lambda factor: factor != 1.0)
+    return {
+        arm: max(order, key=lambda f: values[f"pilot-{f}-{arm}-{seed}"]["validation"])
+        for arm in TUNED
+    }
+
+
+def study(
+    base: Config,
+    epochs: int,
+    seeds: Sequence[int],
+    factors: Mapping[str, float],
+    others: Sequence[str] = OTHERS,
+) -> list[list[Job]]:
+    """The study's jobs in three parts: those of every seed; the reported arms come last."""
+    found = [waves(setup_of(base, epochs, s), factors, others) for s in seeds]
+    parts = [[job for each in found for job in each[part]] for part in range(3)]
+    late = [job for job in parts[1] if job.name.rpartition("-")[0] in others]
+    return [parts[0], [job for job in parts[1] if job not in late], [*parts[2], *late]]
+
+
+def _job(name: str, seed: int, config: Config, run: trainings.Run) -> Job:
+    return Job(f"{name}-{seed}", {"name": f"{name}-{seed}", **config}, run)
+
+
+def _named(job: Job) -> Config:
+    return {"job": job.config["name"], "config": job.config}

@@ -89,7 +89,7 @@ def waves(
     second = list(found)
     ours, whole = found["abp"], found["unpruned"]
     add("scratch", trainings.scratch, ours, taught=_named(first))
-    add("filters", trainings.filters, ours, n_prune=many, kept=KEPT)
+    add("filters", trainings.filters, ours, n_prune=many, kept=KEPT, voting={})
     add("longer", trainings.longer, whole, rounds=many - few)
     parts = [[first, alone], [found[arm] for arm in second], []]
     parts[2] = [job for arm, job in found.items() if arm not in second and arm in factors]

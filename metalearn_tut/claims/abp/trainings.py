@@ -20,9 +20,11 @@ from metalearn_tut.claims.abp.pictures import parts_of
 from metalearn_tut.claims.records import folder_of_job
 from metalearn_tut.claims.study import Config, Job
 from metalearn_tut.evaluation import cost
+from metalearn_tut.files.tensor_file import read_tensors, write_tensors
 from metalearn_tut.models import CifarResNet
 
 SHAPE = (3, 32, 32)
+END = "end.safetensors"
 Run = Callable[[Config, Path], dict[str, Any]]
 
 
@@ -86,64 +88,43 @@ def new_network(setup: Config, gone: Sequence[int] = ()) -> CifarResNet:
     return network.to(setup.get("device", "cpu"))
 
 
-def gated_network(config: Config, folder: Path, train: Any) -> BlockGated:
-    """Stage 1 with gates; taken from ``folder`` where that is done already."""
-    setup = config["setup"]
+def gated_network(setup: Config) -> BlockGated:
+    """The whole network and its gates, with new weights; without gates, the same ones."""
     torch.manual_seed(setup["seed"])
     whole = CifarResNet(setup["depth"], setup["classes"])
-    gated = BlockGated(whole, setup["gate"]).to(setup.get("device", "cpu"))
-    abp.train_gates(gated, train, recipe(setup, "gates"), out=folder, **_quiet(setup))
-    return gated
+    return BlockGated(whole, setup["gate"]).to(setup.get("device", "cpu"))
 
 
-def voted_network(config: Config, folder: Path, train: Any) -> tuple[BlockGated, list[abp.Round]]:
-    """Stage 2: the network with gates after its rounds."""
-    gated = _of(config["after"], gated_network, folder, train)
-    return gated, _voted(gated, config, folder, train)
-
-
-def _voted(gated: BlockGated, config: Config, folder: Path, train: Any) -> list[abp.Round]:
-    """Rounds, in place; one shot distils for as many epochs as all rounds together."""
+def vote(gated: BlockGated, config: Config, folder: Path, train: Any) -> list[abp.Round]:
+    """Stage 2, in place; one shot distils for as many epochs as all rounds together."""
     each = recipe(config["setup"], "round", config["factor"])
     each = dataclasses.replace(each, epochs=each.epochs * config["voting"].get("per_round", 1))
     options = {"n_prune": config["n_prune"], **config["voting"], **_quiet(config["setup"])}
     return abp.vote_and_prune(gated, train, each, out=folder, **options)
 
 
-def short_network(
-    gated: BlockGated, config: Config, folder: Path, parts: dict[str, Any]
-) -> abp.Final:
+def shorten(gated: BlockGated, config: Config, folder: Path, parts: dict[str, Any]) -> abp.Final:
     """Stage 3."""
     last = recipe(config["setup"], "final", config["factor"])
     options = {"out": folder, "held_out": parts["validation"], **_quiet(config["setup"])}
     return abp.finalise(gated, parts["train"], last, **options)
 
 
-def alone_network(config: Config, folder: Path, train: Any) -> CifarResNet:
-    """Stage 1 without gates."""
-    network = new_network(config["setup"])
-    _train(network, train, config, "gates", folder)
-    return network
-
-
-def unpruned_network(config: Config, folder: Path, train: Any) -> CifarResNet:
-    """After stage 1, rounds without a prune, and the final training."""
-    network = _of(config["after"], alone_network, folder, train)
-    _rounds(network, train, config, folder)
-    _train(network, train, config, "final", folder)
-    return network
-
-
-def _rounds(
-    network: nn.Module, train: Any, config: Config, folder: Path, teacher: nn.Module | None = None
+def distil(
+    network: nn.Module,
+    train: Any,
+    config: Config,
+    folder: Path,
+    rounds: int,
+    teacher: nn.Module | None = None,
 ) -> None:
-    """Rounds of distillation: from the network as it was, if no teacher is given."""
-    for number in range(1, config["rounds"] + 1):
+    """Rounds without a prune: from the network as it was, if no teacher is given."""
+    for number in range(1, rounds + 1):
         teach = abp.distillation(teacher or copy.deepcopy(network))
-        _train(network, train, config, "round", folder, teach, f"round {number}")
+        train_stage(network, train, config, "round", folder, teach, f"round {number}")
 
 
-def _train(
+def train_stage(
     network: nn.Module,
     train: Any,
     config: Config,
@@ -152,22 +133,35 @@ def _train(
     objective: Any = abp.cross_entropy,
     title: str | None = None,
 ) -> None:
-    """One stage of a network without gates."""
+    """One stage of a network without gates; the first has no factor."""
     title = title or stage
-    how = recipe(config["setup"], stage, config.get("factor", 1.0))
+    how = recipe(config["setup"], stage, 1.0 if stage == "gates" else config["factor"])
     file = folder / f"{title.replace(' ', '-')}.safetensors"
     options = {"file": file, "title": title, **_quiet(config["setup"])}
     abp.train_epochs(network, train, how, objective, **options)
 
 
-def _of(after: Config, network: Callable[..., Any], folder: Path, train: Any) -> Any:
-    """What another job made, from its folder, or made here if it is not there."""
-    config = after["config"]
-    return network(config, folder_of_job(Job(after["job"], config, print), folder), train)
-
-
 def _quiet(setup: Config) -> dict[str, Any]:
     return {"seed": setup["seed"], "progress": False}
+
+
+# From one job to the next
+
+
+def keep(network: nn.Module, folder: Path) -> None:
+    """What a job made, for those that go on from it."""
+    write_tensors(folder / END, network.state_dict(), {})
+
+
+def made_by(source: Config, run: Run, network: nn.Module, folder: Path) -> nn.Module:
+    """``network`` with the weights that another job kept; it is done here if it is not there."""
+    job = Job(source["job"], source["config"], run)
+    made = folder_of_job(job, folder)
+    if not (made / END).exists():
+        made.mkdir(parents=True, exist_ok=True)
+        run(job.config, made)
+    network.load_state_dict(read_tensors(made / END, "network")[0])
+    return network
 
 
 # Jobs
@@ -175,9 +169,12 @@ def _quiet(setup: Config) -> dict[str, Any]:
 
 def gates(config: Config, folder: Path) -> dict[str, Any]:
     """Stage 1, from which all arms with gates start: what its marks are on the training images."""
-    parts = parts_of(config["setup"]["data"])
-    gated = gated_network(config, folder, parts["train"])
+    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    gated = gated_network(setup)
+    how = recipe(setup, "gates")
+    abp.train_gates(gated, parts["train"], how, out=folder, **_quiet(setup))
     marks = abp.collect_marks(gated, parts["train"][0])
+    keep(gated, folder)
     return {
         "validation": abp.image_accuracy(gated, parts["validation"]),
         "marks": marks.mean(0).tolist(),
@@ -188,7 +185,9 @@ def gates(config: Config, folder: Path) -> dict[str, Any]:
 def alone(config: Config, folder: Path) -> dict[str, Any]:
     """Stage 1 of the network without gates."""
     parts = parts_of(config["setup"]["data"])
-    network = alone_network(config, folder, parts["train"])
+    network = new_network(config["setup"])
+    train_stage(network, parts["train"], config, "gates", folder)
+    keep(network, folder)
     return {"validation": abp.image_accuracy(network, parts["validation"])}
 
 
@@ -201,11 +200,13 @@ def pruned(config: Config, folder: Path) -> dict[str, Any]:
         See :func:`judged`; beside it ``removed`` and ``counts``, blocks and votes of every round,
         and validation accuracies ``soft`` and ``ungated`` before and after the masks jump to 1.
     """
-    parts = parts_of(config["setup"]["data"])
-    gated, rounds = voted_network(config, folder, parts["train"])
-    final = short_network(gated, config, folder, parts)
+    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    gated = made_by(config["after"], gates, gated_network(setup), folder)
+    rounds = vote(gated, config, folder, parts["train"])
+    final = shorten(gated, config, folder, parts)
+    keep(gated, folder)
     return {
-        **judged(final.network, config["setup"], parts),
+        **judged(final.network, setup, parts),
         **{"soft": final.soft, "ungated": final.ungated},
         "removed": [list(each.removed) for each in rounds],
         "counts": [list(each.votes.counts) for each in rounds],
@@ -214,9 +215,12 @@ def pruned(config: Config, folder: Path) -> dict[str, Any]:
 
 def unpruned(config: Config, folder: Path) -> dict[str, Any]:
     """A network that keeps its blocks: as many epochs of each kind, and the same distillation."""
-    parts = parts_of(config["setup"]["data"])
-    network = unpruned_network(config, folder, parts["train"])
-    return judged(network, config["setup"], parts)
+    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    network = made_by(config["after"], alone, new_network(setup), folder)
+    distil(network, parts["train"], config, folder, config["rounds"])
+    train_stage(network, parts["train"], config, "final", folder)
+    keep(network, folder)
+    return judged(network, setup, parts)
 
 
 def scratch(config: Config, folder: Path) -> dict[str, Any]:
@@ -224,38 +228,33 @@ def scratch(config: Config, folder: Path) -> dict[str, Any]:
 
     In the rounds' epochs the network with gates teaches it, as it was after stage 1.
     """
-    setup = config["setup"]
-    parts = parts_of(setup["data"])
-    arm = config["after"]["config"]
-    source = folder_of_job(Job(config["after"]["job"], arm, print), folder)
-    _, rounds = voted_network(arm, source, parts["train"])
-    network = new_network(setup, [block for each in rounds for block in each.removed])
-    teacher = _of(config["taught"], gated_network, folder, parts["train"])
-    _train(network, parts["train"], {**config, "factor": 1.0}, "gates", folder)
-    _rounds(network, parts["train"], {**config, "rounds": arm["n_prune"]}, folder, teacher)
-    _train(network, parts["train"], config, "final", folder)
+    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    gone = made_by(config["after"], pruned, gated_network(setup), folder).pruned
+    teacher = made_by(config["taught"], gates, gated_network(setup), folder)
+    network = new_network(setup, gone)
+    train_stage(network, parts["train"], config, "gates", folder)
+    distil(network, parts["train"], config, folder, len(gone), teacher)
+    train_stage(network, parts["train"], config, "final", folder)
     return judged(network, setup, parts)
 
 
 def filters(config: Config, folder: Path) -> dict[str, Any]:
     """More rounds on top of an arm's, stage 3, then the smallest filters go, and training."""
-    setup = config["setup"]
-    parts = parts_of(setup["data"])
-    gated, _ = _of(config["after"], voted_network, folder, parts["train"])
-    more = {**config, "voting": {}}
-    rounds = _voted(gated, more, folder, parts["train"])
-    short = short_network(gated, more, folder, parts).network
+    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    gated = made_by(config["after"], pruned, gated_network(setup), folder)
+    rounds = vote(gated, config, folder, parts["train"])
+    short = shorten(gated, config, folder, parts).network
     abp.zero_filters(short, config["kept"], norms=True)
     narrow = abp.remove_zero_filters(short)
-    _train(narrow, parts["train"], config, "narrow", folder)
+    train_stage(narrow, parts["train"], config, "narrow", folder)
     removed = [list(each.removed) for each in rounds]
     return {**judged(narrow, setup, parts), "removed": removed}
 
 
 def longer(config: Config, folder: Path) -> dict[str, Any]:
     """The unpruned network trained on, for as many epochs as filters were pruned after."""
-    parts = parts_of(config["setup"]["data"])
-    network = _of(config["after"], unpruned_network, folder, parts["train"])
-    _rounds(network, parts["train"], config, folder)
-    _train(network, parts["train"], config, "narrow", folder)
-    return judged(network, config["setup"], parts)
+    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    network = made_by(config["after"], unpruned, new_network(setup), folder)
+    distil(network, parts["train"], config, folder, config["rounds"])
+    train_stage(network, parts["train"], config, "narrow", folder)
+    return judged(network, setup, parts)

@@ -243,9 +243,9 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
     setup, parts = config["setup"], parts_of(config["setup"]["data"])
     gated = made_by(config["after"], pruned, gated_network(setup), folder)
     rounds = vote(gated, config, folder, parts["train"])
-    short = shorten(gated, config, folder, parts).network
+    short = shorten(gated, config, folder, parts).network.cpu()
     abp.zero_filters(short, config["kept"], norms=True)
-    narrow = abp.remove_zero_filters(short)
+    narrow = abp.remove_zero_filters(short).to(setup.get("device", "cpu"))
     train_stage(narrow, parts["train"], config, "narrow", folder)
     removed = [list(each.removed) for each in rounds]
     return {**judged(narrow, setup, parts), "removed": removed}

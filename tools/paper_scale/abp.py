@@ -5,10 +5,9 @@
 
 The pilot tries three rates for every arm, with one seed, on validation images; the study takes
 what it chose. `metalearn_tut/claims/abp/design.py` says what an arm is and how long it is trained,
-`criteria.py` beside it when a claim holds. Several trainings share the GPU (`--processes`), with
-`--bfloat16` in half precision. After `--seconds` what still runs is ended: what is done counts,
-and the same command goes on. With `--tiny` all of it takes minutes on a processor and measures
-nothing.
+`criteria.py` beside it when a claim holds. Several trainings share a GPU (`--at-once`), in half
+precision; what is done is kept, and the same command goes on. With `--tiny` all of it takes
+minutes on a processor and measures nothing.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from at_scale import run_in_order
-
 from metalearn_tut.claims import Job
 from metalearn_tut.claims.abp import design
+from metalearn_tut.claims.records import record_of
+from metalearn_tut.claims.turns import run_in_turns
 
 PILOT_SEED = 100
 EPOCHS = {"pilot": 8, "study": 30}
@@ -32,9 +31,9 @@ SMALL = {"train": 200, "validation": 50, "test": 100}
 
 def base_of(given: argparse.Namespace) -> dict[str, Any]:
     """What is trained, where, and on how many images."""
-    base = {**design.CIFAR, "device": given.device, "bfloat16": given.bfloat16}
+    base = {**design.CIFAR, "device": given.device}
     if given.tiny:
-        base |= {"data": {"name": "cifar10", **SMALL}, "batch": 100, "depth": 20}
+        base |= {"data": {"name": "cifar10", **SMALL}, "batch": 20, "depth": 20}
     return base
 
 
@@ -64,12 +63,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=Path("runs/paper_scale/abp"))
     parser.add_argument("--tiny", action="store_true", help="try everything out in minutes")
-    parser.add_argument("--processes", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--seconds", type=float, default=1e6, help="end after so many")
+    parser.add_argument("--at-once", type=int, default=1, help="trainings at a time")
     parser.add_argument("--epochs", type=int, help="of a first training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--bfloat16", action="store_true", help="convolutions in half precision")
-    parser.add_argument("--tune", action="store_true", help="let cuDNN try its convolutions")
     given = parser.parse_args()
     start, choice = time.monotonic(), given.out / "chosen.json"
     epochs = 1 if given.tiny else given.epochs or EPOCHS[given.part]
@@ -78,11 +74,11 @@ def main() -> None:
     else:
         factors = json.loads(choice.read_text())["factors"]
         jobs = study_jobs(base_of(given), epochs, given.seeds, factors)
-    options = {"processes": given.processes, "seconds": given.seconds, "tune": given.tune}
-    found = run_in_order(jobs, given.out, needs, **options)
-    values = {name: record["values"]["values"] for name, record in found.items()}
-    missing = sorted({job.name for job in jobs} - set(values))
-    print(f"{len(values)} of {len(jobs)} jobs are done; not: {', '.join(missing) or 'none'}")
+    for name, why in run_in_turns(jobs, given.out, needs, given.at_once).items():
+        print(f"failed: {name}: {why}")
+    records = {job.name: record_of(job, given.out) for job in jobs}
+    values = {name: record["values"]["values"] for name, record in records.items() if record}
+    missing = set(records) - set(values)
     if given.part == "pilot" and not missing:
         chosen = {"factors": design.chosen(values, PILOT_SEED)}
         shares = {name: value["validation"] for name, value in values.items()}

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing as mp
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from metalearn_tut.claims import Job
-from metalearn_tut.claims.records import record_of
-from metalearn_tut.claims.runner import attempt, run_jobs
+from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.files.provenance import write_result
 
 RESULTS = Path(__file__).parents[2] / "results" / "paper_scale"
@@ -82,68 +76,6 @@ def complete(
     config = {"arguments": arguments, "jobs": {job.name: job.config for job in todo}}
     write_result(path, config=config, values={**summary(values, todo), "jobs": values, **more})
     print(f"written to {path}")
-
-
-def run_in_order(
-    jobs: Sequence[Job],
-    folder: Path,
-    needs: Callable[[Job], set[str]],
-    processes: int,
-    seconds: float,
-    tune: bool = False,
-) -> dict[str, dict[str, Any]]:
-    """Do jobs side by side on one device, none before those that it needs.
-
-    Parameters
-    ----------
-    jobs : sequence of Job
-        The first of those that can begin is the next to.
-    folder : Path
-        As for :func:`~metalearn_tut.claims.runner.run_jobs`, whose records these are.
-    needs : callable
-        ``job -> names`` of the jobs that it needs.
-    processes : int
-        Jobs at a time.
-    seconds : float
-        When this is over, what still runs is ended.
-    tune : bool, default False
-        Let cuDNN try which of its convolutions is the fastest.
-
-    Returns
-    -------
-    dict
-        The records of those that have ended well, by name.
-    """
-    end = time.monotonic() + seconds
-    found = {job.name: record_of(job, folder) for job in jobs}
-    waiting = [job for job in jobs if not found[job.name]]
-    running: dict[Future[str | None], Job] = {}
-    options = {"initializer": _prepare, "initargs": (tune,)}
-    pool = ProcessPoolExecutor(processes, mp.get_context("spawn"), **options)
-    try:
-        while (left := end - time.monotonic()) > 0:
-            for job in [job for job in waiting if all(found.get(n) for n in needs(job))]:
-                if len(running) < processes:
-                    running[pool.submit(attempt, job, folder)] = job
-                    waiting.remove(job)
-            if not running:
-                break
-            for future in wait(running, left, FIRST_COMPLETED).done:
-                job = running.pop(future)
-                found[job.name] = record_of(job, folder)
-                took = time.monotonic() - end + seconds
-                print(f"{took:.0f} s: {job.name}: {future.result() or 'done'}", flush=True)
-    finally:
-        for process in list(pool._processes.values()):  # a pool can wait for them, or be waited for
-            process.kill()
-        pool.shutdown(cancel_futures=True)
-    return {name: record for name, record in found.items() if record}
-
-
-def _prepare(tune: bool) -> None:
-    """Before a worker's first job."""
-    torch.set_num_threads(1)
-    torch.backends.cudnn.benchmark = tune
 
 
 def stale(path: Path, jobs: Jobs, summary: Summary) -> str | None:

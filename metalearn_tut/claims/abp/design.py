@@ -16,7 +16,7 @@ from metalearn_tut.models import CifarResNet
 
 RATIO, DEEPER = 0.4, 0.6  # blocks that go: alone, and before filters do
 KEPT = 0.25  # share of the filters that stay, in every convolution
-RATES = {"gates": 0.1, "round": 0.02, "final": 0.05, "narrow": 0.05}
+RATES = {"gates": 0.1, "round": 0.02, "final": 0.1, "narrow": 0.1}
 GRID = (0.5, 1.0, 2.0)  # times the rates of all stages after the first
 TUNED = ("abp", "random", "unpruned", "scratch", "filters", "longer")
 OTHERS = ("mean", "undistilled", "oneshot")  # reported, at the rates of "abp"
@@ -32,10 +32,11 @@ CIFAR: Config = {
     "classes": 10,
     "depth": 32,
     "gate": "soft1",
-    "batch": 256,
+    "batch": 250,
     "weight_decay": 5e-4,
     "augment": {"padding": 4, "flip": True},
     "rates": RATES,
+    "device": "cpu",
 }
 
 

@@ -19,6 +19,7 @@ from metalearn_tut.block_voting.images import answers
 from metalearn_tut.claims.abp.pictures import parts_of
 from metalearn_tut.claims.records import folder_of_job
 from metalearn_tut.claims.study import Config, Job
+from metalearn_tut.claims.turns import TURNS
 from metalearn_tut.evaluation import cost
 from metalearn_tut.files.tensor_file import read_tensors, write_tensors
 from metalearn_tut.models import CifarResNet
@@ -28,7 +29,13 @@ END = "end.safetensors"
 Run = Callable[[Config, Path], dict[str, Any]]
 
 
-# What comes out
+# What goes in and comes out
+
+
+def parts_on(setup: Config) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The images and labels of each part, on the device."""
+    found = parts_of(setup["data"]).items()
+    return {n: tuple(torch.tensor(a, device=setup["device"]) for a in part) for n, part in found}
 
 
 def judged(network: nn.Module, setup: Config, parts: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def judged(network: nn.Module, setup: Config, parts: dict[str, Any]) -> dict[str
     }
     if setup["judge"] == "test":
         images, labels = parts["test"]
-        found["right"] = packed(answers(network, images).cpu().numpy() == labels)
+        found["right"] = packed((answers(network, images) == labels).cpu().numpy())
     return found
 
 
@@ -76,23 +83,34 @@ def recipe(setup: Config, stage: str, factor: float = 1.0) -> abp.Recipe:
         setup["rates"][stage] * factor,
         batch=setup["batch"],
         weight_decay=setup["weight_decay"],
-        augment=partial(abp.crop_and_flip, **setup["augment"]),
-        bfloat16=setup.get("bfloat16", False),
+        augment=partial(_augment, **setup["augment"]),
+        bfloat16=_on_gpu(setup),
+        recorded=_on_gpu(setup),
     )
+
+
+def _augment(x: torch.Tensor, generator: torch.Generator, **how: Any) -> torch.Tensor:
+    """Others have their turn before each step."""
+    TURNS.pass_on()
+    return abp.crop_and_flip(x, generator, **how)
+
+
+def _on_gpu(setup: Config) -> bool:
+    return setup["device"] != "cpu"
 
 
 def new_network(setup: Config, gone: Sequence[int] = ()) -> CifarResNet:
     """The whole network, or a shorter one, with new weights."""
     torch.manual_seed(setup["seed"])
     network = abp.remove_blocks(CifarResNet(setup["depth"], setup["classes"]), gone)
-    return network.to(setup.get("device", "cpu"))
+    return network.to(setup["device"])
 
 
 def gated_network(setup: Config) -> BlockGated:
     """The whole network and its gates, with new weights; without gates, the same ones."""
     torch.manual_seed(setup["seed"])
     whole = CifarResNet(setup["depth"], setup["classes"])
-    return BlockGated(whole, setup["gate"]).to(setup.get("device", "cpu"))
+    return BlockGated(whole, setup["gate"]).to(setup["device"])
 
 
 def vote(gated: BlockGated, config: Config, folder: Path, train: Any) -> list[abp.Round]:
@@ -100,13 +118,14 @@ def vote(gated: BlockGated, config: Config, folder: Path, train: Any) -> list[ab
     each = recipe(config["setup"], "round", config["factor"])
     each = dataclasses.replace(each, epochs=each.epochs * config["voting"].get("per_round", 1))
     options = {"n_prune": config["n_prune"], **config["voting"], **_quiet(config["setup"])}
-    return abp.vote_and_prune(gated, train, each, out=folder, **options)
+    return abp.vote_and_prune(gated, train, each, out=kept_in(config["setup"], folder), **options)
 
 
 def shorten(gated: BlockGated, config: Config, folder: Path, parts: dict[str, Any]) -> abp.Final:
     """Stage 3."""
     last = recipe(config["setup"], "final", config["factor"])
-    options = {"out": folder, "held_out": parts["validation"], **_quiet(config["setup"])}
+    out = kept_in(config["setup"], folder)
+    options = {"out": out, "held_out": parts["validation"], **_quiet(config["setup"])}
     return abp.finalise(gated, parts["train"], last, **options)
 
 
@@ -136,9 +155,15 @@ def train_stage(
     """One stage of a network without gates; the first has no factor."""
     title = title or stage
     how = recipe(config["setup"], stage, 1.0 if stage == "gates" else config["factor"])
-    file = folder / f"{title.replace(' ', '-')}.safetensors"
+    out = kept_in(config["setup"], folder)
+    file = out and out / f"{title.replace(' ', '-')}.safetensors"
     options = {"file": file, "title": title, **_quiet(config["setup"])}
     abp.train_epochs(network, train, how, objective, **options)
+
+
+def kept_in(setup: Config, folder: Path) -> Path | None:
+    """Where a training goes on from when interrupted; on a GPU it is too short for that."""
+    return None if _on_gpu(setup) else folder
 
 
 def _quiet(setup: Config) -> dict[str, Any]:
@@ -169,10 +194,11 @@ def made_by(source: Config, run: Run, network: nn.Module, folder: Path) -> nn.Mo
 
 def gates(config: Config, folder: Path) -> dict[str, Any]:
     """Stage 1, from which all arms with gates start: what its marks are on the training images."""
-    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    setup = config["setup"]
+    parts = parts_on(setup)
     gated = gated_network(setup)
     how = recipe(setup, "gates")
-    abp.train_gates(gated, parts["train"], how, out=folder, **_quiet(setup))
+    abp.train_gates(gated, parts["train"], how, out=kept_in(setup, folder), **_quiet(setup))
     marks = abp.collect_marks(gated, parts["train"][0])
     keep(gated, folder)
     return {
@@ -184,8 +210,9 @@ def gates(config: Config, folder: Path) -> dict[str, Any]:
 
 def alone(config: Config, folder: Path) -> dict[str, Any]:
     """Stage 1 of the network without gates."""
-    parts = parts_of(config["setup"]["data"])
-    network = new_network(config["setup"])
+    setup = config["setup"]
+    parts = parts_on(setup)
+    network = new_network(setup)
     train_stage(network, parts["train"], config, "gates", folder)
     keep(network, folder)
     return {"validation": abp.image_accuracy(network, parts["validation"])}
@@ -200,7 +227,8 @@ def pruned(config: Config, folder: Path) -> dict[str, Any]:
         See :func:`judged`; beside it ``removed`` and ``counts``, blocks and votes of every round,
         and validation accuracies ``soft`` and ``ungated`` before and after the masks jump to 1.
     """
-    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    setup = config["setup"]
+    parts = parts_on(setup)
     gated = made_by(config["after"], gates, gated_network(setup), folder)
     rounds = vote(gated, config, folder, parts["train"])
     final = shorten(gated, config, folder, parts)
@@ -215,7 +243,8 @@ def pruned(config: Config, folder: Path) -> dict[str, Any]:
 
 def unpruned(config: Config, folder: Path) -> dict[str, Any]:
     """A network that keeps its blocks: as many epochs of each kind, and the same distillation."""
-    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    setup = config["setup"]
+    parts = parts_on(setup)
     network = made_by(config["after"], alone, new_network(setup), folder)
     distil(network, parts["train"], config, folder, config["rounds"])
     train_stage(network, parts["train"], config, "final", folder)
@@ -228,7 +257,8 @@ def scratch(config: Config, folder: Path) -> dict[str, Any]:
 
     In the rounds' epochs the network with gates teaches it, as it was after stage 1.
     """
-    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    setup = config["setup"]
+    parts = parts_on(setup)
     gone = made_by(config["after"], pruned, gated_network(setup), folder).pruned
     teacher = made_by(config["taught"], gates, gated_network(setup), folder)
     network = new_network(setup, gone)
@@ -240,12 +270,13 @@ def scratch(config: Config, folder: Path) -> dict[str, Any]:
 
 def filters(config: Config, folder: Path) -> dict[str, Any]:
     """More rounds on top of an arm's, stage 3, then the smallest filters go, and training."""
-    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    setup = config["setup"]
+    parts = parts_on(setup)
     gated = made_by(config["after"], pruned, gated_network(setup), folder)
     rounds = vote(gated, config, folder, parts["train"])
     short = shorten(gated, config, folder, parts).network.cpu()
     abp.zero_filters(short, config["kept"], norms=True)
-    narrow = abp.remove_zero_filters(short).to(setup.get("device", "cpu"))
+    narrow = abp.remove_zero_filters(short).to(setup["device"])
     train_stage(narrow, parts["train"], config, "narrow", folder)
     removed = [list(each.removed) for each in rounds]
     return {**judged(narrow, setup, parts), "removed": removed}
@@ -253,7 +284,8 @@ def filters(config: Config, folder: Path) -> dict[str, Any]:
 
 def longer(config: Config, folder: Path) -> dict[str, Any]:
     """The unpruned network trained on, for as many epochs as filters were pruned after."""
-    setup, parts = config["setup"], parts_of(config["setup"]["data"])
+    setup = config["setup"]
+    parts = parts_on(setup)
     network = made_by(config["after"], unpruned, new_network(setup), folder)
     distil(network, parts["train"], config, folder, config["rounds"])
     train_stage(network, parts["train"], config, "narrow", folder)

@@ -107,14 +107,16 @@ def crop_and_flip(
         False for characters, which are others in a mirror.
     """
     rows, _, height, width = x.shape
-    down, right = torch.randint(2 * padding + 1, (2, rows, 1), generator=generator)
+    shift = torch.randint(2 * padding + 1, (2, rows, 1), generator=generator)
     mirrored = torch.rand(rows, 1, generator=generator) < (0.5 if flip else 0.0)
-    ys, xs = down + torch.arange(height), right + torch.arange(width)  # (B, H), (B, W)
+    # so few numbers that a GPU takes them along without being waited for
+    shift, mirrored = (n.to(x.device, non_blocking=True) for n in (shift, mirrored))
+    down, right = shift
+    ys = down + torch.arange(height, device=x.device)  # (B, H)
+    xs = right + torch.arange(width, device=x.device)  # (B, W)
     xs = torch.where(mirrored, xs.flip(1), xs)
-    index = torch.arange(rows)[:, None, None], ys[:, :, None], xs[:, None, :]
+    index = torch.arange(rows, device=x.device)[:, None, None], ys[:, :, None], xs[:, None, :]
     padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
-    # what is not pinned is read before the call returns: no need to wait for the GPU
-    index = tuple(i.to(x.device, non_blocking=True) for i in index)
     return padded[index].permute(0, 3, 1, 2)
 
 

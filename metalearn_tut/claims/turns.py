@@ -89,7 +89,8 @@ def run_in_turns(
     running: dict[Future[str | None], Job] = {}
     with ThreadPoolExecutor(at_once) as pool:
         while True:
-            for job in [job for job in waiting if needs(job) <= done]:
+            able = [job for job in waiting if needs(job) <= done]
+            for job in able[: at_once - len(running)]:
                 running[pool.submit(_in_turn, job, folder)] = job
                 waiting.remove(job)
             if not running:

@@ -1,13 +1,13 @@
-"""ABP on CIFAR-10, ResNet-32, ratio 0.4, and filters on top: the study on one GPU.
+"""ABP on CIFAR-10, ResNet-20, ratio 0.4, and filters on top: the study on one GPU.
 
     METALEARN_TUT_DATA=folder python tools/paper_scale/abp.py pilot --device cuda
     METALEARN_TUT_DATA=folder python tools/paper_scale/abp.py study --device cuda
 
 The pilot tries three rates for every arm, with one seed, on validation images; the study takes
-what it chose. `metalearn_tut/claims/abp/design.py` says what an arm is and how long it is trained,
-`criteria.py` beside it when a claim holds. Several trainings share a GPU (`--at-once`), in half
-precision; what is done is kept, and the same command goes on. With `--tiny` all of it takes
-minutes on a processor and measures nothing.
+what it chose (`first` is what it can begin with meanwhile). `metalearn_tut/claims/abp/design.py`
+says what an arm is and how long it is trained, `criteria.py` beside it when a claim holds. Several
+trainings share a GPU (`--at-once`), in half precision; what is done is kept, and the same command
+goes on. With `--tiny` all of it takes minutes on a processor and measures nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from metalearn_tut.claims.records import record_of
 from metalearn_tut.claims.turns import run_in_turns
 
 PILOT_SEED = 100
-EPOCHS = {"pilot": 8, "study": 30}
+EPOCHS = {"pilot": 5, "first": 14, "study": 14}
 SMALL = {"train": 200, "validation": 50, "test": 100}
 
 
@@ -44,11 +44,10 @@ def pilot_jobs(base: dict[str, Any], epochs: int) -> list[Job]:
     return [job for part in parts for job in part]
 
 
-def study_jobs(
-    base: dict[str, Any], epochs: int, seeds: Sequence[int], factors: dict[str, float]
-) -> list[Job]:
-    """All jobs of the study, those that others need first."""
-    return [job for part in design.study(base, epochs, seeds, factors) for job in part]
+def first_jobs(base: dict[str, Any], epochs: int, seeds: Sequence[int]) -> list[Job]:
+    """Those of the study that do not depend on what the pilot chooses."""
+    jobs = design.study(base, epochs, seeds, dict.fromkeys(design.TUNED, 1.0))
+    return [job for job in jobs if not needs(job)]
 
 
 def needs(job: Job) -> set[str]:
@@ -59,7 +58,7 @@ def needs(job: Job) -> set[str]:
 def main() -> None:
     """Run what is missing of the pilot or of the study."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=["pilot", "study"])
+    parser.add_argument("part", choices=EPOCHS)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", type=Path, default=Path("runs/paper_scale/abp"))
     parser.add_argument("--tiny", action="store_true", help="try everything out in minutes")
@@ -71,9 +70,11 @@ def main() -> None:
     epochs = 1 if given.tiny else given.epochs or EPOCHS[given.part]
     if given.part == "pilot":
         jobs = pilot_jobs(base_of(given), epochs)
+    elif given.part == "first":
+        jobs = first_jobs(base_of(given), epochs, given.seeds)
     else:
         factors = json.loads(choice.read_text())["factors"]
-        jobs = study_jobs(base_of(given), epochs, given.seeds, factors)
+        jobs = design.study(base_of(given), epochs, given.seeds, factors)
     for name, why in run_in_turns(jobs, given.out, needs, given.at_once).items():
         print(f"failed: {name}: {why}")
     records = {job.name: record_of(job, given.out) for job in jobs}

@@ -18,7 +18,8 @@ RATIO, DEEPER = 0.4, 0.6  # blocks that go: alone, and before filters do
 KEPT = 0.25  # share of the filters that stay, in every convolution
 RATES = {"gates": 0.1, "round": 0.02, "final": 0.1, "narrow": 0.1}
 GRID = (0.5, 1.0, 2.0)  # times the rates of all stages after the first
-TUNED = ("abp", "random", "unpruned", "scratch", "filters", "longer")
+EARLY, LATE = ("abp", "random", "unpruned", "scratch"), ("filters", "longer")
+TUNED = (*EARLY, *LATE)
 OTHERS = ("mean", "undistilled", "oneshot")  # reported, at the rates of "abp"
 VOTING: dict[str, Config] = {
     "abp": {},
@@ -30,7 +31,7 @@ VOTING: dict[str, Config] = {
 CIFAR: Config = {
     "data": {"name": "cifar10", "train": 45_000, "validation": 5_000, "test": 10_000},
     "classes": 10,
-    "depth": 32,
+    "depth": 20,
     "gate": "soft1",
     "batch": 250,
     "weight_decay": 5e-4,
@@ -118,17 +119,14 @@ def chosen(values: Mapping[str, Config], seed: int) -> dict[str, float]:
 
 
 def study(
-    base: Config,
-    epochs: int,
-    seeds: Sequence[int],
-    factors: Mapping[str, float],
-    others: Sequence[str] = OTHERS,
-) -> list[list[Job]]:
-    """The study's jobs in three parts: those of every seed; the reported arms come last."""
-    found = [waves(setup_of(base, epochs, s), factors, others) for s in seeds]
-    parts = [[job for each in found for job in each[part]] for part in range(3)]
-    late = [job for job in parts[1] if job.name.rpartition("-")[0] in others]
-    return [parts[0], [job for job in parts[1] if job not in late], [*parts[2], *late]]
+    base: Config, epochs: int, seeds: Sequence[int], factors: Mapping[str, float]
+) -> list[Job]:
+    """The study's jobs, those that others need first, then the claims' in their order."""
+    found = [waves(setup_of(base, epochs, s), factors, OTHERS) for s in seeds]
+    shared = [job for first, _, _ in found for job in first]
+    arms = [job for _, second, third in found for job in (*second, *third)]
+    turn = {arm: place for place, arms in enumerate((EARLY, LATE, OTHERS)) for arm in arms}
+    return [*shared, *sorted(arms, key=lambda job: turn[job.name.rpartition("-")[0]])]
 
 
 def _job(name: str, seed: int, config: Config, run: trainings.Run) -> Job:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from metalearn_tut.claims.records import record_of
+from metalearn_tut.claims.records import check_clean, record_of
 from metalearn_tut.claims.runner import attempt
 from metalearn_tut.claims.study import Job
 
@@ -62,20 +62,26 @@ TURNS = Turns()
 
 
 def run_in_turns(
-    jobs: Sequence[Job], folder: Path, needs: Callable[[Job], set[str]], at_once: int
+    jobs: Sequence[Job],
+    folder: Path,
+    records: Path,
+    needs: Callable[[Job], set[str]],
+    *,
+    at_once: int = 1,
+    clean: bool = True,
 ) -> dict[str, str]:
-    """Do all jobs that have no record in ``folder``, none before those that it needs.
+    """Do all jobs that have no record in ``records``, none before those that it needs.
 
     Parameters
     ----------
     jobs : sequence of Job
         The first of those that can begin is the next to. One that takes turns calls
         ``TURNS.pass_on()`` between its steps.
-    folder : Path
-        As for :func:`~metalearn_tut.claims.runner.run_jobs`, whose records are left here.
+    folder, records, clean
+        As for :func:`~metalearn_tut.claims.runner.run_jobs`.
     needs : callable
-        ``job -> names`` of the jobs that it needs.
-    at_once : int
+        ``job -> names`` of the jobs that it needs, as their configurations call them.
+    at_once : int, default 1
         Threads.
 
     Returns
@@ -83,15 +89,17 @@ def run_in_turns(
     dict
         Of the jobs without a record: why.
     """
-    done = {job.name for job in jobs if record_of(job, folder)}
-    missing = {job.name: "it needs another one" for job in jobs if job.name not in done}
-    waiting = [job for job in jobs if job.name not in done]
+    if clean:
+        check_clean()
+    waiting = [job for job in jobs if not record_of(job, records)]
+    missing = {job.name: "it needs another one" for job in waiting}
+    done = {job.config["name"] for job in jobs if job not in waiting}
     running: dict[Future[str | None], Job] = {}
     with ThreadPoolExecutor(at_once) as pool:
         while True:
             able = [job for job in waiting if needs(job) <= done]
             for job in able[: at_once - len(running)]:
-                running[pool.submit(_in_turn, job, folder)] = job
+                running[pool.submit(_in_turn, job, folder, records, clean)] = job
                 waiting.remove(job)
             if not running:
                 return missing
@@ -101,10 +109,10 @@ def run_in_turns(
                 if problem:
                     missing[job.name] = problem
                 else:
-                    done.add(job.name)
+                    done.add(job.config["name"])
                 print(f"{job.name}: {problem or 'done'}", flush=True)
 
 
-def _in_turn(job: Job, folder: Path) -> str | None:
+def _in_turn(job: Job, folder: Path, records: Path, clean: bool) -> str | None:
     with TURNS:
-        return attempt(job, folder)
+        return attempt(job, folder, records, clean)

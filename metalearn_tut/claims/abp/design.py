@@ -7,17 +7,19 @@ half a cosine. Those on which filters are pruned have more rounds and a stage ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from metalearn_tut import block_voting
-from metalearn_tut.claims.abp import trainings
-from metalearn_tut.claims.study import Config, Job
+from metalearn_tut.claims.abp import jobs as work
+from metalearn_tut.claims.study import Config, Job, Values
 from metalearn_tut.models import CifarResNet
 
 RATIO, DEEPER = 0.4, 0.6  # blocks that go: alone, and before filters do
 KEPT = 0.25  # share of the filters that stay, in every convolution
 RATES = {"gates": 0.1, "round": 0.02, "final": 0.1, "narrow": 0.1}
-GRID = (0.5, 1.0, 2.0)  # times the rates of all stages after the first
+GRID = {"0.5": 0.5, "1.0": 1.0, "2.0": 2.0}  # times the rates of all stages after the first
 EARLY, LATE = ("abp", "random", "unpruned", "scratch"), ("filters", "longer")
 TUNED = (*EARLY, *LATE)
 OTHERS = ("mean", "undistilled", "oneshot")  # reported, at the rates of "abp"
@@ -28,6 +30,18 @@ VOTING: dict[str, Config] = {
     "undistilled": {"kd_weight": 0.0},
     "oneshot": {"rule": "bottom_q"},
 }
+_EMOJI_CLASSES = 300
+EMOJI: Config = {
+    "data": {"name": "emoji", "classes": _EMOJI_CLASSES},
+    "classes": _EMOJI_CLASSES,
+    "depth": 20,
+    "gate": "soft1",
+    "batch": 64,
+    "weight_decay": 5e-4,
+    "augment": {"padding": 4, "flip": False},
+    "rates": RATES,
+    "device": "cpu",
+}
 CIFAR: Config = {
     "data": {"name": "cifar10", "train": 45_000, "validation": 5_000, "test": 10_000},
     "classes": 10,
@@ -37,7 +51,7 @@ CIFAR: Config = {
     "weight_decay": 5e-4,
     "augment": {"padding": 4, "flip": True},
     "rates": RATES,
-    "device": "cpu",
+    "device": "cuda",
 }
 
 
@@ -75,61 +89,70 @@ def waves(
     """
     few, many = budgets(setup)
     seed = setup["seed"]
-    first = _job("gates", seed, {"setup": setup}, trainings.gates)
-    alone = _job("alone", seed, {"setup": setup}, trainings.alone)
+    first = _job("gates", seed, {"setup": setup}, work.gates)
+    alone = _job("alone", seed, {"setup": setup}, work.alone)
     found: dict[str, Job] = {}
 
-    def add(arm: str, run: trainings.Run, after: Job, **config: object) -> None:
+    def add(arm: str, run: Callable[[Config, Path], Values], after: Job, **config: object) -> None:
         factor = factors.get(arm, factors.get("abp", 1.0))
         whole = {"setup": setup, "factor": factor, "after": _named(after), **config}
         found[arm] = _job(f"{name}{arm}", seed, whole, run)
 
     for arm in [arm for arm in VOTING if arm in factors or arm in others]:
         voting = {**VOTING[arm], "per_round": few if arm == "oneshot" else 1}
-        add(arm, trainings.pruned, first, voting=voting, n_prune=few)
-    add("unpruned", trainings.unpruned, alone, rounds=few)
+        add(arm, work.pruned, first, voting=voting, n_prune=few)
+    add("unpruned", work.unpruned, alone, rounds=few)
     second = list(found)
     ours, whole = found["abp"], found["unpruned"]
-    add("scratch", trainings.scratch, ours, taught=_named(first))
-    add("filters", trainings.filters, ours, n_prune=many, kept=KEPT, voting={})
-    add("longer", trainings.longer, whole, rounds=many - few)
+    add("scratch", work.scratch, ours, taught=_named(first))
+    add("filters", work.filters, ours, n_prune=many, kept=KEPT, voting={})
+    add("longer", work.longer, whole, rounds=many - few)
     parts = [[first, alone], [found[arm] for arm in second], []]
     parts[2] = [job for arm, job in found.items() if arm not in second and arm in factors]
     return parts
 
 
-def pilot(base: Config, epochs: int, seed: int) -> list[list[Job]]:
+def pilot(base: Config, epochs: int, seed: int) -> list[Job]:
     """Every tuned arm with every factor of the grid, on validation images alone.
 
-    Those of the third part start from what their arms came to at that factor.
+    A job is called ``ARM-FACTOR``. Those that go on from an arm do so at the same factor.
     """
     setup = setup_of(base, epochs, seed, "validation")
-    found = [waves(setup, dict.fromkeys(TUNED, f), name=f"pilot-{f}-") for f in GRID]
-    shared = found[0][0]
-    return [shared, *([job for each in found for job in each[part]] for part in (1, 2))]
+    found = [waves(setup, dict.fromkeys(TUNED, f), name=f"pilot-{f}-") for f in GRID.values()]
+    made = [job for part in (1, 2) for each in found for job in each[part]]
+    return [replace(job, name=_short(job.name)) for job in (*found[0][0], *made)]
 
 
-def chosen(values: Mapping[str, Config], seed: int) -> dict[str, float]:
-    """For each arm the factor with the best validation accuracy; of equal ones the middle."""
-    order = sorted(GRID, key=lambda factor: factor != 1.0)
-    return {
-        arm: max(order, key=lambda f: values[f"pilot-{f}-{arm}-{seed}"]["validation"])
-        for arm in TUNED
-    }
+def _short(name: str) -> str:
+    """Of ``pilot-FACTOR-ARM-SEED``: ``ARM-FACTOR``; of ``STAGE-SEED``: ``STAGE``."""
+    *factor, arm, _ = name.split("-")
+    return "-".join([arm, *factor[1:]])
 
 
 def study(
-    base: Config, epochs: int, seeds: Sequence[int], factors: Mapping[str, float]
+    base: Config,
+    epochs: int,
+    seeds: Sequence[int],
+    few: Sequence[int],
+    factors: Mapping[str, float],
 ) -> list[Job]:
-    """The study's jobs, those that others need first, then the claims' in their order."""
-    found = [waves(setup_of(base, epochs, s), factors, OTHERS) for s in seeds]
+    """The study's jobs, those that others need first, then the claims' in their order.
+
+    Arms that are only reported are trained with the ``few`` seeds.
+    """
+    found = [waves(setup_of(base, epochs, s), factors, OTHERS if s in few else ()) for s in seeds]
     shared = [job for first, _, _ in found for job in first]
     arms = [job for _, second, third in found for job in (*second, *third)]
     turn = {arm: place for place, arms in enumerate((EARLY, LATE, OTHERS)) for arm in arms}
     return [*shared, *sorted(arms, key=lambda job: turn[job.name.rpartition("-")[0]])]
 
 
-def _job(name: str, seed: int, config: Config, run: trainings.Run) -> Job:
+def needs(job: Job) -> set[str]:
+    """The jobs from which one goes on, as their configurations call them."""
+    return {job.config[how]["job"] for how in ("after", "taught") if how in job.config}
+
+
+def _job(name: str, seed: int, config: Config, run: Callable[[Config, Path], Values]) -> Job:
     return Job(f"{name}-{seed}", {"name": f"{name}-{seed}", **config}, run)
 
 

@@ -173,7 +173,7 @@ def test_a_file_cut_off_anywhere_is_refused_and_nothing_of_it_is_loaded(tmp_path
 
 def test_the_record_of_a_job_cut_off_anywhere_is_no_record(tmp_path):
     job = Job("train-0", {"seed": 0}, toy_study.train)
-    path = tmp_path / f"{job.key}.json"
+    path = tmp_path / "train-0.json"
     write_record(job, tmp_path, {}, seconds=1)
     data = path.read_bytes().rstrip()
     assert record_of(job, tmp_path)

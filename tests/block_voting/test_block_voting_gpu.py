@@ -16,6 +16,7 @@ from metalearn_tut.block_voting import (
     train_epochs,
     train_gates,
 )
+from metalearn_tut.block_voting.networks.blocks import mix
 from metalearn_tut.models import CifarResNet
 
 
@@ -49,15 +50,10 @@ def test_in_half_precision_steps_are_computed_so_and_weights_kept_whole():
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_a_gated_block_stays_in_half_precision():
-    seen, network = [], gated()
-    network.network.blocks[2].conv1.register_forward_hook(
-        lambda layer, given, out: seen.append(given[0].dtype)
-    )
-    x, _ = images(4)
-    with torch.autocast("cpu", torch.bfloat16):
-        network.eval()(x / 255)
-    assert seen == [torch.bfloat16]  # what the block before it put out, under its mark
+def test_a_mark_in_full_precision_does_not_widen_what_it_weighs():
+    block, x = nn.Identity(), torch.rand(2, 3, 4, 4, dtype=torch.bfloat16)
+    mark = torch.full((2, 1, 1, 1), 0.5)  # a softmax under autocast, on a GPU
+    assert mix(block, x, mark, "skipnet").dtype == torch.bfloat16
 
 
 def test_half_precision_is_near_the_whole():
@@ -124,12 +120,12 @@ def test_a_rate_on_the_device_is_changed_in_place():
     rate = fused.param_groups[0]["lr"]
     for optimizer in (plain, fused):
         epochs._set_rate(optimizer, 0.25)
-        weight.grad = torch.full((2,), 2.0)
+        weight.grad = torch.ones(2)
         optimizer.step()
     assert rate is fused.param_groups[0]["lr"] and rate.item() == 0.25
-    # two steps of 0.25 · (2 + 1e-4 · weight)
-    first = 1 - 0.25 * (2 + 1e-4)
-    assert weight.tolist() == pytest.approx([first - 0.25 * (2 + 1e-4 * first)] * 2)
+    # two steps of 0.25 · (1 + 1e-4 · weight)
+    first = 1 - 0.25 * (1 + 1e-4)
+    assert weight.tolist() == pytest.approx([first - 0.25 * (1 + 1e-4 * first)] * 2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,4 +1,4 @@
-"""The ABP studies: arms of equal effort, their jobs on a small scale, verdicts from numbers."""
+"""The ABP studies: arms of equal effort, jobs that go on from one another, and their images."""
 
 import copy
 
@@ -6,303 +6,157 @@ import numpy as np
 import pytest
 import torch
 
-from metalearn_tut import block_voting, tasks
-from metalearn_tut.claims import Results, records
-from metalearn_tut.claims.abp import arms as abp_arms
-from metalearn_tut.claims.abp import cifar as abp_cifar
+from metalearn_tut import claims
+from metalearn_tut.block_voting import block_budget
 from metalearn_tut.claims.abp import claims as abp
-from metalearn_tut.claims.abp import jobs as abp_jobs
-from metalearn_tut.claims.abp import second as abp_second
-from metalearn_tut.claims.study import Job
-from metalearn_tut.evaluation import cost
+from metalearn_tut.claims.abp import design, jobs, pictures
+from metalearn_tut.claims.statistics import accuracies
 from metalearn_tut.models import CifarResNet
 
-ONE, TWO, THREE, FOUR, FIVE = abp.CLAIMS
-STUDIES = {"abp": abp.STUDY, "abp_cifar": abp_cifar.STUDY}
-SETUP = {
-    **abp_arms.CHARACTERS,
-    "data": {"name": "characters", "classes": 3, "per_class": [2, 1]},
-    "classes": 3,
-    "batch": 3,
-    "recipes": {
-        stage: {"epochs": 1, "lr": 0.05}
-        for stage in ("gates", "round", "final", "filters", "narrow")
-    },
-}
+NAMES = ("abp", "abp_cifar10")
 
 
-# Arms
+def epochs(config):
+    """Epochs in all, and those with a teacher, of what a job ends with."""
+    stages = config["setup"]["epochs"]
+    arm = config["name"].split("-")[-2]
+    if arm in ("gates", "alone"):
+        return stages["gates"], 0
+    rounds = config["n_prune"] if "n_prune" in config else config.get("rounds", 0)
+    if arm == "scratch":
+        taught = config["after"]["config"]["n_prune"] * stages["round"]
+        return stages["gates"] + taught + stages["final"], taught
+    before, taught = epochs(config["after"]["config"])
+    if arm == "filters":  # goes on from ABP's rounds, and has a last training of its own
+        rounds -= config["after"]["config"]["n_prune"]
+    taught += rounds * stages["round"]
+    last = stages["narrow"] if arm in ("filters", "longer") else stages["final"]
+    return before + rounds * stages["round"] + last, taught
 
 
 @pytest.mark.parametrize("quick", [False, True])
-@pytest.mark.parametrize("study", STUDIES)
-def test_every_arm_has_as_many_epochs_and_as_many_of_distillation(study, quick):
-    jobs = {job.name: job.config for job in STUDIES[study].jobs(quick)}
-    totals = set()
-    for name, config in jobs.items():
-        if "final" not in config:
-            continue
-        voting = config.get("voting", {})
-        rounds = config.get("rounds", voting.get("n_prune", 0) // voting.get("per_round", 1))
-        distilled = rounds * config["epochs"]
-        totals.add(config["gates"]["recipes"]["gates"]["epochs"] + distilled + config["final"])
-        ratio, seed = name.split("-")[1:]
-        rival = jobs[f"abp-{ratio}-{seed}"]
-        assert distilled == rival["voting"]["n_prune"] * rival["epochs"], name
-        assert config["gates"] == rival["gates"] == jobs[f"gates-{seed}"]
-        assert config["gates"]["name"] == f"gates-{seed}"
-        assert config["gates"]["seed"] == int(seed)
-    assert len(totals) == 1
-    if not quick:  # as the criteria say
-        assert f"{totals.pop()} in all" in STUDIES[study].claims[1].criterion
+@pytest.mark.parametrize("name", NAMES)
+def test_arms_that_are_compared_have_as_many_epochs_of_each_kind(name, quick):
+    study = claims.load(name)
+    found = {job.name: epochs(job.config) for job in study.jobs(quick)}
+    seeds = study.seeds[:1] if quick else study.seeds
+    for claim in study.claims:
+        assert {found[f"{arm}-{s}"] for arm in (claim.arm, claim.rival) for s in seeds} == {
+            found[f"{claim.arm}-0"]
+        }, claim.text
+    for arm in design.OTHERS if not quick else ():
+        assert found[f"{arm}-0"] == found["abp-0"]
 
 
-def test_what_another_job_made_is_named_by_its_own_configuration():
-    jobs = {job.name: job.config for job in abp_arms.all_jobs(False)}
-    more = {job.name: job.config for job in abp_second.all_jobs(False)}
-    for name, config in [*jobs.items(), *more.items()]:
-        if "of" in config:
-            assert config["arm"] == jobs[config["of"]], name
+@pytest.mark.parametrize("name", NAMES)
+def test_arms_of_a_seed_start_from_the_same_and_differ_in_one_thing(name):
+    found = {job.name: job.config for job in claims.load(name).jobs(False)}
+    for arm, what in (("random", "rule"), ("mean", "rule"), ("undistilled", "kd_weight")):
+        ours, theirs = copy.deepcopy(found["abp-1"]), copy.deepcopy(found[f"{arm}-1"])
+        assert theirs["voting"].pop(what) is not None
+        assert {**theirs, "name": "", "factor": 0} == {**ours, "name": "", "factor": 0}
+    for job in found.values():
+        for how in ("after", "taught"):
+            if how in job:
+                assert job[how]["config"] == found[job[how]["job"]]
+                assert job[how]["config"]["setup"] == job["setup"]
+    assert found["scratch-2"]["after"]["job"] == "abp-2"
+    assert found["abp-2"]["n_prune"] == block_budget(CifarResNet(20), 0.4) == 3
 
 
-def test_images_of_a_character_are_in_one_part_each():
-    parts = abp_jobs.characters(abp_arms.CHARACTERS["data"])
-    assert {name: len(x) for name, (x, _) in parts.items()} == {
-        "train": 800,
-        "validation": 400,
-        "test": 800,
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pilot_sees_no_test_image_and_what_it_chose_is_in_the_jobs(name):
+    study = claims.load(name)
+    assert all(job.config["setup"]["judge"] == "validation" for job in study.pilots())
+    assert {job.name for job in study.pilots()} >= {
+        f"{arm}-{point}" for arm in design.TUNED for point in design.GRID
     }
-    seen = [{image.tobytes() for image in x} for x, _ in parts.values()]
-    assert len(set.union(*seen)) == sum(map(len, seen)) > 1990
-    for x, y in parts.values():
-        assert np.bincount(y).tolist() == [len(y) // 100] * 100
-        assert x.shape[1:] == (3, 32, 32) and (x[:, 0] == x[:, 2]).all()
-        assert not x[:, :, :2].any() and not x[..., -2:].any()
-    again = abp_jobs.characters(abp_arms.CHARACTERS["data"])
-    assert all((again[n][0] == x).all() for n, (x, _) in parts.items())
-    source, (x, y) = tasks.glyphs("train"), parts["test"]
-    chosen = np.sort(np.random.default_rng(0).permutation(source.n_classes)[:100])
-    own = {image.tobytes() for image in source.images_of(int(chosen[y[5]]), range(20))}
-    assert x[5][0, 2:-2, 2:-2].tobytes() in own
+    factors = {job.name[:-2]: job.config.get("factor") for job in study.jobs(False)}
+    expected = {"abp": 2.0, "random": 2.0, "unpruned": 2.0, "scratch": 2.0, "filters": 0.5}
+    if name == "abp_cifar10":
+        assert expected.items() <= factors.items()
+
+
+def test_jobs_come_after_those_that_they_need():
+    for name in NAMES:
+        seen = set()
+        for job in claims.load(name).jobs(False):
+            assert design.needs(job) <= seen
+            seen.add(job.config["name"])
+
+
+# Images
+
+
+def test_an_emoji_is_tested_on_an_artist_who_was_not_trained_on():
+    parts = pictures.parts_of({"name": "emoji", "classes": 40})
+    seen = {part: {image.tobytes() for image in x} for part, (x, _) in parts.items()}
+    assert not seen["train"] & seen["test"] and not seen["train"] & seen["validation"]
+    for part in ("validation", "test"):
+        assert parts[part][1].tolist() == list(range(40))
+    x, y = parts["train"]
+    assert x.shape[1:] == (3, 32, 32) and np.bincount(y).min() >= 3
+    assert 300 % pictures.TOGETHER["emoji"] == 0 and 10_000 % pictures.TOGETHER["cifar10"] == 0
 
 
 # Jobs
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """The jobs of one seed, run in one folder as the runner does."""
-    folder, values = tmp_path_factory.mktemp("abp"), {}
-    first = Job("gates-0", abp_arms.gated_config(SETUP, 0), abp_jobs.train_gated)
-    wanted = ("abp-0.4-0", "random-0.4-0", "unpruned-0.4-0", "scratch-0.4-0")
-    arms = [job for job in abp_arms.arm_jobs(SETUP, 0) if job.name in wanted]
-    for job in (first, *arms):
-        values[job.name] = job.run(job.config, folder / job.key)
-    return folder, values, {job.name: job for job in (first, *arms)}
-
-
-@pytest.mark.slow
-def test_an_arm_removes_its_blocks_and_says_what_is_right(done):
-    folder, values, jobs = done
-    found = values["abp-0.4-0"]
-    assert [len(removed) for removed in found["removed"]] == [1, 1, 1]
-    assert found["votes"][0]["candidates"] == [1, 2, 4, 5, 7, 8]
-    data = abp_jobs.images(SETUP["data"])
-    job = jobs["abp-0.4-0"]
-    _, final = abp_jobs.pruned_network(job.config, folder / job.key, data["train"], data["test"])
-    share = block_voting.image_accuracy(final.network, data["test"])
-    assert np.mean([int(r) for r in found["test"].split()]) == pytest.approx(share)
-    assert len(found["test"].split()) == 3 * 17
-    assert final.soft == found["soft"] and final.ungated == found["ungated"]
-    assert len(final.network.blocks) == 6
-    assert found["macs"] == values["scratch-0.4-0"]["macs"] < values["unpruned-0.4-0"]["macs"]
-
-
-@pytest.mark.slow
-def test_arms_start_from_the_gates_of_their_seed(done, monkeypatch):
-    folder, values, jobs = done
-    job, seen = jobs["random-0.4-0"], []
-    monkeypatch.setattr(records, "record_of", lambda job, where: {"there": job.name})
-    real = block_voting.vote_and_prune
-
-    def spy(gated, *args, **options):
-        seen.append(copy.deepcopy(gated.state_dict()))
-        return real(gated, *args, **options)
-
-    monkeypatch.setattr(block_voting, "vote_and_prune", spy)
-    assert abp_jobs.pruned(job.config, folder / job.key) == values["random-0.4-0"]
-    train = abp_jobs.images(SETUP["data"])["train"]
-    setup = jobs["gates-0"]
-    expected = abp_jobs.gated_network(setup.config, folder / setup.key, train).state_dict()
-    assert all(torch.equal(seen[0][name], tensor) for name, tensor in expected.items())
-
-
-def test_without_prunes_and_gates_the_start_is_the_same(tmp_path):
-    config = abp_arms.gated_config(SETUP, 4)
-    short = {n: {**how, "epochs": 0} for n, how in SETUP["recipes"].items()}
-    config = {**config, "recipes": short}
-    data = abp_jobs.images(SETUP["data"])["train"]
-    gated = abp_jobs.gated_network(config, tmp_path / "a", data)
-    arm = {"gates": config, "rounds": 0, "epochs": 0, "final": 0}
-    alone = abp_jobs.unpruned_network(arm, tmp_path / "b", data)
-    state = gated.network.state_dict()
-    assert all(torch.equal(state[name], t) for name, t in alone.state_dict().items())
-
-
-@pytest.mark.slow
-def test_filters_start_from_the_network_of_the_arm(done, tmp_path, monkeypatch):
-    folder, _, jobs = done
-    arm = jobs["abp-0.4-0"]
-    monkeypatch.setattr(records, "record_of", lambda job, where: {"there": job.name})
-    seen = []
-    real = block_voting.soft_filter_prune
-
-    def spy(network, *args, **options):
-        seen.append(copy.deepcopy(network).state_dict())
-        return real(network, *args, **options)
-
-    monkeypatch.setattr(block_voting, "soft_filter_prune", spy)
-    config = {"of": arm.name, "arm": arm.config, "kept": 0.5}
-    found = abp_jobs.prune_filters(config, folder / "filters")
-    train = abp_jobs.images(SETUP["data"])["train"]
-    expected = abp_jobs.pruned_network(arm.config, folder / arm.key, train)[1].network
-    assert all(torch.equal(seen[0][n], t) for n, t in expected.state_dict().items())
-    stem, head, plain = 442368, 3 * 64, 4718592  # the halves of a plain block cost the same
-    narrowing, narrowed = 1179648, 2359296  # those of a block that changes the shape do not
-    assert found["macs"] == stem / 2 + head + 4 * plain * (1 / 2 + 1 / 4) / 2 + 2 * (
-        narrowing / 2 + narrowed / 4
-    )
-
-
-@pytest.mark.slow
-def test_filters_of_the_second_study_start_from_the_first_one(done, tmp_path, monkeypatch):
-    folder, _, jobs = done
-    arm, study = jobs["abp-0.4-0"], folder.parent / "abp"
-    study.exists() or study.symlink_to(folder)
-    monkeypatch.setattr(records, "record_of", lambda job, where: (where / job.key).exists() or None)
-    seen = []
-    monkeypatch.setattr(abp_jobs, "pruned_network", lambda arm, source, train: seen.append(source))
-    work = folder.parent / "abp_second" / "soft"
-    for config in (arm.config, {**arm.config, "epochs": 7}):
-        with pytest.raises(TypeError):  # there is no network in what was put in its place
-            abp_jobs.prune_filters({"of": arm.name, "arm": config, "kept": 0.5}, work)
-    assert seen == [study / arm.key, work / arm.name]
-
-
-@pytest.mark.slow
-def test_filters_are_pruned_by_the_recipes_of_their_own_study(done, monkeypatch):
-    folder, _, jobs = done
-    arm, seen = jobs["abp-0.4-0"], []
-    monkeypatch.setattr(records, "record_of", lambda job, where: {"there": job.name})
-    monkeypatch.setattr(
-        block_voting,
-        "soft_filter_prune",
-        lambda network, data, kept, recipe, **_: seen.append(recipe) or network,
-    )
-    recipes = {stage: {"epochs": 0, "lr": rate} for stage, rate in (("filters", 3), ("narrow", 4))}
-    config = {"of": arm.name, "arm": arm.config, "kept": 0.5, "recipes": recipes}
-    abp_jobs.prune_filters(config, folder / "other")
-    assert [(r.epochs, r.lr) for r in seen] == [(0, 3)]
-
-
-def test_latency_counts_blocks_and_compares_in_turns(monkeypatch):
-    """On a machine on which time goes by multiply-adds."""
-    monkeypatch.setattr(cost, "latency", lambda network, shape, *_, **__: cost.macs(network, shape))
-    asked = {"depths": [20], "ratios": [0.6], "batches": [2], "turns": 3}
-    found = abp_jobs.latency(asked, None)["20 0.6"]
-    assert found["removed"] == 5
-    assert found["macs"] == pytest.approx(1 - 5 * 4718592 / 40552576, abs=1e-4)
-    assert found["latency"]["2"] == found["macs"]
-
-
-# Verdicts
-
-
-def study(jobs=None, **levels):
-    """Made-up results: each arm's accuracy, 0.8 where nothing is said, luck shared by all."""
-    luck = torch.rand(800, generator=torch.Generator().manual_seed(0))
-    found = Results()
-    for job in jobs or abp_arms.all_jobs(False):
-        level = levels.get(job.name.rpartition("-")[0].replace("-", "_").replace(".", ""), 0.8)
-        found[job.name] = {
-            "test": " ".join(str(int(r)) for r in luck < level),
-            **{"soft": 0.5, "ungated": 0.4, "removed": [[1], [2], [4]], "macs": 1000},
-        }
-    ratios = {"macs": 0.6, "latency": {"1": 0.62, "64": 0.65}}
-    found["latency"] = {"20 0.4": ratios}
-    return found
-
-
-@pytest.mark.slow
-def test_the_arithmetic_needs_no_run_and_finds_other_blocks_wrong(monkeypatch):
-    assert ONE.verdict(Results()).holds is True
-    deep = ONE.verdict(Results()).values["110"]
-    total = 442368 + 52 * 4718592 + 2 * 3538944 + 640
-    assert deep["0.4"] == pytest.approx(100 * 21 * 4718592 / total)
-    monkeypatch.setattr(abp, "TABLE", ((56, None, 0.2, 15.0),))  # the rule's five blocks
-    assert ONE.verdict(Results()).holds is False
-
-
-@pytest.mark.slow(quick=1)
-@pytest.mark.parametrize(("level", "holds"), [(0.82, True), (0.8, True), (0.77, False)])
-def test_a_loss_must_not_lie_beyond_the_interval(level, holds):
-    assert TWO.verdict(study(abp_04=level, abp_06=0.5)).holds is holds
-    on_photographs = abp_cifar.CLAIMS[0].verdict(study(abp_cifar.all_jobs(False), abp_04=level))
-    assert on_photographs.holds is holds
-
-
-def test_votes_must_beat_every_other_way():
-    others = ("random_04", "oneshot_04", "undistilled_04", "scratch_04")
-    worse = dict.fromkeys(others, 0.75)
-    assert THREE.verdict(study(**worse)).holds is True
-    for other in others:
-        assert THREE.verdict(study(**{**worse, other: 0.8})).holds is False
-    assert abp_cifar.CLAIMS[1].verdict(study(random_04=0.75)).holds is True
-    assert abp_cifar.CLAIMS[1].verdict(study()).holds is False
-
-
-@pytest.mark.parametrize(("at_64", "holds"), [(0.65, True), (0.67, False)])
-def test_time_must_fall_with_the_multiply_adds(at_64, holds):
-    found = study()
-    found["latency"]["20 0.4"]["latency"]["64"] = at_64
-    assert FOUR.verdict(found).holds is holds
-
-
-def test_the_shorter_network_must_be_the_better_start():
-    assert FIVE.verdict(study(filters_abp_05=0.85)).holds is True
-    assert FIVE.verdict(study()).holds is False
-
-
-@pytest.mark.parametrize(("claim", "title"), [(0, "soft"), (1, "once")])
-def test_so_it_must_in_the_second_study(claim, title):
-    jobs, claim = abp_second.all_jobs(False), abp_second.CLAIMS[claim]
-    assert claim.verdict(study(jobs, **{f"{title}_abp_05": 0.85})).holds is True
-    assert claim.verdict(study(jobs)).holds is False
-    assert set(claim.verdict(study(jobs)).values["curve"]) == {
-        job.name.rpartition("-")[0] for job in jobs if job.name.startswith(title)
+def ran(tmp_path_factory):
+    """Four jobs of one seed on a few images, in a folder as the runner has it."""
+    base = {**abp.tiny("emoji"), "batch": 30}
+    made = {
+        job.name: job for job in design.study(base, 1, (0,), (), dict.fromkeys(design.TUNED, 1))
     }
+    folder, values = tmp_path_factory.mktemp("out"), {}
+    for name in ("gates-0", "abp-0", "scratch-0", "filters-0"):
+        place = folder / "abp" / made[name].key
+        place.mkdir(parents=True)
+        values[name] = made[name].run(made[name].config, place)
+    return folder, made, values
 
 
-def test_both_ways_of_the_second_study_have_as_many_epochs():
-    ways = (abp_second.SOFT, abp_second.ONCE)
-    assert [sum(how["epochs"] for how in way.values()) for way in ways] == [30, 30]
+@pytest.mark.slow
+def test_what_others_go_on_from_is_done_once_and_read_by_all(ran):
+    folder, made, values = ran
+    assert len(list((folder / "trained").iterdir())) == 2  # the network with gates, and ABP's
+    setup = made["abp-0"].config["setup"]
+    gated = design.work.made_by(
+        {"config": made["abp-0"].config},
+        folder / "abp" / "x",
+        jobs._pruned,
+        jobs.gated_network(setup),
+    )
+    removed = [block for each in values["abp-0"]["removed"] for block in each]
+    assert gated.pruned == set(removed) and len(removed) == 3
+    again = [b for each in values["filters-0"]["removed"] for b in each]
+    assert len(again) == 2 and not set(again) & set(removed)
 
 
-def test_half_of_the_filters_of_the_short_network_cost_no_more():
-    torch.manual_seed(0)
-    whole = CifarResNet(20)
-    macs = {}
-    for name, network, kept in (
-        ("abp", block_voting.remove_blocks(whole, (1, 2, 4, 5, 7)), 0.5),
-        ("alone", whole, 0.3),
-    ):
-        zeroed = copy.deepcopy(network)
-        block_voting.zero_filters(zeroed, kept, norms=True)
-        macs[name] = abp.cost.macs(block_voting.remove_zero_filters(zeroed), (3, 32, 32))
-    assert macs["abp"] <= macs["alone"]
+@pytest.mark.slow
+def test_a_job_says_what_is_right_and_what_it_costs(ran):
+    _, _, values = ran
+    whole = 40551040  # multiply-adds of a ResNet-20; each plain block has 4,718,592
+    assert values["abp-0"]["macs"] == values["scratch-0"]["macs"]
+    assert values["abp-0"]["macs"] == pytest.approx((whole - 3 * 4718592) / whole, abs=1e-3)
+    assert values["filters-0"]["macs"] <= 0.07
+    for name in ("abp-0", "scratch-0", "filters-0"):
+        assert len(accuracies(values[name]["test"])) == 20 / pictures.TOGETHER["emoji"]
+        assert len(accuracies(values[name]["validation"])) == 1
+    assert "test" not in values["gates-0"] and len(values["gates-0"]["marks"]) == 9
 
 
-def test_without_results_nothing_is_decided_but_the_arithmetic():
-    for study in (*STUDIES.values(), abp_second.STUDY):
-        found = [claim.verdict(Results()).holds for claim in study.claims]
-        assert found == [True if claim is ONE else None for claim in study.claims]
+def test_without_gates_the_start_is_the_same():
+    setup = {**abp.tiny("emoji"), "seed": 4}
+    state = jobs.gated_network(setup).network.state_dict()
+    alone, short = jobs.new_network(setup), jobs.new_network(setup, [1, 5])
+    assert all(torch.equal(state[name], t) for name, t in alone.state_dict().items())
+    assert all(torch.equal(state[name], t) for name, t in short.state_dict().items())
+
+
+def test_a_study_of_a_gpu_says_so_where_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    first = claims.load("abp_cifar10").jobs(False)[0]
+    with pytest.raises(RuntimeError, match="the study abp, on emoji, needs none"):
+        first.run(first.config, tmp_path / "abp_cifar10" / "gates-0")

@@ -1,252 +1,204 @@
-"""The jobs of the ABP studies: gates, prunes, the networks they are compared with, and latency."""
+"""The jobs of the ABP study: each trains one network, or goes on with another job's."""
 
 from __future__ import annotations
 
 import copy
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metalearn_tut import block_voting as abp
-from metalearn_tut.block_voting import BlockGated
 from metalearn_tut.block_voting.images import answers
-from metalearn_tut.claims.learners import latency_ratio
-from metalearn_tut.claims.records import folder_of_job
-from metalearn_tut.claims.study import Config, Job
+from metalearn_tut.claims.abp.pictures import TOGETHER, parts_of
+from metalearn_tut.claims.abp.stages import (
+    distil,
+    gated_network,
+    kept_in,
+    new_network,
+    quiet,
+    recipe,
+    shorten,
+    train_stage,
+    vote,
+)
+from metalearn_tut.claims.learners import shared
+from metalearn_tut.claims.statistics import right_answers
+from metalearn_tut.claims.study import Config, Values
 from metalearn_tut.evaluation import cost
+from metalearn_tut.files.tensor_file import read_tensors, write_tensors
 from metalearn_tut.models import CifarResNet
-from metalearn_tut.tasks import cifar10, glyphs
 
 SHAPE = (3, 32, 32)
-
-# Images
-
-
-def images(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images and labels of the parts ``train``, ``validation`` and ``test``, of 32x32 in color."""
-    return {"characters": characters, "cifar10": _cifar}[config["name"]](config)
+Parts = dict[str, tuple[Tensor, Tensor]]
+Work = Callable[[Config, Path, Path], tuple[Values, nn.Module]]
+"""``work(config, folder, out)`` -> values and network; what it keeps meanwhile is in ``out``."""
 
 
-def characters(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Some training glyphs as one problem of many classes, the same for every seed.
-
-    The first images of each class, in an order of its own, are for training, the next for
-    validation and the rest for the test.
-    """
-    n, (train, validation) = config["classes"], config["per_class"]
-    source, generator = glyphs("train"), np.random.default_rng(0)
-    chosen = np.sort(generator.permutation(source.n_classes)[:n]).tolist()
-    found = source.select(chosen, f"{n} characters").as_supervised()
-    padded = np.pad(found.images, ((0, 0), (0, 0), (2, 2), (2, 2))).repeat(3, 1)
-    order = np.stack([20 * c + generator.permutation(20) for c in range(n)])
-    parts = np.split(order, [train, train + validation], axis=1)
-    names = ("train", "validation", "test")
-    return {
-        name: (padded[rows.ravel()], np.asarray(found.labels)[rows.ravel()])
-        for name, rows in zip(names, parts, strict=True)
-    }
+def gates(config: Config, folder: Path) -> Values:
+    """Stage 1, from which all arms with gates start: its marks on the training images."""
+    return done(config, folder, _gates)[0]
 
 
-def _cifar(config: Config) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """As many of the first images of each split as are asked for."""
-    found = {split: cifar10(split) for split in ("train", "validation", "test")}
-    return {n: (data.images[: config[n]], data.labels[: config[n]]) for n, data in found.items()}
+def alone(config: Config, folder: Path) -> Values:
+    """Stage 1 of the network without gates."""
+    return done(config, folder, _alone)[0]
 
 
-def correct_images(network: nn.Module, data: tuple[np.ndarray, np.ndarray]) -> str:
-    """Which images are classified rightly, as ``1 0 1 ...``."""
-    return " ".join(str(int(r)) for r in answers(network, data[0]).cpu().numpy() == data[1])
-
-
-# Networks
-
-
-def train_gated(config: Config, folder: Path) -> dict[str, Any]:
-    """Stage 1, from which the arms of a seed start.
-
-    Returns
-    -------
-    dict
-        ``test``: which test images are right; ``marks`` and ``spread``: mean and standard
-        deviation of every block's mark over the training images.
-    """
-    data = images(config["data"])
-    gated = gated_network(config, folder, data["train"])
-    marks = abp.collect_marks(gated, data["train"][0])
-    return {
-        "test": correct_images(gated, data["test"]),
-        "marks": marks.mean(0).tolist(),
-        "spread": marks.std(0).tolist(),
-    }
-
-
-def gated_network(config: Config, folder: Path, train: Any) -> BlockGated:
-    """A network trained with its gates; taken from ``folder`` where that is done already."""
-    torch.manual_seed(config["seed"])
-    gated = BlockGated(CifarResNet(config["depth"], config["classes"]), config["gate"])
-    gated.to(config.get("device", "cpu"))
-    options = {"out": folder, "seed": config["seed"], "progress": False}
-    abp.train_gates(gated, train, recipe(config, "gates"), **options)
-    return gated
-
-
-def recipe(config: Config, stage: str, epochs: int | None = None) -> abp.Recipe:
-    """The recipe of a stage, its epochs unless others are asked for."""
-    augment = partial(abp.crop_and_flip, **config["augment"])
-    epochs = config["recipes"][stage]["epochs"] if epochs is None else epochs
-    lr, batch = config["recipes"][stage]["lr"], config["batch"]
-    return abp.Recipe(epochs, lr, batch=batch, augment=augment)
-
-
-def _folder_of(name: str, config: Config, run: Any, folder: Path) -> Path:
-    """Where another job's files are; the study ``abp`` may have done it."""
-    return folder_of_job(Job(name, config, run), folder, "abp")
-
-
-def pruned(config: Config, folder: Path) -> dict[str, Any]:
+def pruned(config: Config, folder: Path) -> Values:
     """Stages 2 and 3 of an arm.
 
     Returns
     -------
     dict
-        ``test``: which test images the final network has right; ``soft`` and ``ungated``: its
-        accuracy there before and after the masks jump to 1, before the last training;
-        ``removed``, ``votes``: blocks and votes of every round; ``rounds``: accuracy after each.
+        See :func:`judged`; beside it ``removed`` and ``counts``, blocks and votes of every round,
+        and validation accuracies ``soft`` and ``ungated`` before and after the masks jump to 1.
     """
-    data = images(config["gates"]["data"])
-    rounds, final = pruned_network(config, folder, data["train"], data["test"])
-    return {
-        "test": correct_images(final.network, data["test"]),
-        "soft": final.soft,
-        "ungated": final.ungated,
-        "removed": [list(each.removed) for each in rounds],
-        "votes": [each.votes.as_json() for each in rounds],
-        "rounds": [each.accuracy for each in rounds],
-        "macs": cost.macs(final.network, SHAPE),
-    }
+    return done(config, folder, _pruned)[0]
 
 
-def pruned_network(
-    config: Config, folder: Path, train: Any, held_out: Any = None
-) -> tuple[list[abp.Round], abp.Final]:
-    """The rounds and the outcome; taken from ``folder`` where that is done already."""
-    setup = config["gates"]
-    source = _folder_of(setup["name"], setup, train_gated, folder)
-    gated = gated_network(setup, source, train)
-    options = {"out": folder, "seed": setup["seed"], "progress": False, "held_out": held_out}
-    each, last = recipe(setup, "round", config["epochs"]), recipe(setup, "final", config["final"])
-    rounds = abp.vote_and_prune(gated, train, each, **config["voting"], **options)
-    return rounds, abp.finalise(gated, train, last, **options)
+def unpruned(config: Config, folder: Path) -> Values:
+    """A network that keeps its blocks: as many epochs of each kind, and the same distillation."""
+    return done(config, folder, _unpruned)[0]
 
 
-def unpruned(config: Config, folder: Path) -> dict[str, Any]:
-    """A network without gates that keeps its blocks: as many epochs, and the same distillation."""
-    data = images(config["gates"]["data"])
-    network = unpruned_network(config, folder, data["train"])
-    return {"test": correct_images(network, data["test"]), "macs": cost.macs(network, SHAPE)}
-
-
-def unpruned_network(config: Config, folder: Path, train: Any) -> CifarResNet:
-    """Stage 1 without gates, rounds without a prune, and the last training."""
-    setup = config["gates"]
-    torch.manual_seed(setup["seed"])
-    network = CifarResNet(setup["depth"], setup["classes"]).to(setup.get("device", "cpu"))
-    options = {"seed": setup["seed"], "progress": False}
-    first, last = recipe(setup, "gates"), recipe(setup, "final", config["final"])
-    each = recipe(setup, "round", config["epochs"])
-    file = folder / "1-alone.safetensors"
-    abp.train_epochs(network, train, first, file=file, title="gates", **options)
-    for number in range(1, config["rounds"] + 1):
-        teach = abp.distillation(copy.deepcopy(network))
-        file = folder / f"2-round-{number:02}.safetensors"
-        title = f"round {number}"
-        abp.train_epochs(network, train, each, teach, file=file, title=title, **options)
-    file = folder / "3-final.safetensors"
-    abp.train_epochs(network, train, last, file=file, title="final", **options)
-    return network
-
-
-def scratch(config: Config, folder: Path) -> dict[str, Any]:
-    """The short network that an arm ended with, from new weights, as long.
+def scratch(config: Config, folder: Path) -> Values:
+    """The short network that ABP ended with, from new weights, as long.
 
     In the rounds' epochs the network with gates teaches it, as it was after stage 1.
     """
-    arm = config["arm"]
-    setup = arm["gates"]
-    data, options = images(setup["data"]), {"seed": setup["seed"], "progress": False}
-    source = _folder_of(setup["name"], setup, train_gated, folder)
-    gated = gated_network(setup, source, data["train"])
-    source = _folder_of(config["of"], arm, pruned, folder)
-    done, _ = pruned_network(arm, source, data["train"])
-    torch.manual_seed(setup["seed"])
-    whole = CifarResNet(setup["depth"], setup["classes"]).to(setup.get("device", "cpu"))
-    network = abp.remove_blocks(whole, [block for each in done for block in each.removed])
-    taught = len(done) * arm["epochs"]
-    stages = (
-        ("gates", recipe(setup, "gates"), abp.cross_entropy),
-        ("taught", recipe(setup, "round", taught), abp.distillation(gated)),
-        ("final", recipe(setup, "final", arm["final"]), abp.cross_entropy),
-    )
-    for title, how, objective in stages:
-        file = folder / f"{title}.safetensors"
-        abp.train_epochs(network, data["train"], how, objective, file=file, title=title, **options)
-    return {"test": correct_images(network, data["test"]), "macs": cost.macs(network, SHAPE)}
+    setup, parts = _begin(config)
+    gone = made_by(config["after"], folder, _pruned, gated_network(setup)).pruned
+    teacher = made_by(config["taught"], folder, _gates, gated_network(setup))
+    network = new_network(setup, gone)
+    train_stage(network, parts["train"], config, "gates", folder)
+    distil(network, parts["train"], config, folder, len(gone), teacher)
+    train_stage(network, parts["train"], config, "final", folder)
+    return judged(network, setup, parts)
 
 
-# Filters
+def filters(config: Config, folder: Path) -> Values:
+    """More rounds on top of an arm's, stage 3, then the smallest filters go, and training."""
+    setup, parts = _begin(config)
+    gated = made_by(config["after"], folder, _pruned, gated_network(setup))
+    rounds = vote(gated, config, folder, parts["train"])
+    short = shorten(gated, config, folder, parts).network.cpu()
+    abp.zero_filters(short, config["kept"], norms=True)
+    narrow = abp.remove_zero_filters(short).to(setup["device"])
+    train_stage(narrow, parts["train"], config, "narrow", folder)
+    return {**judged(narrow, setup, parts), "removed": [list(each.removed) for each in rounds]}
 
 
-def prune_filters(config: Config, folder: Path) -> dict[str, Any]:
-    """Soft filter pruning on top of an arm's final network, and some more training."""
-    arm = config["arm"]
-    setup = arm["gates"]
-    data, options = images(setup["data"]), {"seed": setup["seed"], "progress": False}
-    if "rounds" in arm:
-        source = _folder_of(config["of"], arm, unpruned, folder)
-        network = unpruned_network(arm, source, data["train"])
-    else:
-        source = _folder_of(config["of"], arm, pruned, folder)
-        network = pruned_network(arm, source, data["train"])[1].network
-    how = {**setup, "recipes": config.get("recipes", setup["recipes"])}
-    soft, after = (recipe(how, stage) for stage in ("filters", "narrow"))
-    file = folder / "filters.safetensors"
-    train = data["train"]
-    narrow = abp.soft_filter_prune(network, train, config["kept"], soft, file=file, **options)
-    file = folder / "narrow.safetensors"
-    abp.train_epochs(narrow, train, after, file=file, title="narrow", **options)
-    return {"test": correct_images(narrow, data["test"]), "macs": cost.macs(narrow, SHAPE)}
+def longer(config: Config, folder: Path) -> Values:
+    """The unpruned network trained on, for as many epochs as filters were pruned after."""
+    setup, parts = _begin(config)
+    network = made_by(config["after"], folder, _unpruned, new_network(setup))
+    distil(network, parts["train"], config, folder, config["rounds"])
+    train_stage(network, parts["train"], config, "narrow", folder)
+    return judged(network, setup, parts)
 
 
-# Latency
+# The work of those that others go on from
 
 
-def latency(config: Config, folder: Path) -> dict[str, Any]:
-    """Multiply-adds and seconds of shortened networks, relative to the whole ones.
+def _gates(config: Config, folder: Path, out: Path) -> tuple[Values, nn.Module]:
+    setup, parts = _begin(config)
+    gated = gated_network(setup)
+    how = recipe(setup, "gates")
+    abp.train_gates(gated, parts["train"], how, out=kept_in(setup, out), **quiet(setup))
+    marks = abp.collect_marks(gated, parts["train"][0])
+    values = {"validation": right(gated, parts["validation"])}
+    return values | {"marks": marks.mean(0).tolist(), "spread": marks.std(0).tolist()}, gated
+
+
+def _alone(config: Config, folder: Path, out: Path) -> tuple[Values, nn.Module]:
+    setup, parts = _begin(config)
+    network = new_network(setup)
+    train_stage(network, parts["train"], config, "gates", out)
+    return {"validation": right(network, parts["validation"])}, network
+
+
+def _pruned(config: Config, folder: Path, out: Path) -> tuple[Values, nn.Module]:
+    setup, parts = _begin(config)
+    gated = made_by(config["after"], folder, _gates, gated_network(setup))
+    rounds = vote(gated, config, out, parts["train"])
+    final = shorten(gated, config, out, parts)
+    values = {
+        **judged(final.network, setup, parts),
+        **{"soft": final.soft, "ungated": final.ungated},
+        "removed": [list(each.removed) for each in rounds],
+        "counts": [list(each.votes.counts) for each in rounds],
+    }
+    return values, gated
+
+
+def _unpruned(config: Config, folder: Path, out: Path) -> tuple[Values, nn.Module]:
+    setup, parts = _begin(config)
+    network = made_by(config["after"], folder, _alone, new_network(setup))
+    distil(network, parts["train"], config, out, config["rounds"])
+    train_stage(network, parts["train"], config, "final", out)
+    return judged(network, setup, parts), network
+
+
+def done(config: Config, folder: Path, work: Work) -> tuple[Values, dict[str, Tensor]]:
+    """Values and weights of a training that others go on from; done once for all of them."""
+
+    def make(out: Path) -> tuple[Values, dict[str, Tensor]]:
+        end = out / "end.safetensors"
+        if not end.exists():
+            out.mkdir(parents=True, exist_ok=True)
+            values, network = work(config, folder, out)
+            write_tensors(end, network.state_dict(), {"values": values})
+        tensors, state = read_tensors(end)
+        return state["values"], tensors
+
+    return shared(config, folder, make)
+
+
+def made_by(source: Config, folder: Path, work: Work, network: Any) -> Any:
+    """``network`` with the weights that another job ends with."""
+    network.load_state_dict(done(source["config"], folder, work)[1])
+    return network
+
+
+# What goes in and comes out
+
+
+def _begin(config: Config) -> tuple[Config, Parts]:
+    """What all arms share, and the images and labels of each part, on the device."""
+    setup = config["setup"]
+    if setup["device"] == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            "this study trains on a GPU, and there is none: the study abp, on emoji, needs none"
+        )
+    found = parts_of(setup["data"]).items()
+    tensors = {n: [torch.tensor(a, device=setup["device"]) for a in part] for n, part in found}
+    return setup, {n: (x, y) for n, (x, y) in tensors.items()}
+
+
+def judged(network: nn.Module, setup: Config, parts: Parts) -> Values:
+    """Right answers to the validation images and, of the study's own jobs, to the test images.
 
     Returns
     -------
     dict
-        By depth and ratio: ``removed``, the number of blocks; ``macs``; and by batch size
-        ``latency``, the median over the turns.
+        ``validation``, all images being one task; ``test``, some images in a row being one; and
+        ``macs``, a share of the whole network's multiply-adds.
     """
-    found: dict[str, Any] = {}
-    for depth in config["depths"]:
-        whole = CifarResNet(depth).eval()
-        for ratio in config["ratios"]:
-            n = abp.block_budget(whole, ratio)
-            short = abp.remove_blocks(whole, abp.prunable_blocks(whole)[-n:])
-            found[f"{depth} {ratio}"] = {
-                "removed": n,
-                "macs": cost.macs(short, SHAPE) / cost.macs(whole, SHAPE),
-                "latency": {
-                    str(batch): latency_ratio(
-                        short, whole, SHAPE, config["turns"], batch=batch, warmup=2, repeats=5
-                    )
-                    for batch in config["batches"]
-                },
-            }
+    whole = CifarResNet(setup["depth"], setup["classes"])
+    found = {
+        "validation": right(network, parts["validation"]),
+        "macs": cost.macs(copy.deepcopy(network).cpu(), SHAPE) / cost.macs(whole, SHAPE),
+    }
+    if setup["judge"] == "test":
+        found["test"] = right(network, parts["test"], TOGETHER[setup["data"]["name"]])
     return found
+
+
+def right(network: nn.Module, part: tuple[Tensor, Tensor], of: int | None = None) -> Values:
+    """Right answers to so many images in a row, by default to all."""
+    images, labels = part
+    found = answers(network, images) == labels
+    return right_answers(found.view(-1, of or len(labels)).sum(1).tolist(), of or len(labels))

@@ -2,7 +2,8 @@
 
 Each rule takes a notebook and yields one sentence per breach: those on its file stand here, those
 on code, shape and text in ``contract_code.py``, ``contract_shape.py`` and ``contract_text.py``,
-that on times in ``contract_clock.py``.
+that on times in ``contract_clock.py``; what only chapters of the second edition keep to is in
+``contract_second.py``.
 What can be seen only after a run (every cell ran, every figure is on its page, the comparisons
 were made) is checked by ``check_book.py``.
 """
@@ -16,7 +17,9 @@ from pathlib import Path
 import nbformat
 from contract_clock import clock
 from contract_code import code, code_cells, exercise_names, figures, optional_data, order
-from contract_shape import exercises, frame, length, predictions, sections
+from contract_second import CHAPTER as SECOND_CHAPTER
+from contract_second import is_second, second
+from contract_shape import exercises, frame, length, predictions, sections, skeleton_of
 from contract_text import glossary_terms, markup, page_prose, spelling, unexplained, unlinked
 from format_notebooks import METADATA
 from nbformat import NotebookNode
@@ -88,8 +91,10 @@ def breaches(notebook: NotebookNode, name: str, around: Around) -> list[str]:
         exercises,
     ):
         found += of_any(notebook)
-    for of_kind in (sections, frame, length, predictions):
-        found += of_kind(notebook, name)
+    rewritten = is_second(name)
+    found += sections(notebook, SECOND_CHAPTER if rewritten else skeleton_of(name))
+    for of_form in (second,) if rewritten else (frame, length, predictions):
+        found += of_form(notebook, name)
     number = name.partition("_")[0].lstrip("0")
     found += spelling(shown_text(notebook))
     found += unexplained(notebook, around.notation, number)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from nbformat import NotebookNode
 
 LINES, DEFINITION_LINES = 25, 35
+IDEA, CHECKED = "idea", "checked"  # the ids of a chapter's whole idea and of its folded checks
+LONG = {IDEA: 40, CHECKED: 65}  # lines
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # where the import is named otherwise
 OPTIONAL = {"tasks.omniglot", "tasks.cifar10", "tasks.mini_imagenet"}  # may be missing
 NOT_DRAWING = {"close", "smooth"}
@@ -67,7 +69,8 @@ def code(notebook: NotebookNode, declared: set[str]) -> Iterator[str]:
             yield f"code cell {number} is not plain Python: {error.msg}"
             continue
         lines = cell.source.count("\n") + 1
-        if lines > (DEFINITION_LINES if is_definition(tree) else LINES):
+        allowed = DEFINITION_LINES if is_definition(tree) else LINES
+        if lines > LONG.get(cell.get("id"), allowed):
             yield f"code cell {number} has {lines} lines"
         if number > 2 and any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body):
             yield f"code cell {number} imports: imports stand in the first two code cells"

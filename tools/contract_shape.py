@@ -38,13 +38,18 @@ def is_appendix(name: str) -> bool:
     return name.startswith("A")
 
 
+def skeleton_of(name: str) -> tuple[str, ...]:
+    """The sections of a notebook in the form of the first edition."""
+    return APPENDIX if is_appendix(name) else CHAPTER
+
+
 def headings(notebook: NotebookNode) -> list[tuple[int, str]]:
     """Level and text of every heading."""
     text = re.sub(r"^(`{3,}).*?^\1\s*$", "", page_prose(notebook), flags=re.MULTILINE | re.DOTALL)
     return [(len(hashes), title) for hashes, title in re.findall(r"(?m)^(#+)\s+(.*?)\s*$", text)]
 
 
-def sections(notebook: NotebookNode, name: str) -> Iterator[str]:
+def sections(notebook: NotebookNode, skeleton: tuple[str, ...]) -> Iterator[str]:
     """One title, no level left out, and the sections of the skeleton in its order."""
     found = headings(notebook)
     levels = [level for level, _ in found]
@@ -53,7 +58,6 @@ def sections(notebook: NotebookNode, name: str) -> Iterator[str]:
     for (above, _), (level, title) in pairwise(found):
         if level > above + 1:
             yield f"heading {title!r} leaves out a level"
-    skeleton = APPENDIX if is_appendix(name) else CHAPTER
     start, end = skeleton[: skeleton.index(OWN)], skeleton[skeleton.index(OWN) + 1 :]
     names = tuple(title for level, title in found if level == 2)
     own = names[len(start) : -len(end)]

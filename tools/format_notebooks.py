@@ -1,7 +1,7 @@
 """Bring the notebooks into the form in which they are kept: ``python tools/format_notebooks.py``.
 
-No outputs, no execution counts, one kernel name, and the same first code cell everywhere,
-that of ``book/first_cell.py``.
+No outputs, no execution counts, one kernel name, the same first code cell everywhere, that of
+``book/first_cell.py``, and the numbers that ``results/`` has now.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 from contract_code import code_cells
+from recorded_numbers import refresh
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -36,7 +37,9 @@ def main(book: Path) -> None:
     first_cell = (book / "first_cell.py").read_text("utf-8").rstrip("\n")
     for path in sorted(book.glob("*.ipynb")):
         before = path.read_text("utf-8")
-        after = nbformat.writes(formatted(nbformat.reads(before, as_version=4), first_cell)) + "\n"
+        notebook = formatted(nbformat.reads(before, as_version=4), first_cell)
+        refresh(notebook)
+        after = nbformat.writes(notebook) + "\n"
         if after != before:
             path.write_text(after, "utf-8")
             print(f"{path.name}: formatted")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from recorded_numbers import refresh
 
 SECONDS_PER_CELL = 1800  # ends a cell that hangs; how long one takes is nobody's fault
 
@@ -26,6 +27,7 @@ def run(source: Path, result: Path) -> float:
     from nbclient import NotebookClient  # of the extra book, which who only reads can do without
 
     notebook = nbformat.read(source, as_version=4)
+    refresh(notebook)
     client = NotebookClient(
         notebook,
         timeout=SECONDS_PER_CELL,

@@ -15,7 +15,7 @@ import torch
 
 from metalearn_tut.nb import _order
 
-__all__ = ["check", "compare", "environment"]
+__all__ = ["check", "compare", "environment", "start"]
 
 _RECORD = "METALEARN_TUT_COMPARES"
 _order.watch()
@@ -91,6 +91,25 @@ def _array(value: Any) -> np.ndarray:
     elif isinstance(value, (list, tuple)):
         value = [_array(v) for v in value]
     return np.asarray(value, dtype=np.float64)
+
+
+def start() -> int:
+    """Begin a chapter: one thread, as its times are given for, and the seed of what it trains.
+
+    ``METALEARN_TUT_THREADS`` and ``METALEARN_TUT_SEED`` (1 and 0 by default) run it otherwise, and
+    what a chapter says must hold then, too.
+
+    Returns
+    -------
+    int
+        The seed.
+
+    Examples
+    --------
+    >>> seed = start()
+    """
+    torch.set_num_threads(int(os.environ.get("METALEARN_TUT_THREADS", "1")))
+    return int(os.environ.get("METALEARN_TUT_SEED", "0"))
 
 
 def environment() -> None:

@@ -1,9 +1,8 @@
-"""Chapters in the hands of readers: cells are run again and out of order, a data set is missing.
+"""Chapters in the hands of readers: cells are run again and out of order.
 
 That all chapters can be run so is tested where they run as on Colab (test_book_colab), on request.
 """
 
-import book_tools
 from nbformat.v4 import new_code_cell, new_notebook
 from reruns import changed, there_and_back
 
@@ -20,11 +19,3 @@ def test_cells_that_show_something_else_are_noticed(nbclient, tmp_path):
     both_ways = there_and_back(new_notebook(cells=cells))
     nbclient.NotebookClient(both_ways, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert changed(both_ways) == {"counts", "shows"}
-
-
-def test_without_omniglot_chapter_1_says_so_in_one_sentence(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("METALEARN_TUT_DATA", str(tmp_path))
-    monkeypatch.setenv("METALEARN_TUT_CACHE", str(tmp_path))
-    book_tools.run("01_few_shot_tasks", "omniglot", five_way={"ways": 5, "shots": 1, "queries": 5})
-    out = capsys.readouterr().out
-    assert out == "Omniglot is not here: metalearn-tut data omniglot --download\n"

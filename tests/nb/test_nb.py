@@ -130,3 +130,16 @@ def test_advice_is_for_names_that_the_notebook_lacks():
 )
 def test_other_errors_get_no_advice(error):
     assert _order.advice(error) is None
+
+
+def test_a_chapter_starts_with_one_thread_and_seed_0_unless_told_otherwise(monkeypatch):
+    threads = torch.get_num_threads()
+    try:
+        monkeypatch.delenv("METALEARN_TUT_SEED", raising=False)
+        monkeypatch.delenv("METALEARN_TUT_THREADS", raising=False)
+        assert nb.start() == 0 and torch.get_num_threads() == 1
+        monkeypatch.setenv("METALEARN_TUT_SEED", "4")
+        monkeypatch.setenv("METALEARN_TUT_THREADS", "2")
+        assert nb.start() == 4 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)

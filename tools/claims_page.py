@@ -38,6 +38,7 @@ PAPERS = {
     "metagater": Paper("MetaGater", "lin2020metagater", "07"),
     "compact": Paper("Side by side", None, "08"),
 }
+RUN_ON_A_GPU = {"abp": "the study on CIFAR-10"}  # studies that stand among the others
 WORDS = {HOLDS: "**holds**", FAILS: "**does not hold**", OPEN: "not decided"}
 
 
@@ -135,10 +136,11 @@ def sentences(report: Report) -> str:
     """What was run, what came out, and what a claim that fails refutes."""
     study = report.study
     words = [str(f.verdict) for f in report.claims() if f.effect is not None]
-    first = (
-        f"{len(study.seeds)} trainings of each arm, each with test tasks that no other run has "
-        f"seen; arms of a training share its start, its tasks and their order."
-    )
+    own = "each with test tasks that no other run has seen; arms of a training share its start, "
+    own += "its tasks and their order."
+    if paper_of(study.name) == "abp":  # ordinary classification
+        own = "all tested on the same images; arms of a training share its start and their order."
+    first = f"{len(study.seeds)} trainings of each arm, {own}"
     if words:
         counts = ", ".join(f"{words.count(w)} {w}" for w in WORDS if w in words)
         second = f"Of {len(study.claims)} claims: {counts}."
@@ -215,6 +217,8 @@ def _paper_scale(name: str, root: Path) -> list[str]:
     done = len([*(root / "results" / "paper_scale").glob(f"{name}*/jobs/*.json")])
     said = f"{done} jobs are done" if done else "not run"
     command = f"METALEARN_TUT_DATA=folder python tools/paper_scale/{name}.py --device cuda"
+    if name in RUN_ON_A_GPU:
+        said, command = f"run, see {RUN_ON_A_GPU[name]}", command.removesuffix(" --device cuda")
     return [f"At the paper's scale, on a GPU: {said}.", f"```\n{command}\n```"]
 
 

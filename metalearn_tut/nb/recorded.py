@@ -60,8 +60,9 @@ def study(name: str) -> dict[str, Any]:
     dict
         ``done`` and ``total``, its jobs; ``rows``, its claims and what is reported beside them:
         ``arm``, ``rival``, ``split``, ``verdict`` (None of what is no claim, or still runs),
-        ``bounds`` (where a claim's margin lies, if it has one) and, once its jobs have ended, the differences ``seeds`` of the trainings and
-        ``over_tasks``, the half-width of their interval over tasks.
+        ``bounds`` (where a claim's margin lies, if it has one) and, once its jobs have ended, the
+        differences ``seeds`` of the trainings and ``over_tasks``, the half-width of their
+        interval over tasks.
 
     Raises
     ------

@@ -56,8 +56,8 @@ def single_tables(results: Results) -> Iterator[Box]:
         rows = [[name, f"{cost['ratio']:.0f}"] for name, cost in costs.items()]
         head = ["notebook", f"pieces of work, each about a second; {budget:.0f} are allowed"]
         yield "What the notebooks cost", head, rows
-    if (study := results.load("claims/metagater.json")) is not None:
-        gated = study["values"]["claims"]["6"]["values"]["ratios"]
+    if (first := results.load("claims/first_round.json")) is not None:
+        gated = first["metagater"]["claims"]["6"]["values"]["ratios"]
         rows = [[name, f"{r['macs']:.2f}", f"{r['time']:.2f}"] for name, r in gated.items()]
         head = ["network, share of filters open", "multiply-adds", "time"]
         yield "Gated inference, relative to no gates", head, rows

@@ -6,22 +6,20 @@ of it comes from the studies in ``metalearn_tut.claims`` and from the files in `
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+import statistics
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from claims_text import commits, differences, docstring, duration, folded, others, pieces, plain
+from claims_figure import Row, forest
+from claims_text import commits, docstring, first_round, folded, plain
 
 from metalearn_tut import claims
-from metalearn_tut.claims import Claim, Study
-from metalearn_tut.claims.report import stale
+from metalearn_tut.claims import pilots
+from metalearn_tut.claims.report import Finding, Report
+from metalearn_tut.claims.statistics import FAILS, HOLDS, OPEN, accuracies
 
 ROOT = Path(__file__).parents[1]
-NOT_RUN = "not run yet"
-WORDS = {True: "held", False: "did not hold", None: "not decided", NOT_RUN: NOT_RUN}
-BOXES = {True: "tip", False: "danger", None: "warning", NOT_RUN: "note"}  # color and sign
 
 
 class Paper(NamedTuple):
@@ -32,7 +30,6 @@ class Paper(NamedTuple):
     chapter: str
 
 
-# By the name of its first study; those that follow it are called NAME_SOMETHING.
 PAPERS = {
     "hetrom": Paper("HeTRoM", "si2024hetrom", "03"),
     "anp": Paper("ANP", "gao2021anp", "04"),
@@ -41,71 +38,64 @@ PAPERS = {
     "metagater": Paper("MetaGater", "lin2020metagater", "07"),
     "compact": Paper("Side by side", None, "08"),
 }
+WORDS = {HOLDS: "**holds**", FAILS: "**does not hold**", OPEN: "not decided"}
 
 
-class Found(NamedTuple):
-    """A study, and what is on file of it, if anything."""
-
-    study: Study
-    result: dict[str, Any] | None
-
-    def kept(self, claim: Claim) -> dict[str, Any]:
-        """What is on file of a claim."""
-        if self.result is None:
-            return {"holds": NOT_RUN, "sentence": "", "values": {}}
-        return self.result["values"]["claims"][str(claim.number)]
+def reports(root: Path = ROOT) -> dict[str, Report]:
+    """What is on file of every study, by its name."""
+    folder = root / "results" / "claims"
+    return {name: Report.of(claims.load(name), folder) for name in claims.STUDIES}
 
 
 def generated(root: Path = ROOT) -> dict[str, str]:
-    """Everything on the page that may change with a result in ``root/results``, in one part.
-
-    Raises
-    ------
-    ValueError
-        If a result is not of its study as it now stands.
-    """
-    studies = {name: _found(name, root / "results" / "claims") for name in claims.STUDIES}
-    parts = [_summary(studies)]
+    """Everything on the page that may change with a result in ``root/results``, in one part."""
+    found = reports(root)
+    parts = [headlines(found)]
     for paper in PAPERS:
-        of_paper = [found for name, found in studies.items() if _first(name) == paper]
-        parts += [_heading(paper), *(_study(found, studies) for found in of_paper)]
-        parts += [] if of_paper else ["Not run yet."]
-        parts += _paper_scale(paper, root / "results" / "paper_scale")
+        of_paper = [report for name, report in found.items() if paper_of(name) == paper]
+        parts += [_heading(paper)]
+        for report in of_paper:
+            parts += _study(report, root)
+        parts += [] if of_paper else ["No study has been declared yet."]
+        parts += _paper_scale(paper, root)
+    parts += first_round(root / "results" / "claims" / "first_round.json")
     return {"claims": "\n\n".join(parts) + "\n"}
 
 
-def _found(name: str, folder: Path) -> Found:
-    study, path = claims.load(name), folder / f"{name}.json"
-    if not path.is_file():
-        return Found(study, None)
-    if (reason := stale(study, path)) is not None:
-        raise ValueError(reason)
-    return Found(study, json.loads(path.read_text("utf-8")))
-
-
-def _first(name: str) -> str:
-    """The first study of the paper that this one is about."""
+def paper_of(name: str) -> str:
+    """The paper that a study is about."""
     return name.partition("_")[0]
 
 
-def _summary(studies: dict[str, Found]) -> str:
-    """A table: which claims of which study held, each number a link."""
-    rows = ["| study | held | did not hold | open |", "| --- | --- | --- | --- |"]
-    for name, found in studies.items():
-        cells: dict[Any, list[str]] = {kind: [] for kind in WORDS}
-        for claim in found.study.claims:
-            link = f"[{claim.number}](#{_anchor(found.study, claim)})"
-            cells[found.kept(claim)["holds"]].append(link)
-        n = len(found.study.claims)
-        said = {
-            k: f"{len(found)} of {n}: {', '.join(found)}" for k, found in cells.items() if found
-        }
-        opened = "; ".join(f"{WORDS[k]}, {said[k]}" for k in (None, NOT_RUN) if k in said)
-        title = " ".join([PAPERS[_first(name)].title, *name.split("_")[1:]])
-        held, failed = said.get(True, ""), said.get(False, "")
-        rows.append(f"| [{title}](#study-{name}) | {held} | {failed} | {opened} |")
-    rows += [f"| {p.title} | | | {NOT_RUN} |" for name, p in PAPERS.items() if name not in studies]
+def headlines(found: dict[str, Report]) -> str:
+    """One table of all claims: verdict, effect over trainings, data, and what is ours."""
+    rows = ["| claim | data | verdict | difference | what is ours |", "| - | - | - | - | - |"]
+    for name, report in found.items():
+        title, data = PAPERS[paper_of(name)].title, report.study.data
+        for finding in report.claims():
+            claim = finding.of
+            cells = [f"{title}: {claim.text}", data, "", "", claim.ours]
+            cells = [plain(cell) for cell in cells]
+            cells[2] = verdict(finding, report)
+            cells[3] = plain(shown(finding))
+            rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def verdict(finding: Finding, report: Report) -> str:
+    """In words; of what is not complete, how far it is."""
+    if finding.effect is not None:
+        return WORDS[str(finding.verdict)]
+    done, total = len(report.records), report.total
+    return f"running ({done} of {total} jobs)" if done else f"not begun ({total} jobs)"
+
+
+def shown(finding: Finding) -> str:
+    """An effect in points with its interval over trainings."""
+    if (effect := finding.effect) is None:
+        return ""
+    seen = f"; could have seen {100 * effect.detectable:.1f}" if finding.verdict == OPEN else ""
+    return f"{100 * effect.mean:+.1f} ± {100 * effect.over_seeds:.1f}{seen}"
 
 
 def _heading(name: str) -> str:
@@ -116,87 +106,128 @@ def _heading(name: str) -> str:
     return f"## {title}\n\n{whose}{where}"
 
 
-def _study(found: Found, studies: dict[str, Found]) -> str:
-    """What a study is about, its claims, and how it was run."""
-    study, result = found
-    home = ROOT / "metalearn_tut" / "claims"
+def _study(report: Report, root: Path) -> list[str]:
+    """The forest plot, three sentences, and the details to unfold."""
+    study, found = report.study, report.claims()
     again = f"```\nmetalearn-tut reproduce {study.name}\n```"
-    parts = [
-        f"(study-{study.name})=\n### Study `{study.name}`",
-        docstring(home / f"{claims.STUDIES[study.name].replace('.', '/')}.py"),
-        *("\n".join(_claim(found, claim, studies)) for claim in study.claims),
-    ]
-    if result is None:
-        return "\n\n".join([*parts, f"{len(study.jobs(False))} jobs, not run yet:", again])
-    values = result["values"]
-    least = "at least " if values["resumed"] else ""
-    cost = (
-        f"{len(values['jobs'])} jobs took {least}{duration(values['seconds'])} in all. Processor: "
-        f"{plain(result['device'])}. Finished on {result['date']}. The same again:"
+    parts = [f"(study-{study.name})=\n### {study.data[0].upper()}{study.data[1:]}"]
+    if any(finding.effect for finding in found):
+        parts.append(_figure(report))
+    parts.append(sentences(report))
+    details = [*_claims(report), *_reported(report), *_pilots(report, root), *_how(report), again]
+    return [*parts, "\n".join(folded("Criteria, all numbers, and how it was run", details))]
+
+
+def _figure(report: Report) -> str:
+    rows = [Row(f"{f.of.arm} − {f.of.rival}", f) for f in report.claims()]
+    rows += [Row(f"({f.of.arm} − {f.of.rival})", f) for f in report.reported() if f.effect]
+    name, alt = report.study.name, "; ".join(f"{r.label}: {shown(r.finding)}" for r in rows)
+    caption = (
+        "Differences on the same test tasks, with 95 % intervals: thick over tasks, thin over "
+        "trainings. Green circles hold, orange squares do not, black diamonds are not decided; "
+        "what is in brackets is only reported. Dashes: the margin."
     )
-    return "\n\n".join([*parts, cost, again, "\n".join(_circumstances(study.name, result))])
+    head = (f"```{{figure}} {forest(rows)}", f":name: fig-claims-{name}", f":alt: {plain(alt)}")
+    return "\n".join([*head, "", caption, "```"])
 
 
-def _claim(found: Found, claim: Claim, studies: dict[str, Found]) -> Iterator[str]:
-    """A box with a claim and its verdict; what is long can be unfolded."""
-    kept = found.kept(claim)
-    yield f"::::{{admonition}} Claim {claim.number}: {WORDS[kept['holds']]}"
-    yield f":class: {BOXES[kept['holds']]}"
-    yield f":name: {_anchor(found.study, claim)}\n"
-    yield f"**{plain(claim.text)}**\n"
-    yield f"Source: {plain(claim.source)}.\n"
-    yield from [*pieces(kept["sentence"]), ""]
-    yield from _neighbors(found.study, claim, studies)
-    yield from folded("Criterion, written before the run", [plain(claim.criterion)])
-    if rows := differences(kept["values"]):
-        yield from folded("All differences, and those of each seed", rows)
-    yield "::::"
+def sentences(report: Report) -> str:
+    """What was run, what came out, and what a claim that fails refutes."""
+    study = report.study
+    words = [str(f.verdict) for f in report.claims() if f.effect is not None]
+    first = (
+        f"{len(study.seeds)} trainings of each arm, each with test tasks that no other run has "
+        f"seen; arms of a training share its start, its tasks and their order."
+    )
+    if words:
+        counts = ", ".join(f"{words.count(w)} {w}" for w in WORDS if w in words)
+        second = f"Of {len(study.claims)} claims: {counts}."
+    else:
+        done = len(report.records)
+        second = f"{'Running' if done else 'Not begun'}: {done} of {report.total} jobs are done."
+    return f"{first} {second} A claim that does not hold refutes our reconstruction of the method."
 
 
-def _neighbors(study: Study, claim: Claim, studies: dict[str, Found]) -> Iterator[str]:
-    """Where a first study's claim was taken up again, and which one a later one takes up."""
-    for name, other in studies.items():
-        for one in other.study.claims:
-            later = name.startswith(f"{study.name}_") and one.follows == claim.number
-            earlier = name == _first(study.name) != study.name and one.number == claim.follows
-            if later or earlier:
-                link = f"[claim {one.number} of {plain(name)}](#{_anchor(other.study, one)})"
-                word = WORDS[other.kept(one)["holds"]]
-                yield f"{'Taken up again' if later else 'Takes up'}: {link}, **{word}**.\n"
+def _claims(report: Report) -> list[str]:
+    lines = [docstring(_home(report.study.name)), ""]
+    for number, finding in enumerate(report.claims(), start=1):
+        claim = finding.of
+        lines += [
+            f"{number}. **{plain(claim.text)}** Source: {plain(claim.source)}. Ours: "
+            f"{plain(claim.ours)}.",
+            f"   * {plain(claim.criterion(report.study.seeds))}",
+            f"   * {verdict(finding, report)}. {plain(finding.sentence())}",
+            *([f"   * {_seeds(finding)}"] if finding.effect else []),
+        ]
+    return [*lines, ""]
 
 
-def _circumstances(name: str, result: dict[str, Any]) -> list[str]:
-    values = result["values"]
-    seeds = sorted({int(end[1]) for job in values["jobs"] if (end := re.search(r"-(\d+)$", job))})
-    lines = [
-        f"* Seeds, at the end of the jobs' names: {', '.join(map(str, seeds)) or 'none'}",
-        f"* Commit of the verdicts: {commits([result['commit']])}; "
-        f"of the jobs: {commits(values['commits'])}",
-        "* Versions: " + ", ".join(f"{p} {version}" for p, version in result["versions"].items()),
-        "* Interrupted, and only the last part timed: " + (", ".join(values["resumed"]) or "none"),
-        f"* Configurations, criteria and all numbers: `results/claims/{name}.json`",
+def _seeds(finding: Finding) -> str:
+    each = ", ".join(f"{seed:+.4f}" for seed in finding.effect.seeds)
+    return f"Trainings: {each}"
+
+
+def _reported(report: Report) -> list[str]:
+    rows = ["| beside the claims | difference |", "| - | - |"]
+    rows += [
+        f"| {plain(f.of.text)} | {plain(f.sentence())} |" for f in report.reported() if f.effect
     ]
-    return folded("How it was run", lines)
+    arms: dict[str, list[float]] = {}
+    for name, values in report.values.items():
+        if "test" in values:
+            accuracy = statistics.fmean(accuracies(values["test"]))
+            arms.setdefault(name.rpartition("-")[0], []).append(accuracy)
+    table = ["| arm | accuracy | trainings |", "| - | - | - |"]
+    table += [f"| {plain(a)} | {statistics.fmean(v):.4f} | {len(v)} |" for a, v in arms.items()]
+    blocks = [block for block in (rows, table) if len(block) > 2]
+    return [line for block in blocks for line in (*block, "")]
 
 
-def _paper_scale(name: str, folder: Path) -> list[str]:
-    """What came out at the paper's scale, if anything; nothing if there is no script."""
+def _pilots(report: Report, root: Path) -> list[str]:
+    found = pilots.found(report.study.name, root / "results" / "claims")
+    listed = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in found.items())
+    return [f"Pilot: {plain(report.study.pilot)} {plain(listed)}", ""]
+
+
+def _how(report: Report) -> list[str]:
+    study, records = report.study, report.records.values()
+    said = f"Expected cost: {study.hours:g} hours of one core"
+    if records:
+        devices = sorted({record["device"] for record in records})
+        versions = sorted({f"torch {record['versions']['torch']}" for record in records})
+        said += (
+            f"; the jobs on file took {report.hours:.1f}. {plain(', '.join(devices))}, "
+            f"{', '.join(versions)}, commits {commits(sorted({r['commit'] for r in records}))}"
+        )
+    folder = f"results/claims/{study.name}/jobs"
+    return [f"{said}. One file a job, in `{folder}`. To run what is missing:", ""]
+
+
+def _home(name: str) -> Path:
+    return ROOT / "metalearn_tut" / "claims" / paper_of(name) / "claims.py"
+
+
+def _paper_scale(name: str, root: Path) -> list[str]:
+    """The command at the paper's scale, and whether it was run."""
     script = ROOT / "tools" / "paper_scale" / f"{name}.py"
     if not script.is_file():
         return []
-    parts = [f"### {PAPERS[name].title} at the paper's scale"]
-    parts.append(plain(docstring(script).split("\n")[0].removesuffix(" Not run yet.")))
-    for path in (paths := sorted(folder.glob(f"{name}*.json"))):
-        result = json.loads(path.read_text("utf-8"))
-        values = {key: value for key, value in result["values"].items() if key != "jobs"}
-        when = f"`{path.name}`, {result['date']}, {plain(result['device'])}:"
-        parts += [when, "\n".join(differences(values)), "\n".join(others(values))]
-    parts.append("The command:" if paths else "This was not run. The command:")
-    return [*parts, f"```\nMETALEARN_TUT_DATA=folder python tools/paper_scale/{name}.py\n```"]
+    done = len([*(root / "results" / "paper_scale").glob(f"{name}*/jobs/*.json")])
+    said = f"{done} jobs are done" if done else "not run"
+    command = f"METALEARN_TUT_DATA=folder python tools/paper_scale/{name}.py --device cuda"
+    return [f"At the paper's scale, on a GPU: {said}.", f"```\n{command}\n```"]
 
 
-def _anchor(study: Study, claim: Claim) -> str:
-    return f"claim-{study.name}-{claim.number}"
+def readme(root: Path = ROOT) -> dict[str, str]:
+    """For the README, by study: its first claim's effect and verdict, or how far it is."""
+    found = {}
+    for name, report in reports(root).items():
+        finding = report.claims()[0]
+        said = verdict(finding, report).strip("*")
+        effect = finding.effect
+        number = f"{effect.mean:+.3f} ± {effect.over_seeds:.3f}, " if effect else ""
+        found[name] = f"{number}{said}"
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Copy the comparison's numbers into the package, and draw them: ``python tools/side_by_side.py``.
+"""Draw the comparison whose numbers the package brings along: ``python tools/side_by_side.py``.
 
 Chapter 8 shows the numbers wherever it runs; the files in ``results/`` are not installed. The
 README shows the figure.
@@ -9,15 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
-from metalearn_tut.claims.compact.claims import rows_of
 from metalearn_tut.files.cache import atomic_write
 from metalearn_tut.nb import plots
 from metalearn_tut.nb.recorded import FILE, Rows
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "results" / "claims" / "compact.json"
 FIGURE = ROOT / "book" / "_static" / "side_by_side.png"
 COSTS = {"bytes": "bytes of the file", "macs": "multiply-adds for an image"}
 METHODS = {
@@ -29,15 +26,6 @@ METHODS = {
     "TSMD; with ANP": ("tsmd", "tsmd-anp50"),
     "gates, price 0.5 to 2": ("gated0.5", "gated1", "gated2"),
 }
-
-
-def text(values: dict[str, Any]) -> str:
-    """The file's content, for the values of a result: five digits of every number."""
-    found = {
-        name: {what: float(f"{number:.5g}") for what, number in row.items()}
-        for name, row in rows_of(values).items()
-    }
-    return json.dumps(found, indent=1) + "\n"
 
 
 def digest() -> str:
@@ -67,12 +55,9 @@ def draw(rows: Rows, path: Path) -> None:
 
 
 def main() -> None:
-    """Write both."""
-    values = json.loads(RESULT.read_text("utf-8"))["values"]
-    with atomic_write(FILE) as path:
-        path.write_text(text(values), "utf-8")
+    """Write the figure."""
     draw(json.loads(FILE.read_text("utf-8")), FIGURE)
-    print(FILE, FIGURE, sep="\n")
+    print(FIGURE)
 
 
 if __name__ == "__main__":

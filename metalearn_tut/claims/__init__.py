@@ -1,31 +1,30 @@
 """Floor 8: what the papers claim, as experiments: one folder per paper, each a ``Study``.
 
-A study states its claims with a criterion each, written down before anything is run, and the
-jobs (trainings with fixed seeds, mostly) whose results decide them. ``metalearn-tut reproduce``
-runs them; what came out, whatever it was, is kept in ``results/claims/``.
+A study states its claims, with what decides each, before anything is run, and the jobs (trainings
+of several seeds) whose results decide them. ``metalearn-tut reproduce`` runs them; each job leaves
+a file in ``results/claims/STUDY/jobs/``, and the verdicts follow from these files alone.
 """
 
 from __future__ import annotations
 
 import importlib
 
-from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
+from metalearn_tut.claims.study import Claim, Comparison, Job, Study
 
-__all__ = ["STUDIES", "Claim", "Job", "Results", "Study", "Verdict", "load"]
+__all__ = ["STUDIES", "Claim", "Comparison", "Job", "Study", "load"]
 
-STUDIES = {
-    "hetrom": "hetrom.claims",
-    "hetrom_second": "hetrom.second",
-    "anp": "anp.claims",
-    "anp_second": "anp.second",
-    "abp": "abp.claims",
-    "abp_second": "abp.second",
-    "abp_cifar": "abp.cifar",
-    "tsmd": "tsmd.claims",
-    "metagater": "metagater.claims",
-    "metagater_second": "metagater.second",
-    "compact": "compact.claims",
-}
+# A name is PAPER or PAPER_DATA; the module PAPER/claims.py has a dictionary STUDIES.
+STUDIES = (
+    "hetrom",
+    "hetrom_mini",
+    "anp",
+    "anp_mini",
+    "tsmd",
+    "tsmd_mini",
+    "metagater",
+    "metagater_cifar10",
+    "compact",
+)
 
 
 def load(name: str) -> Study:
@@ -39,4 +38,5 @@ def load(name: str) -> Study:
     from metalearn_tut.checks import check_choice  # brings PyTorch
 
     check_choice("study", name, STUDIES)
-    return importlib.import_module(f"{__name__}.{STUDIES[name]}").STUDY
+    paper = name.partition("_")[0]
+    return importlib.import_module(f"{__name__}.{paper}.claims").STUDIES[name]

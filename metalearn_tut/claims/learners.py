@@ -2,172 +2,161 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from metalearn_tut import runs, saliency
-from metalearn_tut.checks import check_index
-from metalearn_tut.claims.arms import QUERIES, WAYS
-from metalearn_tut.claims.records import folder_of_job
-from metalearn_tut.claims.statistics import correct_counts
-from metalearn_tut.claims.study import Config, Job
+from metalearn_tut import runs
+from metalearn_tut.claims.statistics import right_answers
+from metalearn_tut.claims.study import Config, Values
+from metalearn_tut.claims.tasks import SIDES, WAYS, sampler
 from metalearn_tut.evaluation import cost
-from metalearn_tut.evaluation.accuracy import evaluate
+from metalearn_tut.evaluation.accuracy import evaluate, task_values
 from metalearn_tut.learners.learner import Learner
-from metalearn_tut.learners.maml import MAML
-from metalearn_tut.saliency.filters import best_filters, remove_filters
-from metalearn_tut.tasks import ClassSource, EpisodeSampler, TaskSampler
-from metalearn_tut.tasks.task import Task, TaskBatch
+from metalearn_tut.training.history import History
 from metalearn_tut.training.loop import meta_train
 
-CONV4: Config = {"name": "Conv4", "in_channels": 1, "ways": WAYS, "norm": "support"}
+
+def conv4(width: int, family: str) -> Config:
+    """The four-layer network of all studies."""
+    shape = {"in_channels": 3, "ways": WAYS, "width": width, "image_size": SIDES[family]}
+    return {"name": "Conv4", "norm": "support", **shape}
+
 
 # Training
 
 
-def train_and_test(config: Config, folder: Path) -> dict[str, Any]:
-    """Meta-train a learner, from scratch or from the end of another job, and test it.
+def train_and_test(config: Config, folder: Path) -> Values:
+    """Meta-train a learner and test it: the plainest job.
 
     Parameters
     ----------
     config : dict
-        ``name``, that of its job; ``model`` and ``algorithm`` (see
-        :func:`~metalearn_tut.runs.build_learner`); ``data`` (see :func:`train_tasks`);
-        ``training``, arguments of :func:`~metalearn_tut.training.meta_train`; ``test`` (see
-        :func:`correct_by_split`); ``seed``; if not the processor, ``device``; and, if its
-        meta-parameters begin as another job left them, that job's configuration as ``start``.
+        ``learner``, what :func:`trained` takes; ``tests`` (see :func:`answers_to`).
     folder : Path
-        Keeps checkpoints, and goes on from them.
-
-    Returns
-    -------
-    dict
-        Right answers of every task by split.
+        Keeps checkpoints.
     """
-    return correct_by_split(_trained(config, folder), config)
+    return answers_to(trained(config["learner"], folder), config["tests"])
 
 
-def trained_learner(config: Config, folder: Path) -> MAML:
-    """The learner of :func:`train_and_test`, as its job left it or else trained in ``folder``."""
-    return _trained(config, folder_of_job(Job(config["name"], config, train_and_test), folder))
-
-
-def _trained(config: Config, folder: Path) -> MAML:
-    torch.manual_seed(config["seed"])
-    learner = runs.build_learner(config, config.get("device", "cpu"))
-    if "start" in config:
-        start = trained_learner(config["start"], folder).meta_parameters()
-        with torch.no_grad():
-            for name, p in learner.meta_parameters().items():
-                p.copy_(start[name])
-    train(learner, config, folder)
-    return learner
-
-
-def train(learner: Learner, config: Config, folder: Path) -> None:
-    """Meta-train any learner as the configuration of :func:`train_and_test` says."""
-    sampler = train_tasks(config["data"], config["seed"])
-    options = {"out": folder, "resume": True, "progress": False}
-    meta_train(learner, sampler, **config["training"], **options)
-
-
-def with_network(learner: MAML, network: nn.Module, algorithm: Config) -> MAML:
-    """A learner of another network, with the settings ``algorithm`` and the learned rates."""
-    other = MAML(network, **{n: value for n, value in algorithm.items() if n != "name"})
-    for name, rate in learner.learned_rates.items():
-        other.learned_rates[name].data.copy_(rate)
-    return other
-
-
-def narrowed(learner: MAML, tasks: TaskBatch, kept: float, algorithm: Config) -> MAML:
-    """A learner of what is left when the filters with the lowest ANP scores are gone for good.
+def trained(config: Config, folder: Path) -> Any:
+    """The learner of a configuration: trained by an earlier job, or here.
 
     Parameters
     ----------
-    learner : MAML
-        Stays as it is.
-    tasks : TaskBatch
-        Score the weights.
-    kept : float
-        Share of each layer's filters.
-    algorithm : dict
-        See :func:`with_network`.
+    config : dict
+        ``model`` and ``algorithm`` (see :func:`~metalearn_tut.runs.build_learner`), ``tasks`` (see
+        :func:`~metalearn_tut.claims.tasks.sampler`), ``training``, arguments of
+        :func:`~metalearn_tut.training.meta_train`, ``seed``, and ``device`` if not the processor.
+    folder : Path
+        The job's; what is trained is kept for all studies beside theirs.
     """
-    scores, _ = saliency.scores_of(learner, tasks.blind(), "anp")
-    network = remove_filters(learner.model, best_filters(learner.model, scores, kept))
-    return with_network(learner, network, algorithm)
+    learner = build(config)
+    shared(config, folder, lambda out: train(learner, config, out))
+    return learner
 
 
-# Tasks
+def build(config: Config) -> Any:
+    """An untrained learner: one seed, one start."""
+    torch.manual_seed(config["seed"])
+    return runs.build_learner(config, config.get("device", "cpu"))
 
 
-def train_tasks(data: Config, seed: int) -> EpisodeSampler:
-    """Five-way training tasks of one seed.
+def train(learner: Learner, config: Config, out: Path, **more: Any) -> History:
+    """Meta-train any learner on the ``tasks`` and by the ``training`` of a configuration."""
+    options = {"out": out, "resume": True, "progress": False, **config["training"], **more}
+    return meta_train(learner, sampler(config["tasks"]), **options)
 
-    ``data`` has ``shots``, ``queries`` per class and, if it is not glyphs, ``source`` (see
-    :func:`~metalearn_tut.runs.build_source`).
+
+def shared(config: Config, folder: Path, make: Callable[[Path], Any]) -> Any:
+    """Do ``make(out)`` where all jobs that need the same can find what it left.
+
+    Its work goes on wherever it was interrupted. Two jobs that begin the same at once both do it,
+    and either's is kept.
+
+    Parameters
+    ----------
+    config : dict
+        All that decides it.
+    folder : Path
+        The job's folder, ``OUT/STUDY/JOB``; what is finished lies in ``OUT/trained``.
+    make : callable
+        Called with a folder, a finished one included, which it must then take as it is.
     """
-    return _source(data, "train").sampler(WAYS, data["shots"], data["queries"], seed)
-
-
-def first_tasks(tasks: int, split: str = "test") -> Config:
-    """What :func:`test_tasks` takes: the first tasks of a split, the same for every learner."""
-    seed = 2 if split == "validation" else 1
-    return {"split": split, "tasks": tasks, "queries": QUERIES // WAYS, "seed": seed}
-
-
-def test_tasks(data: Config, wanted: Config) -> EpisodeSampler:
-    """The tasks of ``wanted``: its ``split``, its ``queries`` per class, its ``seed``."""
-    source = _source(data, wanted["split"])
-    return source.sampler(WAYS, data["shots"], wanted["queries"], wanted["seed"])
-
-
-def _source(data: Config, split: str) -> ClassSource:
-    return runs.build_source(data.get("source", {"name": "glyphs"}), split)
-
-
-class TasksFrom(TaskSampler):
-    """A sampler from its task ``first`` on."""
-
-    def __init__(self, sampler: TaskSampler, first: int) -> None:
-        self.sampler, self.first = sampler, first
-
-    def __repr__(self) -> str:
-        return f"{self.sampler!r} from task {self.first} on"
-
-    def __getitem__(self, index: int) -> Task:
-        return self.sampler[check_index(index) + self.first]
+    key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    place, mine = folder.parents[1] / "trained" / key, folder / f"part-{key}"
+    if place.exists():
+        return make(place)
+    made = make(mine)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # another job was faster
+        mine.rename(place)
+    return made
 
 
 # Tests
 
 
-def correct_by_split(learner: Learner, config: Config) -> dict[str, Any]:
-    """Right answers of every task, for each split of ``config["test"]``."""
-    tests = config["test"].items()
-    return {split: correct_answers(learner, config["data"], wanted) for split, wanted in tests}
+def answers_to(learner: Learner, tests: dict[str, Config]) -> Values:
+    """Right answers of every task by split, each split being tasks and their ``count``."""
+    return {split: answers(learner, wanted) for split, wanted in tests.items()}
 
 
-def correct_answers(learner: Learner, data: Config, wanted: Config) -> str:
-    """Right answers of each of the first ``wanted["tasks"]`` of :func:`test_tasks`, in words."""
-    found = evaluate(learner, test_tasks(data, wanted), wanted["tasks"]).values
-    return correct_counts(found, WAYS * wanted["queries"])
+def answers(learner: Learner, wanted: Config) -> dict[str, object]:
+    """Right answers of each of the first ``wanted["count"]`` tasks."""
+    found = evaluate(learner, sampler(wanted), wanted["count"]).values
+    queries = WAYS * wanted["queries"]
+    return right_answers((found.double() * queries).round(), queries)
 
 
-def network_cost(
-    network: nn.Module, shape: Sequence[int], masks: Mapping[str, Tensor] | None = None
-) -> dict[str, Any]:
+def accuracy(learner: Learner, wanted: Config) -> float:
+    """Mean over the first ``wanted["count"]`` tasks: what pilots choose by."""
+    return task_values(learner, sampler(wanted), range(wanted["count"]))[0].mean().item()
+
+
+def curve(config: Config, folder: Path) -> Values:
+    """A pilot: how accuracy on validation tasks goes on with the steps of :func:`trained`.
+
+    ``config`` has ``learner``, ``watch`` (validation tasks with ``count``) and ``looks``, how
+    often in all.
+    """
+    training, watch = config["learner"], config["watch"]
+    looks = {
+        "validation": sampler(watch),
+        "validation_tasks": watch["count"],
+        "validate_every": training["training"]["steps"] // config["looks"],
+        "restore_best": False,
+    }
+    learner = build(training)
+    history = train(learner, training, folder / "curve", **looks)
+    return {"curve": [[v["step"], round(v["mean"], 4)] for v in history.validation]}
+
+
+# Costs
+
+
+def network_cost(network: nn.Module, shape: Sequence[int], masks: Any = None) -> Values:
     """``parameters``, ``macs`` and ``bytes`` of a network, without what masks removed."""
     return {
         "parameters": cost.parameters(network, masks),
         "macs": cost.macs(network, shape, masks),
         "bytes": cost.size_bytes(network, masks),
     }
+
+
+def deployed_cost(learner: Any, wanted: Config) -> Values:
+    """What the network costs that a learner deploys for the first task, without pruned weights."""
+    task = sampler(wanted)[0]
+    network = learner.adapt(task.support_x, task.support_y).deploy()
+    masks = getattr(getattr(learner, "student", learner), "masks", None)
+    return network_cost(network, task.support_x.shape[1:], masks)
 
 
 def latency_ratio(

@@ -1,24 +1,45 @@
-"""What a job leaves in its study's folder when it ends, and where others find it."""
+"""What a job leaves when it has ended: one file, which is committed and never made again."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from metalearn_tut.claims.study import Job
+from metalearn_tut.claims.study import Job, Values
+from metalearn_tut.files import provenance
 from metalearn_tut.files.cache import remove_partial
-from metalearn_tut.files.provenance import write_result
 
 _PARTS = {"name", "values", "seconds", "resumed"}
 
 
+class NoProvenance(RuntimeError):
+    """A result would not say what code it came from."""
+
+
+def check_clean() -> None:
+    """Refuse to make results by code that no commit holds.
+
+    Raises
+    ------
+    NoProvenance
+        If the source tree differs from its commit, or is in no repository.
+    """
+    found = provenance.commit()
+    if found == "unknown" or found.endswith("+changes"):
+        raise NoProvenance(
+            f"the code's commit is {found}: a result must say which code made it. Commit your "
+            "changes and run in the clone, or try it out with --quick"
+        )
+
+
 def write_record(
-    job: Job, folder: Path, values: dict[str, Any], *, seconds: float, resumed: bool = False
+    job: Job, folder: Path, values: Values, *, seconds: float, resumed: bool = False
 ) -> None:
     """Keep what a job that has ended found; see :func:`record_of`."""
-    done = {"name": job.name, "values": values, "seconds": round(seconds, 3), "resumed": resumed}
-    write_result(_path(job, folder), config=job.config, values=done)
+    done = {"name": job.name, "values": values, "seconds": round(seconds, 1), "resumed": resumed}
+    provenance.write_result(_path(job, folder), config=job.config, values=done)
 
 
 def record_of(job: Job, folder: Path) -> dict[str, Any] | None:
@@ -26,7 +47,8 @@ def record_of(job: Job, folder: Path) -> dict[str, Any] | None:
 
     A record is a results file (see :func:`metalearn_tut.files.provenance.write_result`) whose
     values are the job's ``name``, its ``values``, the ``seconds`` it took, and whether it was
-    ``resumed``, in which case these are the seconds of its last part.
+    ``resumed``, in which case these are the seconds of its last part. One of another
+    configuration is none.
     """
     try:
         record = json.loads(_path(job, folder).read_text("utf-8"))
@@ -36,33 +58,16 @@ def record_of(job: Job, folder: Path) -> dict[str, Any] | None:
     return record if whole else None
 
 
+def records_of(jobs: Iterable[Job], folder: Path) -> dict[str, dict[str, Any]]:
+    """The records of all jobs that have one, by name."""
+    found = {job.name: record_of(job, folder) for job in jobs}
+    return {name: record for name, record in found.items() if record}
+
+
 def clear_partial(job: Job, folder: Path) -> None:
     """Remove a record that was half written when its process was killed."""
     remove_partial(_path(job, folder))
 
 
 def _path(job: Job, folder: Path) -> Path:
-    return folder / f"{job.key}.json"
-
-
-def folder_of_job(job: Job, folder: Path, *studies: str) -> Path:
-    """Where a job finds what another one left, if that is done; else where it makes it itself.
-
-    Parameters
-    ----------
-    job : Job
-        The other one.
-    folder : Path
-        The job's own folder, among those of its study.
-    *studies : str
-        Names of other studies that may have done it, looked at after its own.
-
-    Returns
-    -------
-    Path
-        The other job's folder, or one of its name in ``folder``.
-    """
-    for study in (folder.parent, *(folder.parents[1] / name for name in studies)):
-        if record_of(job, study) and (study / job.key).is_dir():
-            return study / job.key
-    return folder / job.name
+    return folder / f"{job.name}.json"

@@ -1,45 +1,145 @@
-"""From the jobs of a study to its verdicts, and to the file that keeps them."""
+"""From the jobs of a study to its verdicts."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from metalearn_tut.claims.runner import Outcome, run_jobs
-from metalearn_tut.claims.study import Claim, Job, Results, Study, Verdict
-from metalearn_tut.files.provenance import write_result
+from metalearn_tut.claims.records import records_of
+from metalearn_tut.claims.runner import run_jobs
+from metalearn_tut.claims.statistics import OPEN, Effect
+from metalearn_tut.claims.study import Claim, Comparison, Study
 
-_WORD = {True: "holds", False: "does not hold", None: "not decided"}
-_QUICK = "a quick run shows the direction: its verdicts decide nothing, and results/ stays as it is"
+_QUICK = "a quick run shows that everything runs; it decides nothing and is kept in"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of a comparison; of a claim also its verdict.
+
+    Parameters
+    ----------
+    of : Comparison
+    effect : Effect or None
+        None as long as a job is missing.
+    macs : float, optional
+        What the arm's answers cost, of a claim that says so.
+    """
+
+    of: Comparison
+    effect: Effect | None
+    macs: float | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """Of a claim: whether it holds."""
+        return self.of.verdict(self.effect, self.macs) if isinstance(self.of, Claim) else None
+
+    def sentence(self) -> str:
+        """The numbers, in words; where nothing is decided, what could have been seen."""
+        if self.effect is None:
+            return "jobs are missing"
+        seen = f"; could have seen {self.effect.detectable:.3f}" if self.verdict == OPEN else ""
+        macs = "" if self.macs is None else f"; {self.macs:.2f} of the multiply-adds"
+        return f"{self.effect}{macs}{seen}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is on file of a study.
+
+    Parameters
+    ----------
+    study : Study
+    records : dict
+        Of each job that has ended, by name (see
+        :func:`~metalearn_tut.claims.records.record_of`).
+    total : int
+        Number of its jobs.
+    """
+
+    study: Study
+    records: dict[str, dict[str, Any]]
+    total: int
+
+    @classmethod
+    def of(cls, study: Study, results: str | os.PathLike[str], quick: bool = False) -> Report:
+        """From the files in the folder ``results``; those of other configurations are none."""
+        jobs = study.jobs(quick)
+        if quick:  # one seed
+            study = replace(study, seeds=study.seeds[:1], reported_seeds=None)
+        return cls(study, records_of(jobs, jobs_folder(results, study)), len(jobs))
+
+    @property
+    def values(self) -> dict[str, dict[str, Any]]:
+        """The values of each job that has ended."""
+        return {name: record["values"]["values"] for name, record in self.records.items()}
+
+    @property
+    def done(self) -> bool:
+        """Whether all jobs have ended."""
+        return len(self.records) == self.total
+
+    @property
+    def hours(self) -> float:
+        """What the jobs on file took."""
+        return sum(record["values"]["seconds"] for record in self.records.values()) / 3600
+
+    def claims(self) -> list[Finding]:
+        """All claims, in their order."""
+        return [self.finding(claim) for claim in self.study.claims]
+
+    def reported(self) -> list[Finding]:
+        """What stands beside them."""
+        return [self.finding(one) for one in self.study.reported]
+
+    def finding(self, of: Comparison) -> Finding:
+        """What is known of one comparison."""
+        seeds = self.study.seeds_of(of)
+        effect = of.effect(self.values, seeds)
+        if effect is None or not isinstance(of, Claim):
+            return Finding(of, effect)
+        return Finding(of, effect, of.macs(self.values, seeds))
+
+
+def jobs_folder(results: str | os.PathLike[str], study: Study, kind: str = "jobs") -> Path:
+    """Where the records of a study's jobs lie, or those of its ``"pilots"``."""
+    return Path(results) / study.name / kind
 
 
 def reproduce(
     study: Study,
     *,
     quick: bool = False,
+    pilot: bool = False,
+    only: str = "*",
     out: str | os.PathLike[str] = "runs/claims",
     results: str | os.PathLike[str] = "results/claims",
     processes: int = 1,
     threads: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> bool:
-    """Run a study's jobs, print its verdicts, and write them down if all jobs ended well.
+    """Run those of a study's jobs that have no record yet, and print its verdicts.
 
     Parameters
     ----------
     study : Study
         What to reproduce.
     quick : bool, default False
-        The short jobs; the verdicts go to ``out/NAME/quick.json`` only.
+        The short jobs; their records go to ``out/quick``, also from code that is not committed.
+    pilot : bool, default False
+        Run the jobs by which settings were chosen, instead; they go to ``NAME/pilots``.
+    only : str, default "*"
+        Jobs whose names match this pattern, such as ``"*-0"``, those of the first seed.
     out : path
-        Where jobs and checkpoints are kept, in a folder of the study's name.
+        Where checkpoints are kept, in a folder of the study's name.
     results : path
-        Where ``NAME.json`` is written.
+        Where the records are, in ``NAME/jobs``.
     processes, threads, environment
         See :func:`metalearn_tut.claims.runner.run_jobs`.
 
@@ -47,103 +147,65 @@ def reproduce(
     -------
     bool
         False if a job failed.
+
+    Raises
+    ------
+    ValueError
+        If no job matches ``only``.
+    NoProvenance
+        If a job is to be run by code that is not committed, unless ``quick``.
     """
-    jobs, folder = study.jobs(quick), Path(out) / study.name
-    outcome = run_jobs(jobs, folder, processes=processes, threads=threads, environment=environment)
-    values = {n: record["values"]["values"] for n, record in outcome.records.items()}
-    found = Results(values, outcome.failed)
-    verdicts = [(claim, claim.verdict(found)) for claim in study.claims]
-    print(table(verdicts))
-    if outcome.failed:
-        for name, why in outcome.failed.items():
-            print(f"failed: {name}: {why}")
-        print("no result is written: the same command does again what failed")
-        return False
-    path = folder / "quick.json" if quick else Path(results) / f"{study.name}.json"
-    write_result(path, config=_config(study, jobs, quick), values=_values(verdicts, outcome))
-    print(f"written to {path}" + (f"; {_QUICK}" if quick else ""))
-    return True
-
-
-def _config(study: Study, jobs: Sequence[Job], quick: bool) -> dict[str, Any]:
-    """What a result belongs to: see :func:`stale`."""
-    return {
-        "command": f"metalearn-tut reproduce {study.name}" + (" --quick" if quick else ""),
-        "criteria": {str(claim.number): claim.criterion for claim in study.claims},
-        "jobs": {job.name: job.config for job in jobs},
-    }
-
-
-def _values(verdicts: Sequence[tuple[Claim, Verdict]], outcome: Outcome) -> dict[str, Any]:
-    records = outcome.records
-    about = ("text", "source", "criterion")
-    return {
-        "claims": {
-            str(claim.number): {n: getattr(claim, n) for n in about} | vars(verdict)
-            for claim, verdict in verdicts
-        },
-        "seconds": math.fsum(record["values"]["seconds"] for record in records.values()),
-        "resumed": [n for n, record in records.items() if record["values"]["resumed"]],
-        "commits": sorted({record["commit"] for record in records.values()}),
-        "jobs": {n: record["values"]["values"] for n, record in records.items()},
-    }
+    if quick:
+        out = results = Path(out) / "quick"
+    every = study.pilots() if pilot else study.jobs(quick)
+    jobs = [job for job in every if fnmatch(job.name, only)]
+    if not jobs:
+        raise ValueError(f"only must match a job of {study.name}, got {only!r}")
+    records = jobs_folder(results, study, "pilots" if pilot else "jobs")
+    outcome = run_jobs(
+        jobs,
+        Path(out) / study.name,
+        records=records,
+        clean=not quick,
+        processes=processes,
+        threads=threads,
+        environment=environment,
+    )
+    if not pilot:
+        print(table(Report.of(study, results, quick)))
+    for name, why in outcome.failed.items():
+        print(f"failed: {name}: {why}")
+    if quick:
+        print(f"{_QUICK} {records}")
+    return not outcome.failed
 
 
 def criteria(study: Study) -> str:
     """What a study claims, and when each claim holds."""
-    lines = [f"{study.name}: {study.paper} ({len(study.jobs(False))} jobs)"]
-    for claim in study.claims:
-        lines += _wrapped(f"{claim.number:<2} ", f"{claim.text} ({claim.source})")
-        lines += _wrapped("   ", f"Holds if: {claim.criterion}")
+    jobs = len(study.jobs(False))
+    lines = _wrapped(
+        "", f"{study.name}: {study.paper} ({study.data}; {jobs} jobs, {study.hours:g} core-hours)"
+    )
+    for number, claim in enumerate(study.claims, start=1):
+        lines += _wrapped(f"{number:<2} ", f"{claim.text} ({claim.source})")
+        lines += _wrapped("   ", claim.criterion(study.seeds))
     return "\n".join(lines)
 
 
-def table(verdicts: Sequence[tuple[Claim, Verdict]]) -> str:
-    """Each claim with its verdict, and the numbers below it.
-
-    Examples
-    --------
-    >>> claim = Claim(1, "Ice is cold.", "folklore", "below 0 °C", lambda results: None)
-    >>> print(table([(claim, Verdict(True, "-4 °C in 3 of 3 glasses."))]))
-    1  holds          Ice is cold.
-                      -4 °C in 3 of 3 glasses.
-    """
+def table(report: Report) -> str:
+    """Each claim with its verdict and the numbers below it, then what is reported beside them."""
     lines = []
-    for claim, verdict in verdicts:
-        first = f"{claim.number:<2} {_WORD[verdict.holds]:<14} "
-        lines += _wrapped(first, claim.text) + _wrapped(" " * len(first), verdict.sentence)
-    return "\n".join(lines)
+    for number, found in enumerate(report.claims(), start=1):
+        first = f"{number:<2} {found.verdict:<14} "
+        lines += _wrapped(first, found.of.text) + _wrapped(" " * len(first), found.sentence())
+    for found in report.reported():
+        if found.effect is not None:
+            lines += _wrapped("   reported       ", f"{found.of.text}: {found.sentence()}")
+    done = f"{len(report.records)} of {report.total} jobs done, {report.hours:.1f} core-hours"
+    return "\n".join([*lines, done])
 
 
 def _wrapped(start: str, text: str) -> list[str]:
     margin = {"initial_indent": start, "subsequent_indent": " " * len(start)}
     whole = {"break_on_hyphens": False, "break_long_words": False}  # paths can be copied
     return textwrap.wrap(text, 100, **whole, **margin)
-
-
-def stale(study: Study, path: str | os.PathLike[str]) -> str | None:
-    """Why a result on file is not of the study as it now stands; None if it is.
-
-    Parameters
-    ----------
-    study : Study
-        As it now stands.
-    path : path
-        A file that :func:`reproduce` wrote, or what has become of it.
-    """
-    now = json.loads(json.dumps(_config(study, study.jobs(False), False)))
-    parts = {"criteria": "criterion", "jobs": "job"}
-    try:
-        config = json.loads(Path(path).read_text("utf-8"))["config"]
-        was = {part: dict(config[part]) for part in parts}
-    except (ValueError, LookupError, TypeError):
-        return f"{path} is damaged: run metalearn-tut reproduce {study.name} again"
-    for part, kind in parts.items():
-        names = was[part].keys() | now[part].keys()
-        changed = sorted(n for n in names if was[part].get(n) != now[part].get(n))
-        if changed:
-            return (
-                f"{path} is of another configuration ({kind} {', '.join(changed)}): "
-                f"run {now['command']} again"
-            )
-    return None

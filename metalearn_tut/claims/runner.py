@@ -1,8 +1,8 @@
 """Run jobs in processes of their own; what is done stays done, whatever interrupts it.
 
 A job that has ended is one JSON file, written whole by the process that did it. A job that was
-cut short finds its checkpoints in its own folder when it is run again. Files carry a checksum
-of the job's configuration in their names, so nothing of another configuration is taken over.
+cut short finds its checkpoints in its own folder when it is run again, whose name carries a
+checksum of the job's configuration, so that nothing of another configuration is taken over.
 """
 
 from __future__ import annotations
@@ -27,10 +27,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from metalearn_tut.claims.records import clear_partial, record_of, write_record
+from metalearn_tut.claims.records import (
+    check_clean,
+    clear_partial,
+    record_of,
+    records_of,
+    write_record,
+)
 from metalearn_tut.claims.study import Job
 
 _SPAWN = mp.get_context("spawn")  # a forked process would share PyTorch's threads and locks
+Where = tuple[Path, Path, bool]
+"""The folder, that of the records, and ``clean``."""
+
 DIED = "its process ended without a word (killed, or out of memory?)"
 
 
@@ -55,18 +64,24 @@ def run_jobs(
     jobs: Sequence[Job],
     folder: str | os.PathLike[str],
     *,
+    records: str | os.PathLike[str] | None = None,
+    clean: bool = False,
     processes: int = 1,
     threads: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Do all jobs that have no record in ``folder`` yet, several at a time.
+    """Do all jobs that have no record yet, several at a time.
 
     Parameters
     ----------
     jobs : sequence of Job
         What to do, in this order.
     folder : path
-        Keeps the records, and a folder of its own for each job.
+        Has a folder of its own for each job, with its checkpoints.
+    records : path, optional
+        Keeps the records; ``folder`` by default.
+    clean : bool, default False
+        Refuse to write a record of code that no commit holds.
     processes : int, default 1
         Jobs at a time.
     threads : int, default 1
@@ -83,30 +98,34 @@ def run_jobs(
     ------
     ValueError
         If two jobs have one name, a name is not fit for a file, or a configuration is not JSON.
+    NoProvenance
+        If the code's commit is dirty or unknown, with ``clean``.
     KeyboardInterrupt
         After Ctrl-C, when no process runs any more; it says how many jobs are done. The same
         call goes on.
     """
     _check(jobs)
     folder = Path(folder)
-    found = {job.name: record_of(job, folder) for job in jobs}
-    outcome = Outcome({name: record for name, record in found.items() if record})
-    todo = [job for job in jobs if not found[job.name]]
+    kept = folder if records is None else Path(records)
+    outcome = Outcome(records_of(jobs, kept))
+    todo = [job for job in jobs if job.name not in outcome.records]
+    if todo and clean:
+        check_clean()
     try:
         # Closed, which ends the workers, before anyone counts what they have kept.
-        ended = closing(_run(todo, folder, processes, threads, environment or {}))
+        ended = closing(_run(todo, (folder, kept, clean), processes, threads, environment or {}))
         with _progress(len(jobs), outcome) as show, ended as each:
             for job, problem in each:
-                record = record_of(job, folder)
+                record = record_of(job, kept)
                 if problem or record is None:
                     outcome.failed[job.name] = problem or "its record is not there"
                 else:
                     outcome.records[job.name] = record
                 show(job)
     except KeyboardInterrupt:
-        done = sum(record_of(job, folder) is not None for job in jobs)
+        done = len(records_of(jobs, kept))
         raise KeyboardInterrupt(
-            f"stopped; {done} of {len(jobs)} jobs are done and kept in {folder}: "
+            f"stopped; {done} of {len(jobs)} jobs are done and kept in {kept}: "
             "the same command goes on"
         ) from None
     return outcome
@@ -138,14 +157,14 @@ class _Worker:
         self.options = {"mp_context": _SPAWN, "initializer": _prepare, "initargs": prepare}
         self.pool = ProcessPoolExecutor(1, **self.options)
 
-    def start(self, job: Job, folder: Path) -> Future[str | None]:
+    def start(self, job: Job, where: Where) -> Future[str | None]:
         """Do a job: what went wrong, if anything."""
         with _inherited(self.environment):
             try:
-                return self.pool.submit(_attempt, job, folder)
+                return self.pool.submit(attempt, job, *where)
             except BrokenProcessPool:  # by the job before
                 self.pool = ProcessPoolExecutor(1, **self.options)
-                return self.pool.submit(_attempt, job, folder)
+                return self.pool.submit(attempt, job, *where)
 
 
 @contextmanager
@@ -166,7 +185,7 @@ def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
 
 def _run(
     jobs: Sequence[Job],
-    folder: Path,
+    where: Where,
     processes: int,
     threads: int,
     environment: Mapping[str, str],
@@ -177,12 +196,12 @@ def _run(
     workers = [_Worker(environment, leash, threads) for _ in range(processes)]
     try:
         for worker, job in zip(workers, waiting, strict=False):
-            running[worker.start(job, folder)] = job, worker
+            running[worker.start(job, where)] = job, worker
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job, worker = running.pop(future)
                 if (following := next(waiting, None)) is not None:
-                    running[worker.start(following, folder)] = following, worker
+                    running[worker.start(following, where)] = following, worker
                 died = isinstance(future.exception(), BrokenProcessPool)
                 yield job, DIED if died else future.result()
     finally:
@@ -228,20 +247,30 @@ def _end_with(leash: Connection) -> None:
     os._exit(1)
 
 
-def _attempt(job: Job, folder: Path) -> str | None:
-    """Do a job and keep its record; what went wrong comes back as a sentence."""
-    work = folder / job.key
+def attempt(job: Job, folder: Path, records: Path | None = None, clean: bool = False) -> str | None:
+    """Do a job here and keep its record; what went wrong comes back as a sentence.
+
+    Parameters
+    ----------
+    job, folder, records, clean
+        As for :func:`run_jobs`.
+    """
+    work, kept = folder / job.key, records or folder
     resumed, start = work.exists(), time.perf_counter()
     try:
         work.mkdir(parents=True, exist_ok=True)
-        clear_partial(job, folder)
+        kept.mkdir(parents=True, exist_ok=True)
+        clear_partial(job, kept)
         values = job.run(job.config, work)
-        write_record(job, folder, values, seconds=time.perf_counter() - start, resumed=resumed)
+        if clean:
+            check_clean()
+        write_record(job, kept, values, seconds=time.perf_counter() - start, resumed=resumed)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
+        log = folder / f"{job.key}.error.txt"
         try:
-            (folder / f"{job.key}.error.txt").write_text(traceback.format_exc())
+            log.write_text(traceback.format_exc())
         except OSError:  # on a full disk, say
             return problem
-        return f"{problem} (all of it: {folder / job.key}.error.txt)"
+        return f"{problem} (all of it: {log})"
     return None

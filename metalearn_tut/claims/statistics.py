@@ -1,28 +1,19 @@
-"""What a study's numbers may claim: paired differences over tasks and seeds, and a fit's distance.
+"""When is a claim decided? Differences over trainings, their intervals, and three verdicts.
 
-SciPy would do, but is much to install for three formulas; the tests compare with it.
+The unit is the training: a seed is a start, an order of tasks and test tasks of its own, which two
+arms share. SciPy would do, but is much to install for three formulas; the tests compare with it.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-import torch
-from torch import Tensor
-
-from metalearn_tut.evaluation.intervals import interval
-
-# As criteria put it: part of what is on file, so not a word of it changes.
-PAIRED = (
-    "the paired interval over 600 test tasks (each task's difference being its mean over 3 seeds; "
-    "95 %) "
-)
-
-# Seeds
+KINDS = ("superior", "non-inferior", "equivalent")
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 
 
 def student_quantile(degrees: int, probability: float = 0.975) -> float:
@@ -37,6 +28,11 @@ def student_quantile(degrees: int, probability: float = 0.975) -> float:
         At least 1.
     probability : float, default 0.975
         Above 0.5 and below 1.
+
+    Raises
+    ------
+    ValueError
+        If either is out of range.
 
     Examples
     --------
@@ -67,149 +63,177 @@ def _student_inside(angle: float, degrees: int) -> float:
     return 2 / math.pi * (angle + total) if odd else total
 
 
-def interval_over_seeds(means: Sequence[float]) -> tuple[float, float]:
-    """Mean over two or more seeds, and the half-width of its 95 % interval by Student's t.
-
-    Its point has three decimals, as tables print it: results on file were made with those.
-
-    Examples
-    --------
-    >>> mean, half = interval_over_seeds([0.1, 0.2, 0.3])
-    >>> round(mean, 3), round(half, 3)
-    (0.2, 0.248)
-    """
-    if len(means) < 2:
-        raise ValueError(f"means must be of at least 2 seeds, got {len(means)}")
-    values = torch.tensor(means, dtype=torch.float64)
-    point = round(student_quantile(len(means) - 1), 3)
-    return values.mean().item(), point * values.std().item() / math.sqrt(len(means))
-
-
-# Two arms
-
-
 @dataclass(frozen=True)
-class Difference:
-    """How much better one arm is than another, on paired tasks.
+class Effect:
+    """How much better one arm is than another: a mean paired difference for each training.
 
     Parameters
     ----------
-    mean : float
-        Mean over tasks and seeds.
+    seeds : tuple of float
+        Of each seed, the mean difference of accuracy over its own test tasks.
     over_tasks : float
-        Half-width of the 95 % interval over tasks, each task's difference being its mean over
-        the seeds: what other tasks would change, for these trainings.
-    over_seeds : float or None
-        Half-width of the 95 % interval over seeds (Student's t): what other trainings would
-        change, for these tasks. None for one seed.
-    seeds : list of float
-        The mean of each seed.
+        Half-width of the 95 % interval over tasks: what other test tasks would change, for these
+        trainings.
     n_tasks : int
-        Number of tasks.
-    of : str, default "tasks"
-        What they are, if not tasks.
+        Test tasks of all seeds together.
+
+    Examples
+    --------
+    >>> effect = Effect((0.01, 0.02, 0.03), over_tasks=0.002, n_tasks=1800)
+    >>> print(effect)
+    +0.0200 ± 0.0248 over 3 trainings; ± 0.0020 over 1,800 tasks
+    >>> verdict(effect), verdict(effect, "non-inferior", margin=0.01)
+    ('not decided', 'holds')
     """
 
-    mean: float
+    seeds: tuple[float, ...]
     over_tasks: float
-    over_seeds: float | None
-    seeds: list[float]
     n_tasks: int
-    of: str = "tasks"
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.seeds)
+
+    @cached_property
+    def error(self) -> float:
+        """Standard error of the mean over seeds."""
+        return statistics.stdev(self.seeds) / math.sqrt(len(self.seeds))
+
+    @property
+    def over_seeds(self) -> float:
+        """Half-width of the 95 % interval over trainings, by Student's t; of one seed, infinity."""
+        n = len(self.seeds)
+        return student_quantile(n - 1) * self.error if n > 1 else math.inf
 
     @property
     def low(self) -> float:
-        """Lower end of the interval over tasks."""
-        return self.mean - self.over_tasks
+        """Lower end of the interval over trainings."""
+        return self.mean - self.over_seeds
 
     @property
     def high(self) -> float:
-        """Upper end of the interval over tasks."""
-        return self.mean + self.over_tasks
+        """Upper end of the interval over trainings."""
+        return self.mean + self.over_seeds
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that this design would have seen with 80 % power.
+
+        ``(t_0.975 + t_0.8) · error`` with n - 1 degrees of freedom, which is 77 % with three seeds.
+        """
+        n = len(self.seeds)
+        if n < 2:
+            return math.inf
+        return (student_quantile(n - 1) + student_quantile(n - 1, 0.8)) * self.error
 
     def __str__(self) -> str:
-        seeds = "" if self.over_seeds is None else f"; ± {self.over_seeds:.4f} over seeds"
-        return f"{self.mean:+.4f} ± {self.over_tasks:.4f} over {self.n_tasks} {self.of}{seeds}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers, as JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "of"}
+        return (
+            f"{self.mean:+.4f} ± {self.over_seeds:.4f} over {len(self.seeds)} trainings; "
+            f"± {self.over_tasks:.4f} over {self.n_tasks:,} tasks"
+        )
 
 
-def difference(a: Tensor, b: Tensor, of: str = "tasks") -> Difference:
-    """The :class:`Difference` ``a - b`` of two arms.
+def paired(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Effect:
+    """The effect of ``a - b``, from the accuracies of each seed.
 
     Parameters
     ----------
-    a, b : Tensor [S, n]
-        Accuracies on the same n tasks after training with each of the same S seeds.
-    of : str, default "tasks"
-        What they are of, if not of tasks.
+    pairs : sequence of (sequence of float, sequence of float)
+        For each seed, the accuracies of both arms on its test tasks.
+
+    Raises
+    ------
+    ValueError
+        If there is no seed, or two arms have not the same tasks.
 
     Examples
     --------
-    >>> a = torch.tensor([[0.8, 0.9, 1.0], [0.9, 0.9, 0.9]])
-    >>> print(difference(a, a - 0.1))
-    +0.1000 ± 0.0000 over 3 tasks; ± 0.0000 over seeds
+    >>> a, b, c = [0.8, 0.9, 1.0], [0.7, 0.8, 0.9], [0.6, 0.7, 0.8]
+    >>> print(paired([(a, b), (a, c)]))
+    +0.1500 ± 0.6353 over 2 trainings; ± 0.0000 over 6 tasks
     """
-    if a.ndim != 2 or a.shape != b.shape:
-        raise ValueError(
-            "difference needs accuracies [seeds, tasks] of the same seeds and tasks on both "
-            f"sides, got shapes {list(a.shape)} and {list(b.shape)}"
-        )
-    paired = a.double() - b.double()
-    mean, over_tasks = interval(paired.mean(0))
-    seeds = paired.mean(1).tolist()
-    over_seeds = interval_over_seeds(seeds)[1] if len(seeds) > 1 else None
-    return Difference(mean, over_tasks, over_seeds, seeds, len(paired[0]), of)
+    if not pairs:
+        raise ValueError("paired needs the accuracies of at least one seed, got none")
+    means, variance, n_tasks = [], 0.0, 0
+    for a, b in pairs:
+        if len(a) != len(b) or len(a) < 2:
+            raise ValueError(
+                "paired needs two or more tasks, the same for both arms, "
+                f"got {len(a)} and {len(b)} tasks"
+            )
+        gap = [x - y for x, y in zip(a, b, strict=True)]
+        means.append(statistics.fmean(gap))
+        variance += statistics.variance(gap) / len(gap)
+        n_tasks += len(gap)
+    return Effect(tuple(means), 1.96 * math.sqrt(variance) / len(pairs), n_tasks)
 
 
-def correct_counts(accuracy: Tensor, queries: int) -> str:
-    """How many of ``queries`` were right in each task: short and exact in a results file.
+def verdict(effect: Effect, kind: str = "superior", margin: float = 0.0) -> str:
+    """Whether a claim holds, by the 95 % interval over trainings.
 
-    Examples
-    --------
-    >>> correct_counts(torch.tensor([0.96, 0.5]), queries=50), accuracies("48 25", queries=50)
-    ('48 25', tensor([0.9600, 0.5000], dtype=torch.float64))
-    """
-    return " ".join(str(round(a * queries)) for a in accuracy.tolist())
+    ================  ===================================  ================================
+    kind              holds                                does not hold
+    ================  ===================================  ================================
+    ``superior``      the interval lies above the margin   it lies below the margin
+    ``non-inferior``  it lies above minus the margin       it lies below minus the margin
+    ``equivalent``    it lies between the two              it lies outside of both
+    ================  ===================================  ================================
 
+    Everything else is not decided. The last is two one-sided tests of 2.5 % each, so that one
+    interval decides all three.
 
-def accuracies(text: str, queries: int) -> Tensor:
-    """Back from :func:`correct_counts`, in double precision ``[n]``."""
-    return torch.tensor([int(c) for c in text.split()], dtype=torch.float64) / queries
-
-
-# Losses
-
-
-def log_normal_fit(losses: Tensor) -> dict[str, Any]:
-    """How far the logarithms of losses ``[n]`` are from a normal distribution.
+    Parameters
+    ----------
+    effect : Effect
+        Of two or more seeds.
+    kind : {"superior", "non-inferior", "equivalent"}
+    margin : float, default 0
+        Written down before the run; positive for the last two kinds.
 
     Returns
     -------
-    dict
-        ``mu`` and ``sigma`` of the logarithms; ``ks``, the largest distance between their
-        distribution function and that of the fitted normal one (Kolmogorov-Smirnov);
-        ``rejected_at_5_percent``, by Stephens's modified statistic for a fitted normal
-        distribution (1974), ``D (sqrt(n) - 0.01 + 0.85 / sqrt(n)) > 0.895``; ``qq``, the
-        correlation of the Q-Q plot; ``points``, 19 pairs (normal quantile, log loss) of it.
+    str
+        ``"holds"``, ``"does not hold"`` or ``"not decided"``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind or a margin that makes no sense of it.
     """
-    logs = losses.double().clamp(min=1e-8).log().sort().values
-    n, normal = len(logs), statistics.NormalDist()
-    mu, sigma = logs.mean().item(), logs.std().item()
-    z = torch.tensor([normal.inv_cdf((i + 0.5) / n) for i in range(n)], dtype=torch.float64)
-    fitted = torch.tensor([normal.cdf((x - mu) / sigma) for x in logs.tolist()], dtype=logs.dtype)
-    steps = torch.arange(n + 1, dtype=logs.dtype) / n
-    ks = max((steps[1:] - fitted).max().item(), (fitted - steps[:-1]).max().item())
-    qq = torch.corrcoef(torch.stack([z, logs]))[0, 1].item()
-    places = [round(share * (n - 1) / 20) for share in range(1, 20)]
-    return {
-        "n": n,
-        "mu": mu,
-        "sigma": sigma,
-        "ks": ks,
-        "rejected_at_5_percent": ks * (math.sqrt(n) - 0.01 + 0.85 / math.sqrt(n)) > 0.895,
-        "qq": qq,
-        "points": [[round(z[i].item(), 4), round(logs[i].item(), 4)] for i in places],
-    }
+    check_margin(kind, margin)
+    if not math.isfinite(effect.over_seeds):
+        return OPEN
+    if kind == "equivalent":
+        if -margin < effect.low and effect.high < margin:
+            return HOLDS
+        return FAILS if effect.low > margin or effect.high < -margin else OPEN
+    bound = margin if kind == "superior" else -margin
+    if effect.low > bound:
+        return HOLDS
+    return FAILS if effect.high < bound else OPEN
+
+
+def check_margin(kind: str, margin: float) -> None:
+    """Refuse an unknown kind of claim, and a margin that makes no sense of it."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if not (0 <= margin < 1) or (kind != "superior" and margin == 0):
+        raise ValueError(f"margin of a {kind} claim must be a share above 0, got {margin}")
+
+
+def right_answers(right: Iterable[float], of: int) -> dict[str, object]:
+    """Right answers of each task, of so many: short and exact in a file.
+
+    Examples
+    --------
+    >>> right_answers([19, 20], of=20), accuracies({"right": "19 20", "of": 20})
+    ({'right': '19 20', 'of': 20}, [0.95, 1.0])
+    """
+    return {"right": " ".join(str(int(n)) for n in right), "of": of}
+
+
+def accuracies(kept: dict[str, object]) -> list[float]:
+    """Back from :func:`right_answers`."""
+    of = int(str(kept["of"]))
+    return [int(n) / of for n in str(kept["right"]).split()]

@@ -1,135 +1,34 @@
-"""What a study is: claims with their criteria, and the jobs that decide them."""
+"""What a study is: claims, the trainings that decide them, and what came out."""
 
 from __future__ import annotations
 
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+from metalearn_tut.claims import statistics
+from metalearn_tut.claims.statistics import Effect, accuracies, check_margin, paired
 
 Config = Values = dict[str, Any]
 
 
-class Undecided(Exception):
-    """A claim cannot be decided, because a job it rests on has no result."""
-
-
-class Results(dict[str, Values]):
-    """The values of each job that has ended, by the job's name.
-
-    To ask for a job that failed, or only whether it is there, is to leave a claim undecided: a
-    study may have fewer arms or seeds than another, but not because some of its jobs failed.
-
-    Parameters
-    ----------
-    values : mapping of str to dict
-        Of the jobs that have ended well.
-    failed : mapping of str to str, optional
-        Why each other job has no values.
-
-    Raises
-    ------
-    Undecided
-        By ``results[name]`` without a result, and by ``name in results`` of a failed job.
-
-    Examples
-    --------
-    >>> results = Results({"a-0": {}}, failed={"a-1": "RuntimeError: out of memory"})
-    >>> "a-0" in results, "a-2" in results
-    (True, False)
-    >>> "a-1" in results
-    Traceback (most recent call last):
-    ...
-    metalearn_tut.claims.study.Undecided: not decided: job a-1 failed: RuntimeError: out of memory
-    """
-
-    def __init__(
-        self, values: Mapping[str, Values] | None = None, failed: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(values or {})
-        self.failed = dict(failed or {})
-
-    def __missing__(self, name: str) -> Values:
-        raise self._undecided(name)
-
-    def __contains__(self, name: object) -> bool:
-        if name in self.failed:
-            raise self._undecided(str(name))
-        return super().__contains__(name)
-
-    def _undecided(self, name: str) -> Undecided:
-        why = f"failed: {self.failed[name]}" if name in self.failed else "has no result"
-        return Undecided(f"not decided: job {name} {why}")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a criterion says of the results.
-
-    Parameters
-    ----------
-    holds : bool or None
-        Whether the claim holds; None if it was not decided.
-    sentence : str
-        The numbers, in words.
-    values : dict
-        The numbers, as JSON.
-    """
-
-    holds: bool | None
-    sentence: str
-    values: Values = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Something a paper promises, and what would show it.
-
-    Parameters
-    ----------
-    number : int
-        Its place in the study.
-    text : str
-        The claim, in our words.
-    source : str
-        Where it comes from, with its evidence tag.
-    criterion : str
-        When it holds: written before the run, and kept with the result.
-    decide : callable
-        :class:`Results` -> :class:`Verdict`.
-    follows : int, optional
-        In a second study: the number of the first one's claim that is taken up again.
-    """
-
-    number: int
-    text: str
-    source: str
-    criterion: str
-    decide: Callable[[Results], Verdict]
-    follows: int | None = None
-
-    def verdict(self, results: Results) -> Verdict:
-        """The verdict; undecided if a job that it needs has no result."""
-        try:
-            return self.decide(results)
-        except Undecided as reason:
-            return Verdict(None, str(reason))
-
-
 @dataclass(frozen=True)
 class Job:
-    """One piece of a study's work, done in a process of its own.
+    """One training of one seed, tested on tasks of its own, in a process of its own.
 
     Parameters
     ----------
     name : str
-        Names its files: letters, digits, ``.``, ``_`` and ``-``.
+        ``ARM-SEED``; names its files: letters, digits, ``.``, ``_`` and ``-``.
     config : dict
         JSON that decides everything about the result, seeds included.
     run : callable
-        A function at the top of a module: ``(config, folder) -> values`` as JSON. A long
+        A function at the top of a module: ``(config, folder) -> values`` as JSON, right answers
+        as :func:`~metalearn_tut.claims.statistics.right_answers` by the name of a split. A long
         one keeps its checkpoints in ``folder`` and goes on from them.
 
     Examples
@@ -139,8 +38,8 @@ class Job:
     """
 
     name: str
-    config: dict[str, Any]
-    run: Callable[[dict[str, Any], Path], Values]
+    config: Config
+    run: Callable[[Config, Path], Values]
 
     @property
     def key(self) -> str:
@@ -149,8 +48,114 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Two arms of a study, on the same test tasks.
+
+    Parameters
+    ----------
+    text : str
+        What is compared, in our words.
+    arm, rival : str
+        ``ARM`` of the jobs ``ARM-SEED``; what counts is arm - rival.
+    split : str, default "test"
+        Which of the arm's answers.
+    rival_split : str, optional
+        Which of the rival's, if they have another name.
+    """
+
+    text: str
+    arm: str
+    rival: str
+    split: str = "test"
+    rival_split: str | None = None
+
+    def effect(self, values: Mapping[str, Values], seeds: tuple[int, ...]) -> Effect | None:
+        """From the jobs' values by name; None if one of them is missing."""
+        jobs = [(f"{self.arm}-{s}", f"{self.rival}-{s}") for s in seeds]
+        if any(name not in values for pair in jobs for name in pair):
+            return None
+        theirs = self.rival_split or self.split
+        return paired(
+            [(accuracies(values[a][self.split]), accuracies(values[b][theirs])) for a, b in jobs]
+        )
+
+
+@dataclass(frozen=True)
+class Claim(Comparison):
+    """Something that a paper promises. What decides it follows from its parts.
+
+    Parameters
+    ----------
+    text, arm, rival, split, rival_split
+        As of a :class:`Comparison`; the text is the promise.
+    source : str
+        Where it comes from, with its evidence tag.
+    ours : str
+        What in the method is our reconstruction: a claim that fails refutes that.
+    kind : {"superior", "non-inferior", "equivalent"}
+    margin : float, default 0
+        In shares of accuracy: 0.01 is a point.
+    most_macs : float, default 1
+        The most that the arm's answers may cost, as a share of the whole network's multiply-adds
+        (``macs`` in the values of its jobs); if they cost more, the claim does not hold.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, or a margin that makes no sense of it.
+
+    Examples
+    --------
+    >>> claim = Claim("Nothing is lost.", "pruned", "dense", kind="non-inferior", margin=0.01)
+    >>> print(claim.criterion((0, 1, 2, 3, 4)))
+    pruned - dense, 5 trainings: holds if the 95 % interval over trainings lies above -0.01, does \
+not hold if it lies below -0.01, and else is not decided.
+    """
+
+    source: str = ""
+    ours: str = ""
+    kind: str = "superior"
+    margin: float = 0.0
+    most_macs: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_margin(self.kind, self.margin)
+
+    def criterion(self, seeds: tuple[int, ...]) -> str:
+        """When it holds, in words."""
+        m = f"{self.margin:g}"
+        holds, fails = {
+            "superior": (f"lies above {m}", f"lies below {m}"),
+            "non-inferior": (f"lies above -{m}", f"lies below -{m}"),
+            "equivalent": (f"lies between -{m} and {m}", "lies outside of both"),
+        }[self.kind]
+        where = "" if self.split == "test" else f" ({self.split})"
+        if self.most_macs < 1:
+            holds += f" and {self.arm} takes at most {self.most_macs:g} of the multiply-adds"
+            fails += " or it takes more"
+        return (
+            f"{self.arm} - {self.rival}{where}, {len(seeds)} trainings: holds if the 95 % interval "
+            f"over trainings {holds}, does not hold if it {fails}, and else is not decided."
+        )
+
+    def macs(self, values: Mapping[str, Values], seeds: tuple[int, ...]) -> float | None:
+        """What the arm's answers cost, if that decides: the mean over the seeds."""
+        if self.most_macs == 1:
+            return None
+        return fmean(values[f"{self.arm}-{seed}"]["macs"] for seed in seeds)
+
+    def verdict(self, effect: Effect | None, macs: float | None = None) -> str:
+        """What the effect, and perhaps the cost, say; without an effect it is not decided."""
+        if effect is None:
+            return statistics.OPEN
+        if macs is not None and macs > self.most_macs:
+            return statistics.FAILS
+        return statistics.verdict(effect, self.kind, self.margin)
+
+
+@dataclass(frozen=True)
 class Study:
-    """The claims of one paper and the work that decides them.
+    """The claims of one paper on one family of data, and the work that decides them.
 
     Parameters
     ----------
@@ -158,14 +163,39 @@ class Study:
         What ``metalearn-tut reproduce`` calls it.
     paper : str
         Authors, title, year.
+    data : str
+        What the tasks are, in words.
+    seeds : tuple of int
+        Of the trainings that decide.
     claims : tuple of Claim
         What is decided.
     jobs : callable
-        ``jobs(quick) -> list of Job``; with ``quick`` the same jobs, or some of them, in
-        minutes: their verdicts show the direction and decide nothing.
+        ``jobs(quick) -> list of Job``; with ``quick`` the same jobs, or some of them, in at most
+        two minutes: they show that all runs, and decide nothing.
+    hours : float
+        What we expected it to cost before it began, in hours of one core.
+    pilot : str
+        What was chosen beforehand on validation tasks, with seeds of its own, and how.
+    pilots : callable, optional
+        The jobs that this was chosen by.
+    reported : tuple of Comparison
+        Beside the claims: numbers without a verdict.
+    reported_seeds : tuple of int, optional
+        Of these, if fewer.
     """
 
     name: str
     paper: str
+    data: str
+    seeds: tuple[int, ...]
     claims: tuple[Claim, ...]
     jobs: Callable[[bool], list[Job]]
+    hours: float
+    pilot: str
+    pilots: Callable[[], list[Job]] = list
+    reported: tuple[Comparison, ...] = ()
+    reported_seeds: tuple[int, ...] | None = None
+
+    def seeds_of(self, comparison: Comparison) -> tuple[int, ...]:
+        """Which trainings a comparison is made over."""
+        return self.seeds if isinstance(comparison, Claim) else self.reported_seeds or self.seeds

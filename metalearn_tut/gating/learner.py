@@ -51,9 +51,10 @@ class MetaGater(Learner):
         Its parameters are theta and phi, trained in place.
     inner_lr, gate_lr : float, default 0.4
         Step sizes of backbone and gates, >= 0; ``gate_lr`` is ``inner_lr`` by default.
-    stages : sequence of {"backbone", "gates"}, default ("backbone", "gates")
-        The steps, in order. Each takes its gradient at what those before it made. Several of a
-        kind are several steps; none at all is FedAvg with gates.
+    stages : sequence of {"backbone", "gates", "joint"}, default ("backbone", "gates")
+        The steps, in order. Each takes its gradient at what those before it made; "joint" moves
+        both parts at once, from the same point. Several of a kind are several steps; none at all
+        is FedAvg with gates.
     backbone_gates : {"open", "learned"}
         Gates in a step of the backbone: all open, or by ``phi``.
     sparsity : float, default 2

@@ -22,6 +22,7 @@ from metalearn_tut.scoring import check_loss, scalar_loss
 from metalearn_tut.tasks.task import Task
 
 STAGES = ("backbone", "gates")
+KINDS = (*STAGES, "joint")
 Noise = list[Tensor]
 
 
@@ -55,7 +56,7 @@ class Stages:
         if isinstance(self.stages, str):
             raise ValueError(f"stages must be a sequence of names, got {self.stages!r}")
         for stage in self.stages:
-            check_choice("stages", stage, STAGES)
+            check_choice("stages", stage, KINDS)
         check_choice("backbone_gates", self.backbone_gates, ("open", "learned"))
         check_loss("loss", self.loss)
         for name in ("inner_lr", "gate_lr"):
@@ -88,11 +89,12 @@ class Stages:
         done: set[str] = set()
         for stage in self.stages:
             at = self._detached(params, done - {stage}) if self.detach_stage1 else params
-            if stage == "backbone":
-                moved = self.backbone_step(at, x, y, noise)
-            else:
-                moved = self.gate_step(at, x, y, noise, sparsity)
-            params, done = params | moved, done | {stage}
+            moved = {}
+            if stage != "gates":
+                moved |= self.backbone_step(at, x, y, noise)
+            if stage != "backbone":
+                moved |= self.gate_step(at, x, y, noise, sparsity)
+            params, done = params | moved, done | ({*STAGES} if stage == "joint" else {stage})
         return params
 
     def backbone_step(self, params: Params, x: Tensor, y: Tensor, noise: Noise) -> Params:

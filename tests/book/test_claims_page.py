@@ -1,234 +1,157 @@
 """The page about the claims says what the studies declare and what the results hold."""
 
-import importlib
+import base64
 import json
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import claims_figure
 import claims_page
 import claims_text
+import matplotlib as mpl
 import pytest
 import toy_study
 from claims_page import PAPERS
-from contract_text import spelling
 
 from metalearn_tut import claims
-from metalearn_tut.claims import report
+from metalearn_tut.claims import Claim, Job, report
+from metalearn_tut.claims.records import write_record
+from metalearn_tut.claims.report import Finding
+from metalearn_tut.claims.statistics import Effect
 
 ROOT = Path(__file__).parents[2]
-RUN = [name for name in claims.STUDIES if (ROOT / "results/claims" / f"{name}.json").is_file()]
-
-
-def generated(root=ROOT):
-    return claims_page.generated(root)["claims"]
 
 
 @pytest.fixture(scope="module")
 def page():
-    return generated()
+    return claims_page.generated()["claims"]
+
+
+def test_every_claim_is_in_the_table_and_in_the_details_with_its_criterion(page):
+    for study in map(claims.load, claims.STUDIES):
+        assert f"\n(study-{study.name})=\n" in page
+        assert f"```\nmetalearn-tut reproduce {study.name}\n```" in page
+        for claim in study.claims:
+            plain = [claims_text.plain(text) for text in (claim.text, claim.source, claim.ours)]
+            title = PAPERS[claims_page.paper_of(study.name)].title
+            assert f"| {title}: {plain[0]} | {claims_text.plain(study.data)} | " in page
+            assert all(text in page for text in plain)
+            assert claims_text.plain(claim.criterion(study.seeds)) in page
+
+
+def test_every_study_is_of_a_paper_that_the_page_has():
+    assert {claims_page.paper_of(name) for name in claims.STUDIES} <= PAPERS.keys()
+
+
+def test_the_first_round_is_one_folded_table_that_says_why_it_decides_nothing(page):
+    said = page[page.index("## The first round") :]
+    rows = re.findall(r"^\| (\w+(?:\\_\w+)?) \| \d+\. ", said, re.M)
+    first = json.loads((ROOT / "results" / "claims" / "first_round.json").read_text("utf-8"))
+    assert len(rows) == sum(len(study["claims"]) for study in first.values()) == 47
+    assert "It decides nothing" in said and said.count(":::{dropdown}") == 1
+    assert "-0.022 ±\u00a00.003 over tasks, ±\u00a00.036 over trainings" in said
 
 
 @pytest.fixture
-def results(tmp_path):
-    """A copy of the results, to be changed."""
-    shutil.copytree(ROOT / "results" / "claims", tmp_path / "results" / "claims")
-    return tmp_path
+def toy(monkeypatch, tmp_path):
+    """``toy(long=..., short=...)``: the page of one study with right answers of each training."""
+
+    def make(claim=toy_study.CLAIM, **right):
+        jobs = [
+            Job(f"{arm}-{seed}", {}, toy_study.refuse)
+            for arm, trainings in right.items()
+            for seed in range(len(trainings))
+        ]
+        study = replace(
+            toy_study.STUDY, name="hetrom", claims=(claim,), jobs=lambda quick: jobs, pilot="None."
+        )
+        monkeypatch.setattr(claims, "STUDIES", ("hetrom",))
+        monkeypatch.setattr(claims, "load", lambda name: study)
+        folder = tmp_path / "results" / "claims"
+        where = report.jobs_folder(folder, study)
+        shutil.rmtree(folder, ignore_errors=True)
+        where.mkdir(parents=True)
+        shutil.copy(ROOT / "results" / "claims" / "first_round.json", folder)
+        for job in jobs:
+            arm, seed = job.name.split("-")
+            if right[arm][int(seed)] is not None:
+                answers = toy_study.answers(right[arm][int(seed)])
+                write_record(job, where, answers, seconds=3600)
+        return claims_page.generated(tmp_path)["claims"]
+
+    return make
 
 
-def change(root, name, edit):
-    path = root / "results" / "claims" / f"{name}.json"
-    result = json.loads(path.read_text())
-    edit(result)
-    path.write_text(json.dumps(result))
+def test_verdicts_and_numbers_are_those_on_file(toy):
+    page = toy(long=[[9, 9], [9, 8]], short=[[5, 5], [5, 4]])
+    assert "| HeTRoM: Practice helps. | toys | **holds** | +40.0 ±\u00a00.0 | nothing |" in page
+    assert "Of 1 claims: 1 holds." in page
+    assert "+0.4000 ±\u00a00.0000 over 2 trainings; ±\u00a00.0000 over 4 tasks" in page
+    assert "Trainings: +0.4000, +0.4000" in page and "the jobs on file took 4.0" in page
+    assert "| long | 0.8750 | 2 |" in page
+    assert ":name: fig-claims-hetrom" in page and ":alt: long − short: +40.0" in page
 
 
-def box(page, name, number):
-    """The lines of one claim."""
-    (found,) = re.findall(
-        rf"^::::{{admonition}} [^\n]*\n:class: \w+\n:name: claim-{name}-{number}\n.*?^::::$",
-        page,
-        re.MULTILINE | re.DOTALL,
-    )
-    return found
+def test_a_claim_may_fail_or_stay_open(toy):
+    page = toy(long=[[1, 1], [1, 1]], short=[[5, 5], [5, 5]])
+    assert "| **does not hold** | -40.0 ±\u00a00.0 |" in page
+    page = toy(long=[[9, 9], [1, 1]], short=[[5, 5], [5, 5]])
+    assert "| not decided | +0.0 ±\u00a0508.2; could have seen 563.3 |" in page
 
 
-def row(page, name):
-    return next(line for line in page.splitlines() if f"(#study-{name})" in line)
+def test_what_is_not_complete_says_how_far_it_is(toy):
+    page = toy(long=[[9, 9], None], short=[[5, 5], [5, 4]])
+    assert "| running (3 of 4 jobs) |  | nothing |" in page and "{figure}" not in page
+    assert "Running: 3 of 4 jobs are done." in page
+    page = toy(long=[None, None], short=[None, None])
+    assert "| not begun (4 jobs) |" in page
 
 
-@pytest.mark.parametrize("name", claims.STUDIES)
-def test_every_claim_of_every_study_is_there_with_source_and_criterion(page, name):
-    study = claims.load(name)
-    about = importlib.import_module(f"metalearn_tut.claims.{claims.STUDIES[name]}").__doc__
-    assert f"\n(study-{name})=\n### Study `{name}`\n\n{about.strip()}\n" in page
-    assert f"```\nmetalearn-tut reproduce {name}\n```" in page
-    for claim in study.claims:
-        said = box(page, name, claim.number)
-        for text in (claim.text, claim.source, claim.criterion):
-            assert claims_text.plain(text) in said
-        assert f"[{claim.number}](#claim-{name}-{claim.number})" in row(page, name)
+def test_a_file_of_another_configuration_counts_for_nothing(toy, tmp_path):
+    toy(long=[[9, 9], [9, 8]], short=[[5, 5], [5, 4]])
+    path = tmp_path / "results" / "claims" / "hetrom" / "jobs" / "long-0.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "config": {"another": 1}}))
+    assert "running (3 of 4 jobs)" in claims_page.generated(tmp_path)["claims"]
 
 
-@pytest.mark.parametrize("name", RUN)
-def test_verdicts_and_numbers_are_those_on_file(page, name):
-    result = json.loads((ROOT / "results/claims" / f"{name}.json").read_text())
-    for number, kept in result["values"]["claims"].items():
-        said = box(page, name, number)
-        word = {True: "held", False: "did not hold", None: "not decided"}[kept["holds"]]
-        assert said.startswith(f"::::{{admonition}} Claim {number}: {word}\n")
-        for piece in re.split(r"; (?!±)", kept["sentence"].removesuffix(".")):
-            assert f"\n* {claims_text.plain(piece)}\n" in said
-    for told in (result["date"], result["commit"][:8], result["device"], "torch 2"):
-        assert told in page
+def test_the_readmes_numbers_come_from_the_same_files(toy, tmp_path):
+    toy(long=[[9, 9], [9, 8]], short=[[5, 5], [5, 4]])
+    assert claims_page.readme(tmp_path) == {"hetrom": "+0.400 ± 0.000, holds"}
+    toy(long=[None, [9, 8]], short=[[5, 5], [5, 4]])
+    assert claims_page.readme(tmp_path) == {"hetrom": "running (3 of 4 jobs)"}
 
 
-def test_every_claim_that_is_taken_up_again_names_the_other(page):
-    said = box(page, "hetrom", 2)
-    assert "Taken up again: [claim 2 of hetrom\\_second](#claim-hetrom_second-2), **held**" in said
-    said = box(page, "hetrom_second", 2)
-    assert "Takes up: [claim 2 of hetrom](#claim-hetrom-2), **did not hold**" in said
-    again = box(page, "abp", 2)
-    assert "claim 1 of abp\\_cifar" in again and "abp\\_second" not in again
-    for name in claims.STUDIES:
-        first = name.partition("_")[0]
-        numbers = {claim.number for claim in claims.load(first).claims}
-        for claim in claims.load(name).claims:
-            assert claim.follows in (numbers if name != first else {None}) | {None}
+# The figure
 
 
-@pytest.mark.parametrize("holds", [True, False, None])
-def test_a_verdict_is_shown_as_it_is_in_color_and_in_words(results, holds):
-    def edit(result):
-        kept = result["values"]["claims"]["3"]
-        kept.update(holds=holds, sentence="Nobody measured +0.1234 ± 0.0567 over 9 tasks.")
-        kept["values"]["guided - mean"] = {
-            "mean": 0.98765,
-            "over_tasks": 0.01,
-            "over_seeds": None,
-            "seeds": [0.98765],
-            "n_tasks": 9,
-        }
+def test_a_forest_plot_shows_both_intervals_in_points_and_the_margin():
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
 
-    change(results, "hetrom_second", edit)
-    page = generated(results)
-    said, cells = box(page, "hetrom_second", 3), row(page, "hetrom_second").split("|")[2:5]
-    word = {True: "held", False: "did not hold", None: "not decided"}[holds]
-    color = {True: "tip", False: "danger", None: "warning"}[holds]
-    assert said.startswith(f"::::{{admonition}} Claim 3: {word}\n:class: {color}\n")
-    assert "\n* Nobody measured +0.1234 ±\u00a00.0567 over 9 tasks\n" in said
-    assert "| guided - mean | +0.9877 ±\u00a00.0100 (9) | +0.9877 |" in said
-    assert ["(#claim-hetrom_second-3)" in cell for cell in cells] == [
-        holds is kind for kind in (True, False, None)
-    ]
-    assert f"hetrom_second-3), **{word}**" in box(page, "hetrom", 3)
+    claim = Claim("", "a", "b", kind="equivalent", margin=0.02)
+    effect = Effect((0.01, 0.02, 0.03), 0.004, 1800)
+    figure, ax = plt.subplots()
+    claims_figure.draw(ax, [claims_figure.Row("a − b", Finding(claim, effect))])
+    lines = [line.get_xdata() for line in ax.lines]
+    plt.close(figure)
+    assert lines[0] == pytest.approx([2 - 100 * effect.over_seeds, 2 + 100 * effect.over_seeds])
+    assert lines[1] == pytest.approx([1.6, 2.4]) and lines[2] == pytest.approx([2])
+    assert [list(each) for each in lines[3:5]] == [[-2, -2], [2, 2]]
+    assert claims_figure.bounds(replace(claim, kind="non-inferior")) == [-0.02]
+    assert claims_figure.bounds(toy_study.CLAIM) == claims_figure.bounds(toy_study.BESIDE) == []
 
 
-def test_a_result_of_another_configuration_ends_the_build(results):
-    def edit(result):
-        result["config"]["jobs"]["gates-0"]["depth"] = 32
-
-    change(results, "abp", edit)
-    with pytest.raises(ValueError, match=r"abp\.json is of another configuration \(job gates-0\)"):
-        generated(results)
+def test_a_figure_is_an_image_that_the_page_holds_itself():
+    row = claims_figure.Row("a", Finding(toy_study.CLAIM, Effect((0.1, 0.2), 0.01, 20)))
+    kind, _, data = claims_figure.forest([row]).partition(",")
+    assert kind == "data:image/png;base64" and base64.b64decode(data).startswith(b"\x89PNG")
 
 
-def test_a_result_of_another_criterion_ends_the_build(results):
-    change(results, "anp", lambda result: result["config"]["criteria"].update({"2": "above 0"}))
-    with pytest.raises(ValueError, match=r"anp\.json is of another configuration \(criterion 2\)"):
-        generated(results)
-
-
-def test_a_study_without_a_result_is_not_run_yet_until_it_has_one(results, monkeypatch):
-    study = replace(toy_study.STUDY, name="metagater")
-    load = claims.load
-    others = [name for name in RUN if name.partition("_")[0] not in ("tsmd", "metagater")]
-    (results / "results" / "claims" / "metagater.json").unlink(missing_ok=True)
-    homes = {name: claims.STUDIES[name] for name in (*others, "metagater")}
-    monkeypatch.setattr(claims, "STUDIES", homes)
-    monkeypatch.setattr(claims, "load", lambda name: study if name == "metagater" else load(name))
-    page = generated(results)
-    assert "Claim 1: not run yet\n:class: note\n:name: claim-metagater-1" in page
-    assert row(page, "metagater").split("|")[2:5] == [
-        "  ",
-        "  ",
-        " not run yet, 1 of 1: [1](#claim-metagater-1) ",
-    ]
-    assert "4 jobs, not run yet:" in page and "| TSMD | | | not run yet |" in page
-
-    jobs = [replace(job, run=instead) for job in study.jobs(False)]
-    ran = replace(study, jobs=lambda quick: jobs)
-    folder = results / "results" / "claims"
-    assert report.reproduce(ran, out=results / "runs", results=folder)
-    page = generated(results)
-    assert "Claim 1: held\n:class: tip\n:name: claim-metagater-1" in page
-    assert "* means 0.500, 0.500\n" in page and "4 jobs took 0 min in all." in page
-
-
-def instead(config, folder):
-    return {"accuracy": [0.5] * 20}
-
-
-def test_a_run_that_was_interrupted_says_that_its_time_is_a_lower_bound(results):
-    def edit(result):
-        result["values"].update(seconds=7380.0, resumed=["gates-0"])
-
-    change(results, "abp", edit)
-    page = generated(results)
-    assert "55 jobs took at least 2 h 3 min in all" in page
-    assert "* Interrupted, and only the last part timed: gates-0" in page
-
-
-def test_the_papers_scale_is_shown_where_it_was_run(results):
-    assert "This was not run. The command:" in generated(results)
-    gap = {"mean": 0.0321, "over_tasks": 0.002, "over_seeds": 0.01, "seeds": [0.03], "n_tasks": 600}
-    found = {
-        "config": {},
-        "values": {"minus_mean": {"sg": gap}, "accuracy": {"sg": [[0.5, 0.01]]}, "jobs": {"a": 1}},
-        "date": "2026-12-24",
-        "device": "A GPU",
-    }
-    folder = results / "results" / "paper_scale"
-    folder.mkdir()
-    (folder / "hetrom_5shot.json").write_text(json.dumps(found))
-    text = generated(results)
-    said = text[text.index("### HeTRoM at the paper's scale") : text.index("## ANP")]
-    assert "`hetrom_5shot.json`, 2026-12-24, A GPU:" in said and "not run" not in said
-    assert "| minus\\_mean: sg | +0.0321 ±\u00a00.0020 (600) | +0.0300; ±\u00a00.0100 |" in said
-    assert "* accuracy: sg: 1: 1: 0.5\n" in said and "a: 1" not in said
-    assert said.count("Not run yet") == 0
-
-
-def test_all_papers_are_there_and_all_studies_are_of_one(page):
-    for paper, (title, key, _) in PAPERS.items():
-        whose = f"The method of {{cite:t}}`{key}`" if key else "Ours: no paper compares them."
-        assert f"\n## {title}\n\n{whose}" in page
-        assert paper in claims.STUDIES or f"| {title} | | | not run yet |" in page
-    assert {name.partition("_")[0] for name in claims.STUDIES} <= PAPERS.keys()
-
-
-def test_links_lead_to_a_place_that_is_there_once(page):
-    places = re.findall(r"^\((study-\w+)\)=$|^:name: (claim-\S+)$", page, re.MULTILINE)
-    names = [a or b for a, b in places]
-    assert len(names) == len(set(names))
-    assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= set(names)
-
-
-def test_the_generated_text_is_spelled_as_the_book_is(page):
-    assert list(spelling(page)) == []
-
-
-def test_what_is_special_in_markdown_is_shown_as_it_is():
+def test_words_are_shown_as_they_are():
     assert claims_text.plain("a_b {c} $d$ <e> [f] 1*2 |") == (
         r"a\_b \{c\} \$d\$ \<e\> \[f\] 1\*2 \|"
     )
     assert claims_text.docstring(Path(claims_page.__file__).parent / "none.py") == ""
-
-
-def test_an_interval_over_seeds_stays_with_its_number():
-    said = "A - B: a +0.1 ± 0.1 over 9 tasks; ± 0.2 over seeds; b: 3."
-    assert claims_text.pieces(said) == [
-        "* A - B: a +0.1 ±\u00a00.1 over 9 tasks; ±\u00a00.2 over seeds",
-        "* b: 3",
-    ]

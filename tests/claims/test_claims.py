@@ -1,7 +1,6 @@
-"""Claims: what is done stays done, what is stale is told, and a verdict follows from numbers."""
+"""Claims: what is done stays done, what is missing decides nothing, and verdicts follow."""
 
 import json
-import math
 import os
 import signal
 import time
@@ -13,10 +12,11 @@ import pytest
 import toy_study
 
 from metalearn_tut import claims
-from metalearn_tut.claims import Job, Results
-from metalearn_tut.claims.records import folder_of_job, record_of, write_record
-from metalearn_tut.claims.report import stale
+from metalearn_tut.claims import Claim, Job, records, report
+from metalearn_tut.claims.records import NoProvenance, record_of, records_of, write_record
+from metalearn_tut.claims.report import Report
 from metalearn_tut.claims.runner import DIED, run_jobs
+from metalearn_tut.claims.statistics import Effect
 from metalearn_tut.cli import program as cli
 from metalearn_tut.cli.options.studies import STUDIES as COMMAND_STUDIES
 
@@ -31,49 +31,37 @@ def values_of(outcome):
 
 
 @pytest.mark.parametrize("name", claims.STUDIES)
-def test_a_result_on_file_is_of_the_study_as_it_stands(name):
-    path = ROOT / "results" / "claims" / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"not run yet: metalearn-tut reproduce {name}")
+def test_every_file_on_record_is_of_the_study_as_it_stands(name):
     study = claims.load(name)
-    assert stale(study, path) is None
-    recorded = json.loads(path.read_text())["values"]
-    for claim in study.claims:  # and its verdicts are what its numbers say
-        again = json.loads(json.dumps(vars(claim.verdict(Results(recorded["jobs"])))))
-        kept = recorded["claims"][str(claim.number)]
-        assert same(again, {key: kept[key] for key in again}), claim.number
-
-
-def same(found, expected):
-    """Equal, numbers but for the last digits: another Python or torch sums in another order."""
-    if isinstance(expected, dict):
-        keys = found.keys() == expected.keys()
-        return keys and all(same(found[key], value) for key, value in expected.items())
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(same, found, expected))
-    if isinstance(expected, float):
-        return math.isclose(found, expected, rel_tol=1e-12, abs_tol=1e-15)
-    return found == expected and type(found) is type(expected)
-
-
-def test_what_is_the_same_is_told_from_what_is_not():
-    a = {"mean": 0.7129166666666666, "seeds": [0.5, 1], "holds": True, "said": "0.713"}
-    assert same({**a, "mean": 0.7129166666666668}, a)
-    for other in ({"mean": 0.71291667}, {"seeds": [0.5]}, {"holds": 1}, {"said": "0.712"}):
-        assert not same({**a, **other}, a)
-    assert not same({"mean": 0.7129166666666666}, a)
+    for kind, jobs in (("jobs", study.jobs(False)), ("pilots", study.pilots())):
+        folder = report.jobs_folder(ROOT / "results" / "claims", study, kind)
+        found = records_of(jobs, folder)
+        assert found.keys() == {path.stem for path in folder.glob("*.json")}
+        for record in found.values():
+            assert record["commit"] != "unknown" and "+" not in record["commit"]
 
 
 @pytest.mark.parametrize("name", claims.STUDIES)
 def test_jobs_can_be_told_apart_and_quick_ones_are_others(name):
     study = claims.load(name)
     full, quick = study.jobs(False), study.jobs(True)
-    for jobs in (full, quick):
+    for jobs in (full, quick, study.pilots()):
         assert len({job.name for job in jobs}) == len(jobs)
         assert all(json.loads(json.dumps(job.config)) == job.config for job in jobs)
     assert not {job.key for job in full} & {job.key for job in quick}
-    assert [claim.number for claim in study.claims] == list(range(1, len(study.claims) + 1))
-    assert study.name == name
+    assert study.name == name and study.hours > 0 and study.pilot
+
+
+@pytest.mark.parametrize("name", claims.STUDIES)
+def test_every_claim_has_its_jobs_and_says_whose_it_is(name):
+    study = claims.load(name)
+    full = {job.name for job in study.jobs(False)}
+    for one in (*study.claims, *study.reported):
+        seeds = study.seeds_of(one)
+        assert {f"{arm}-{s}" for arm in (one.arm, one.rival) for s in seeds} <= full
+        assert len(seeds) >= 3
+    assert all(claim.source and claim.ours for claim in study.claims)
+    assert 1 <= len(study.claims) <= 5
 
 
 def test_an_unknown_study_is_refused():
@@ -98,17 +86,16 @@ def whole(tmp_path_factory):
 def test_a_job_that_fails_is_named_and_the_others_go_on(whole):
     folder, jobs, outcome = whole
     assert outcome.failed.keys() == {"refused", "killed"}
-    assert outcome.failed["refused"].startswith(
-        "RuntimeError: this one cannot be done (all of it: "
-    )
-    assert "Traceback" in (folder / f"{jobs[1].key}.error.txt").read_text()
+    log = folder / f"{jobs[1].key}.error.txt"
+    assert outcome.failed["refused"] == f"RuntimeError: this one cannot be done (all of it: {log})"
+    assert "Traceback" in log.read_text()
     assert outcome.failed["killed"] == DIED
     assert outcome.records.keys() == {f"train-{s}" for s in range(4)}
 
 
 def test_a_record_says_everything(whole):
-    folder, jobs, outcome = whole
-    record = json.loads((folder / f"{jobs[0].key}.json").read_text())
+    folder, _, outcome = whole
+    record = json.loads((folder / "train-0.json").read_text())
     assert record == outcome.records["train-0"] and record["config"] == {
         "seed": 0,
         "steps": toy_study.STEPS,
@@ -138,55 +125,29 @@ def test_a_process_that_dies_before_its_first_job_fails_that_job_by_name(tmp_pat
 def test_a_record_is_whole_or_absent(whole):
     folder, jobs, _ = whole
     killed = jobs[2]  # when its record was written, and not yet in place
-    assert list(folder.glob(f".{killed.key}-*.json"))
-    assert not (folder / f"{killed.key}.json").exists() and record_of(killed, folder) is None
+    assert list(folder.glob(".killed-*.json"))
+    assert not (folder / "killed.json").exists() and record_of(killed, folder) is None
     again = run_jobs([killed], folder)
     assert again.records["killed"]["values"]["resumed"] is True and not again.failed
 
 
 @pytest.mark.slow
-def test_another_configuration_is_run_and_the_others_are_kept(whole, capsys):
+def test_records_suffice_on_another_machine_and_another_configuration_is_run(
+    whole, tmp_path, capsys
+):
     folder, jobs, outcome = whole
     trained = [job for job in jobs if job.name.startswith("train")]
+    for job in trained:  # the checkpoints are not there
+        (tmp_path / f"{job.name}.json").write_bytes((folder / f"{job.name}.json").read_bytes())
     changed = replace(trained[1], config={"seed": 1, "steps": 3})
-    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     capsys.readouterr()
-    again = run_jobs([trained[0], changed, *trained[2:]], folder)
+    again = run_jobs([trained[0], changed, *trained[2:]], tmp_path / "work", records=tmp_path)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "3 of 4 jobs were done before" and len(said) == 2
     assert said[1].startswith("[4/4] train-1: ")
     new, old = values_of(again), values_of(outcome)
     assert new["train-1"] != old["train-1"]
     assert all(new[f"train-{s}"] == old[f"train-{s}"] for s in (0, 2, 3))
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-
-
-def test_a_record_that_is_not_the_jobs_is_not_taken(whole, tmp_path):
-    folder, jobs, _ = whole
-    record = json.loads((folder / f"{jobs[0].key}.json").read_text())
-    path = tmp_path / f"{jobs[0].key}.json"
-    path.write_text(json.dumps(record))
-    assert record_of(jobs[0], tmp_path) == record
-    path.write_text(json.dumps({**record, "config": {"seed": 0, "steps": 1}}))
-    assert record_of(jobs[0], tmp_path) is None
-    path.write_text("{")
-    assert record_of(jobs[0], tmp_path) is None
-
-
-def test_what_another_job_left_is_taken_once_it_has_ended(tmp_path):
-    other, folder = Job("other", {"seed": 1}, toy_study.refuse), tmp_path / "second" / "one-0"
-    here, there = (tmp_path / study / other.key for study in ("second", "first"))
-    own = folder / "other"
-    for made in (there, here):
-        made.mkdir(parents=True)
-        assert folder_of_job(other, folder, "first") == own  # it is at work, or was cut short
-    write_record(other, tmp_path / "first", {}, seconds=1)
-    assert folder_of_job(other, folder) == own and folder_of_job(other, folder, "first") == there
-    write_record(other, tmp_path / "second", {}, seconds=1)
-    assert folder_of_job(other, folder) == folder_of_job(other, folder, "first") == here
-    here.rmdir()  # its record is kept and its checkpoints are not
-    assert folder_of_job(other, folder) == own
-    assert folder_of_job(replace(other, config={"seed": 2}), folder, "first") == own
 
 
 @pytest.mark.parametrize(
@@ -201,6 +162,14 @@ def test_what_another_job_left_is_taken_once_it_has_ended(tmp_path):
 def test_jobs_that_cannot_be_kept_apart_are_refused(tmp_path, names, config, said):
     with pytest.raises(ValueError, match=said):
         run_jobs([Job(name, config, toy_study.refuse) for name in names], tmp_path)
+
+
+@pytest.mark.parametrize("commit", ["unknown", "0123abcd+changes"])
+def test_code_that_no_commit_holds_makes_no_record(tmp_path, monkeypatch, commit):
+    monkeypatch.setattr(records.provenance, "commit", lambda: commit)
+    with pytest.raises(NoProvenance, match=r"Commit your changes .* or try it out with --quick"):
+        run_jobs(toy_study.trainings()[:1], tmp_path, clean=True)
+    assert not list(tmp_path.iterdir())
 
 
 # Interruptions
@@ -228,22 +197,23 @@ def workers_are_gone(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="asks /proc which processes live")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_study_leaves_nobody_at_work_and_goes_on_to_the_same_numbers(
-    whole, tmp_path, monkeypatch
+    whole, tmp_path, monkeypatch, how
 ):
     run = started(tmp_path, monkeypatch)
-    run.kill()
+    run.send_signal(how)
     run.communicate()
     assert workers_are_gone(tmp_path)
     jobs = toy_study.trainings()
-    done = [job for job in jobs if record_of(job, tmp_path)]
-    assert [job.name for job in done] == ["train-0", "train-1"]
-    kept = {job.key: (tmp_path / f"{job.key}.json").stat().st_mtime_ns for job in done}
+    done = records_of(jobs, tmp_path)
+    assert [*done] == ["train-0", "train-1"]
+    kept = {name: (tmp_path / f"{name}.json").stat().st_mtime_ns for name in done}
     outcome = run_jobs(jobs, tmp_path)
     assert values_of(outcome) == {job.name: values_of(whole[2])[job.name] for job in jobs}
     resumed = [n for n, record in outcome.records.items() if record["values"]["resumed"]]
     assert sorted(resumed) == ["train-2", "train-3"]
-    assert {key: (tmp_path / f"{key}.json").stat().st_mtime_ns for key in kept} == kept
+    assert {name: (tmp_path / f"{name}.json").stat().st_mtime_ns for name in done} == kept
 
 
 @pytest.mark.slow
@@ -259,14 +229,74 @@ def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(tmp_path, monkeypatch):
     assert workers_are_gone(tmp_path)
 
 
-# Verdicts, and what is kept of them
+# Verdicts
 
 
-def test_a_claim_without_its_results_is_not_decided():
-    verdict = toy_study.CLAIM.verdict(Results({"train-0": {"accuracy": [1.0] * 20}}))
-    assert verdict.holds is None and verdict.sentence == "not decided: job train-1 has no result"
-    with pytest.raises(KeyError):  # of the experiment itself: a mistake, and none to hide
-        toy_study.CLAIM.verdict(Results({"train-0": {}, "train-1": {}}))
+def kept(folder, study=toy_study.STUDY, **right):
+    """Records of the toy study's jobs, by the right answers of each, and the report on them."""
+    jobs = [Job(name.replace("_", "-"), {}, toy_study.refuse) for name in right]
+    study = replace(study, jobs=lambda quick: jobs)
+    for job, answers in zip(jobs, right.values(), strict=True):
+        where = report.jobs_folder(folder, study)
+        where.mkdir(parents=True, exist_ok=True)
+        write_record(job, where, toy_study.answers(answers), seconds=3600)
+    return Report.of(study, folder)
+
+
+def test_verdicts_follow_from_the_files_alone(tmp_path):
+    right = {"long_0": [9, 8, 9], "short_0": [5, 4, 5], "long_1": [9, 9, 9], "short_1": [5, 5, 5]}
+    found = kept(tmp_path, **right)
+    (claim,), (beside,) = found.claims(), found.reported()
+    assert claim.verdict == "holds" and claim.effect.seeds == pytest.approx((0.4, 0.4))
+    assert beside.effect is beside.verdict is None
+    assert found.done and found.hours == 4
+    said = report.table(found)
+    assert said.splitlines()[0] == "1  holds          Practice helps."
+    assert "+0.4000 ± 0.0000 over 2 trainings; ± 0.0000 over 6 tasks" in said
+    assert said.splitlines()[-1] == "4 of 4 jobs done, 4.0 core-hours"
+
+
+def test_a_missing_job_leaves_its_claim_undecided(tmp_path):
+    found = kept(tmp_path, long_0=[9, 8], short_0=[5, 4], long_1=[9, 8])
+    assert [one.verdict for one in found.claims()] == ["not decided"]
+    assert found.claims()[0].sentence() == "jobs are missing"
+
+
+def test_what_was_not_decided_says_what_could_have_been_seen(tmp_path):
+    found = kept(tmp_path, long_0=[9, 8], short_0=[5, 4], long_1=[3, 3], short_1=[5, 6])
+    (claim,) = found.claims()
+    assert claim.verdict == "not decided" and "; could have seen 4." in claim.sentence()
+
+
+def test_two_arms_may_have_splits_of_other_names(tmp_path):
+    claim = replace(toy_study.CLAIM, split="test", rival_split="other")
+    values = {
+        "long-0": toy_study.answers([9, 9]),
+        "short-0": {"other": toy_study.answers([1, 1])["test"]},
+    }
+    assert claim.effect(values, (0,)).mean == pytest.approx(0.8)
+
+
+def test_the_criterion_says_what_decides():
+    text = "a - b, 3 trainings: holds if the 95 % interval over trainings "
+    claim = Claim("", "a", "b", kind="equivalent", margin=0.02)
+    assert claim.criterion((0, 1, 2)).startswith(text + "lies between -0.02 and 0.02")
+    assert Claim("", "a", "b", "hard").criterion((0, 1, 2)).startswith("a - b (hard), 3")
+    with pytest.raises(ValueError, match="margin of a non-inferior claim"):
+        Claim("", "a", "b", kind="non-inferior")
+
+
+def test_what_takes_too_many_multiply_adds_does_not_hold():
+    claim = Claim("", "gated", "whole", kind="non-inferior", margin=0.02, most_macs=0.5)
+    effect = Effect((0.0, 0.001), 0.001, 100)
+    assert claim.verdict(effect, 0.4) == "holds" and claim.verdict(effect, 0.6) == "does not hold"
+    assert claim.verdict(None, None) == "not decided"
+    assert claim.macs({"gated-0": {"macs": 0.4}, "gated-1": {"macs": 0.6}}, (0, 1)) == 0.5
+    assert "and gated takes at most 0.5 of the multiply-adds" in claim.criterion((0, 1, 2))
+    assert toy_study.CLAIM.macs({}, (0,)) is None
+
+
+# The command
 
 
 def command(capsys, *arguments):
@@ -275,65 +305,48 @@ def command(capsys, *arguments):
     return code, captured.out, captured.err
 
 
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Where the toy study goes, run from committed code."""
+    monkeypatch.setattr(claims, "load", lambda name: toy_study.STUDY)
+    monkeypatch.setattr("metalearn_tut.claims.runner.check_clean", lambda: None)
+    return ["--processes", 1, "--out", tmp_path / "out", "--results", tmp_path / "results"]
+
+
 @pytest.mark.slow
-def test_a_study_is_run_from_the_command_line_and_told_when_it_is_stale(
-    tmp_path, capsys, monkeypatch
-):
-    study = replace(toy_study.STUDY, jobs=lambda quick: toy_study.trainings(quick, steps=20)[:2])
-    monkeypatch.setattr(claims, "load", lambda name: study)
-    places = ["--out", tmp_path / "out", "--results", tmp_path / "results"]
-    code, out, _ = command(capsys, "hetrom", "--quick", "--processes", 1, *places)
-    assert code == 0 and "decide nothing" in out and not (tmp_path / "results").exists()
-    assert (tmp_path / "out" / "toy" / "quick.json").exists()
-
-    code, out, _ = command(capsys, "hetrom", "--processes", 1, *places)
-    path = tmp_path / "results" / "toy.json"
-    result = json.loads(path.read_text())
-    assert code == 0 and out.splitlines()[-1] == f"written to {path}"
-    assert "1  holds          Points can be told apart." in out
-    assert result["values"]["claims"]["1"]["holds"] is True
-    assert result["values"]["claims"]["1"]["criterion"] == study.claims[0].criterion
-    assert result["config"]["jobs"]["train-1"] == {"seed": 1, "steps": 20}
-    assert result["values"]["jobs"].keys() == {"train-0", "train-1"}
-    assert result["values"]["seconds"] > 0
-
-    assert stale(study, path) is None
-    longer = replace(study, jobs=lambda quick: toy_study.trainings(quick, steps=21)[:2])
-    assert stale(longer, path) == (
-        f"{path} is of another configuration (job train-0, train-1): "
-        "run metalearn-tut reproduce toy again"
-    )
-    fewer = replace(study, jobs=lambda quick: toy_study.trainings(quick, steps=20)[:1])
-    assert "(job train-1)" in stale(fewer, path)
-    other = replace(study, claims=(replace(toy_study.CLAIM, criterion="above 0.5"),))
-    assert "(criterion 1)" in stale(other, path)
+def test_a_quick_run_leaves_the_results_as_they_are(tmp_path, capsys, places):
+    code, out, _ = command(capsys, "hetrom", "--quick", *places)
+    assert code == 0 and "decides nothing" in out and not (tmp_path / "results").exists()
+    quick = tmp_path / "out" / "quick" / "toy" / "jobs"
+    assert {path.name for path in quick.iterdir()} == {"train-0.json", "train-1.json"}
 
 
-def test_a_failed_job_means_exit_code_1_and_no_result(tmp_path, capsys, monkeypatch):
+def test_a_failed_job_means_exit_code_1_and_the_log_is_named(tmp_path, capsys, places, monkeypatch):
     study = replace(toy_study.STUDY, jobs=lambda quick: [Job("train-0", {}, toy_study.refuse)])
     monkeypatch.setattr(claims, "load", lambda name: study)
-    monkeypatch.setattr(claims, "STUDIES", {"toy": None, "toy_second": None})  # of eleven
-    code, out, _ = command(
-        capsys, "--all", "--out", tmp_path / "out", "--results", tmp_path / "results"
-    )
-    assert code == 1 and not (tmp_path / "results").exists()
-    assert "[1/1] train-0: failed: RuntimeError: this one cannot be done" in out
+    code, out, _ = command(capsys, "hetrom", "--quick", *places)
+    assert code == 1
     (log,) = (tmp_path / "out").rglob("*.error.txt")
-    failed = f"failed: RuntimeError: this one cannot be done (all of it: {log})"
-    assert f"not decided: job train-0 {failed}" in " ".join(out.split())
-    assert out.splitlines()[-2:] == [
-        failed.replace("failed: ", "failed: train-0: "),
-        "no result is written: the same command does again what failed",
-    ]
+    assert f"failed: train-0: RuntimeError: this one cannot be done (all of it: {log})" in out
+    assert "1  not decided    Practice helps." in out
+
+
+def test_only_some_jobs_can_be_run_and_a_pattern_that_fits_none_is_refused(capsys, places):
+    study = replace(toy_study.STUDY, jobs=lambda quick: [Job("a-0", {}, toy_study.refuse)])
+    assert command(capsys, "hetrom", "--only", "b-*", *places)[2].startswith(
+        "metalearn-tut: only must match a job of toy, got 'b-*'"
+    )
+    with pytest.raises(ValueError, match="only must match"):
+        report.reproduce(study, only="a-1")
 
 
 def test_the_list_says_what_decides(capsys):
     code, out, _ = command(capsys, "--list")
+    words = " ".join(out.split())
     assert code == 0
-    for name in claims.STUDIES:
-        words = " ".join(out.split())
-        assert f"{name}: {claims.load(name).paper}" in words
-        assert all(" ".join(c.criterion.split()) in words for c in claims.load(name).claims)
+    for study in map(claims.load, claims.STUDIES):
+        assert f"{study.name}: {study.paper}" in words
+        assert all(c.criterion(study.seeds) in words for c in study.claims)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +355,7 @@ def test_the_list_says_what_decides(capsys):
         ([], "name one study (hetrom"),
         (["hetrom", "--all"], "name one study (hetrom"),
         (["alchemy"], "'alchemy' is not"),
+        (["hetrom", "--quick", "--pilot"], "two different runs"),
         (["hetrom", "--processes", "0"], "0 is not in the range x>=1"),
     ],
 )

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import background
 import fault_runs
@@ -24,13 +23,12 @@ import training_runs
 from fault_runs import RUNS, contents, differences
 
 from metalearn_tut.block_voting import Recipe, train_epochs
-from metalearn_tut.claims import Job, report
+from metalearn_tut.claims import Job
 from metalearn_tut.claims.records import record_of, write_record
 from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.cli import program as cli
 from metalearn_tut.federated import run_rounds
 from metalearn_tut.files import cache
-from metalearn_tut.files.provenance import write_result
 from metalearn_tut.files.tensor_file import read_tensors
 from metalearn_tut.saliency import load_round, load_sparse, save_sparse
 from metalearn_tut.tasks import files, glyphs
@@ -175,23 +173,13 @@ def test_a_file_cut_off_anywhere_is_refused_and_nothing_of_it_is_loaded(tmp_path
 
 def test_the_record_of_a_job_cut_off_anywhere_is_no_record(tmp_path):
     job = Job("train-0", {"seed": 0}, toy_study.train)
-    path = tmp_path / f"{job.key}.json"
+    path = tmp_path / "train-0.json"
     write_record(job, tmp_path, {}, seconds=1)
     data = path.read_bytes().rstrip()
     assert record_of(job, tmp_path)
     for size in range(0, len(data), 100):
         path.write_bytes(data[:size])
         assert record_of(job, tmp_path) is None, size
-
-
-def test_a_result_cut_off_anywhere_is_told(tmp_path):
-    path = tmp_path / "toy.json"
-    write_result(path, config={"criteria": {}, "jobs": {}}, values={"claims": {}})
-    data = path.read_bytes().rstrip()
-    said = f"{path} is damaged: run metalearn-tut reproduce toy again"
-    for size in range(0, len(data), 100):
-        path.write_bytes(data[:size])
-        assert report.stale(toy_study.STUDY, path) == said
 
 
 # A disk that is full
@@ -261,20 +249,6 @@ def test_jobs_on_a_full_disk_fail_by_name_and_are_done_when_there_is_room(disk):
     assert outcome.failed["refused"] == "RuntimeError: this one cannot be done"
     (folder / "filler").unlink()
     assert run_jobs(jobs[:1], folder / "study").records.keys() == {"about"}
-
-
-@pytest.mark.slow
-def test_a_verdict_that_cannot_be_written_is_written_the_next_time(disk, tmp_path, capsys):
-    folder, runs = disk("64k"), tmp_path / "runs"
-    fill(folder)
-    job = Job("train-0", {}, toy_study.circumstances)
-    study = replace(toy_study.STUDY, claims=(), jobs=lambda quick: [job])
-    with pytest.raises(OSError, match=r"cannot write .*toy\.json: No space left on device"):
-        report.reproduce(study, out=runs, results=folder)
-    (folder / "filler").unlink()
-    assert report.reproduce(study, out=runs, results=folder)
-    assert sorted(contents(folder)) == ["toy.json"]
-    assert "1 of 1 jobs were done before" in capsys.readouterr().out
 
 
 def command(capsys, line):

@@ -354,6 +354,27 @@ def test_G15_detaching_changes_the_gradient_and_not_F():
     assert differing(grads, other) == {"backbone"}
 
 
+def test_a_joint_step_moves_both_parts_from_the_same_point():
+    one, task = learner(stages=("joint",), backbone_gates="learned"), tasks_of()[0]
+    metas, noise = one.meta_parameters(), one.model.noise(len(task.support_x))
+    given = task.support_x, task.support_y, noise
+    end = one.inner.adapt(metas, *given, 0.4)
+    logits, masks = one.model.run(task.support_x, noise=noise)
+    price = 0.4 * open_share(masks)
+    loss = F.cross_entropy(logits, task.support_y) + price
+    grads = torch.autograd.grad(loss, list(metas.values()), retain_graph=True)
+    plain = torch.autograd.grad(loss - price, list(metas.values()), allow_unused=True)
+    expected = {
+        name: p - (0.3 * both if name.startswith("gates.") else 0.2 * alone)  # without the price
+        for (name, p), both, alone in zip(metas.items(), grads, plain, strict=True)
+    }
+    assert_same(end, expected)
+    in_turn = learner(backbone_gates="learned").inner.adapt(metas, *given, 0.4)
+    assert differing(end, in_turn) == {"gates"}
+    detached = learner(stages=("joint", "gates"), detach_stage1=True)
+    assert detached.inner.adapt(metas, *given, 0.4).keys() == metas.keys()
+
+
 def test_noise_comes_from_the_global_generator_and_adaptation_from_its_seed():
     batch, one, task = tasks_of(), learner(), tasks_of()[0]
     first = losses_and_gradients(one, batch)[0]
@@ -450,7 +471,7 @@ def test_it_is_trained_checkpointed_resumed_and_evaluated_like_any_learner(tmp_p
         ({"inner_lr": -1.0}, "inner_lr must be finite and >= 0, got -1.0"),
         ({"gate_lr": math.inf}, "gate_lr must be finite"),
         ({"sparsity": math.nan}, "sparsity must be finite and >= 0, got nan"),
-        ({"stages": ("head",)}, "stages must be one of 'backbone', 'gates', got 'head'"),
+        ({"stages": ("head",)}, "stages must be one of 'backbone', 'gates', 'joint', got 'head'"),
         ({"backbone_gates": "closed"}, "backbone_gates must be one of"),
         ({"update": "second"}, "update must be one of 'full', 'first_order', got 'second'"),
         ({"target": 1.5}, r"target must be in 0..1, got 1.5"),

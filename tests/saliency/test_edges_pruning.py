@@ -10,7 +10,6 @@ from pruning_cases import prune as prune_on
 from torch import nn
 
 from metalearn_tut import MAML, meta_train, models, saliency
-from metalearn_tut.claims.anp import jobs as anp_jobs
 from metalearn_tut.evaluation import cost
 from metalearn_tut.learners.maml import anil
 from metalearn_tut.saliency import full_masks, layer_hessians, load_sparse, save_sparse
@@ -164,23 +163,6 @@ def test_compensation_is_one_switch_for_every_score(score):
 def test_what_is_no_answer_to_whether_it_compensates_is_refused():
     with pytest.raises(ValueError, match="compensate must be one of True, False, got None"):
         prune(learner(), compensate=None)
-
-
-@pytest.mark.parametrize(("score", "expected"), [("anp", True), ("lobs", True), ("snip", False)])
-def test_the_arms_of_the_study_say_what_they_did(monkeypatch, tmp_path, score, expected):
-    """So that the stored study means what it did: comparison scores are as published."""
-    seen = {}
-
-    def watched(learner, sampler, rounds, criterion, **options):
-        seen["compensate"] = criterion.compensate
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(anp_jobs.saliency, "anp_prune", watched)
-    config = {"dense": {"data": {}}, "schedule": [0.3], "score": score, "options": {}}
-    config |= {"retrain": {"steps": [1]}, "test": {}}
-    with pytest.raises(KeyboardInterrupt):
-        anp_jobs.after_rounds(learner(), SAMPLER, config, tmp_path)
-    assert seen["compensate"] is expected
 
 
 # Whole numbers of any library

@@ -1,1 +1,1 @@
-"""Adaptation-aware pruning (Gao et al.): its claims, arms and jobs."""
+"""Adaptation-aware pruning (Gao et al., ANP): claims, arms and jobs."""

@@ -1,184 +1,196 @@
 """ANP: can a meta-trained network lose 85 % of its weights and learn new tasks as before?
 
-The learner is MAML with second-order meta-gradients, two inner steps with learned rates, a learned
-head, and batch norms with the support set's statistics. What we know of the paper and how is said
-with each claim by the tags FACT (read in the paper's abstract or in the authors' public code) and
-RECONSTRUCTION (our reading of it).
+The learner is MAML on Conv4-32 with two inner steps from a head at zero and learned rates. All arms
+of a seed start from the same dense learner and have the same training on the same tasks after each
+round of pruning; the weights that stay compensate in all of them, unless it is said that they do
+not. What we know of the paper is its abstract and the authors' code.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from metalearn_tut.claims.anp.arms import MODELS, OTHERS, SCORES, SHARES, all_jobs
-from metalearn_tut.claims.arms import Arms
-from metalearn_tut.claims.statistics import PAIRED
-from metalearn_tut.claims.study import Claim, Results, Study, Verdict
+from metalearn_tut.claims.anp.jobs import before, filters, pruned
+from metalearn_tut.claims.learners import conv4
+from metalearn_tut.claims.pilots import chosen
+from metalearn_tut.claims.seeds import fresh
+from metalearn_tut.claims.study import Claim, Comparison, Config, Job, Study
+from metalearn_tut.claims.tasks import fresh_tasks, training_tasks
 
-_NAMES = {"conv64": "Conv4-64", "conv32": "Conv4-32", "resnet": "ResNet-12 (8 to 64)"}
+SEEDS, FEW = (0, 1, 2, 3, 4, 5, 6, 7), (0, 1, 2)
+STEPS = {"emoji": 3000, "mini_imagenet": 4500, "mini_imagenet_84": 4500}
+ROUNDS = {
+    "emoji": (300, 300, 900),
+    "mini_imagenet": (400, 400, 1200),
+    "mini_imagenet_84": (400, 400, 1200),
+}  # training after each
+SCHEDULE, MORE = (0.45, 0.25, 0.15), (0.05, 0.05)
+WIDTH = 32
+RATES = {"0.001": 0.001, "0.002": 0.002, "0.004": 0.004}  # of the outer loop, after each round
+KEEP = {"filters-macs": 18 / 32, "filters-bytes": 14 / 32}  # as ANP's arm: 1.27 M, 25.7 kB
+COMPENSATED, PLAIN = ("anp", "lobs"), ("anp-plain", "lobs-plain")
+BESIDE = (*PLAIN, "magnitude", "snip", "meta_snip", "random", *KEEP, "curve")
+ARMS = ("dense", "anp", "lobs", "before", *BESIDE)
 
 
-def parity(results: Results) -> Verdict:
-    """Claim 1."""
-    arms, parts = Arms(results), []
-    values: dict[str, Any] = {}
-    for network in [n for n in MODELS if arms.present([f"{n}-dense"])]:
-        ways = arms.present([f"{network}-anp", f"{network}-uniform"])
-        best, chosen = arms.best(ways, "validation 0.85")
-        gaps = {way: arms.minus(way, f"{network}-dense", "0.85") for way in ways}
-        accuracy = {arm: arms.mean(arm, "0.85") for arm in (*ways, f"{network}-dense")}
-        values[network] = {"validation": chosen, "best": best, "accuracy": accuracy}
-        values[network] |= {f"{way} - dense": gap.to_dict() for way, gap in gaps.items()}
-        words = zip(("sparing", "all layers alike"), gaps.values(), strict=False)
-        parts.append(f"{_NAMES[network]}: " + ", ".join(f"{word} {gap}" for word, gap in words))
-    values["curves"] = {
-        arm: _curve(arms, f"conv32-{arm}") for arm in (*SCORES, "uniform", "downdated")
+def dense(family: str, seed: int, steps: int | None = None) -> Config:
+    """The dense learner of a seed, which other studies have, too."""
+    return {
+        "model": conv4(WIDTH, family),
+        "algorithm": {
+            "name": "maml",
+            "inner_lr": 0.4,
+            "inner_steps": 2,
+            "rate_mode": "per_layer_and_step",
+            "zero_head": True,
+        },
+        "tasks": training_tasks(family, seed),
+        "training": {"steps": steps or STEPS[family], "tasks_per_step": 4, "outer_lr": 0.002},
+        "seed": seed,
     }
-    decided = values.get("conv64", values["conv32"])
-    holds = decided[f"{decided['best']} - dense"]["mean"] >= -0.01
-    return Verdict(holds, f"85 % removed, ANP - dense. {'; '.join(parts)}.", values)
 
 
-def _curve(arms: Arms, arm: str) -> dict[str, float]:
-    """Mean accuracy after each round, and before the training that follows it."""
-    return {f"{when}{s}": arms.mean(arm, f"{when}{s}") for s in SHARES for when in ("", "before ")}
+def ordinary(family: str, seed: int, width: int = WIDTH, steps: int | None = None) -> Config:
+    """A classifier of all training classes, which other studies have, too."""
+    lengths = {"steps": steps or STEPS[family], "batch": 64, "lr": 0.003}
+    return {"model": conv4(width, family), "data": family, **lengths, "seed": seed}
 
 
-def naive(results: Results) -> Verdict:
-    """Claim 2."""
-    arms, parts, holds = Arms(results), [], True
-    values: dict[str, Any] = {}
-    for share in ("0.85", "0.90"):
-        for score in ("magnitude", "lobs"):
-            name = f"naive-{score}-{share}"
-            if not arms.present([name]):
-                continue
-            gap = arms.minus(name, "conv32-anp", "test", of_b=share)
-            learned = [v["ordinary"] for v in arms.values(name)]
-            values[name] = {"naive - anp": gap.to_dict(), "accuracy": arms.mean(name)}
-            values[name]["ordinary"] = math.fsum(learned) / len(learned)
-            holds &= gap.high < -0.01
-            parts.append(f"{score}, {float(share):.0%} removed: {arms.mean(name):.3f}, {gap}")
-    return Verdict(holds, f"naive - ANP: {'; '.join(parts)}.", values)
+def job(
+    study: str, family: str, arm: str, seed: int, quick: bool = False, rate: float | None = None
+) -> Job:
+    """An arm with one seed."""
+    rounds = [4] * 3 if quick else [*ROUNDS[family]]
+    steps = 20 if quick else None
+    tests = fresh_tasks(study, family, seed, quick=quick)
+    usual = "dense" if arm == "dense" else "anp"
+    rate = chosen("anp", usual, RATES, "0.002") if rate is None else rate
+    config: dict[str, Any] = {
+        "learner": dense(family, seed, steps),
+        "schedule": [*SCHEDULE],
+        "criterion": criterion(arm),
+        "retrain": {"steps": rounds, "tasks_per_step": 4, "outer_lr": rate},
+        "tests": tests,
+    }
+    if arm in KEEP:
+        return Job(f"{arm}-{seed}", {**config, "keep": KEEP[arm]}, filters)
+    if arm == "before":
+        config["ordinary"] = ordinary(family, seed, steps=steps)
+        return Job(f"{arm}-{seed}", config, before)
+    if arm == "curve":
+        config["schedule"] += MORE
+        config["retrain"]["steps"] = [*rounds, rounds[0], rounds[0]]
+        shares = ("0.45", "0.70", "0.85", "0.90", "0.95")
+        config["along"] = dict.fromkeys(shares, tests["test"])
+    return Job(f"{arm}-{seed}", config, pruned)
 
 
-def scores(results: Results) -> Verdict:
-    """Claim 3."""
-    arms, values, parts = Arms(results), {}, []
-    for share in SHARES:
-        for split in (share, f"before {share}"):
-            gaps = {o: arms.minus("conv32-anp", f"conv32-{o}", split) for o in OTHERS}
-            values[split] = {other: gap.to_dict() for other, gap in gaps.items()}
-            if split == "0.85":
-                parts = [f"{other} {gap}" for other, gap in gaps.items()]
-                holds = all(gap.low > 0 for gap in gaps.values())
-    early = arms.minus("conv32-anp", "conv32-lobs", "before 0.95")
-    parts.append(f"at 95 % before training: lobs {early}")
-    downdated = arms.minus("conv32-anp", "conv32-downdated", "0.85")
-    values["0.85"]["downdated"] = downdated.to_dict()
-    parts.append(f"ANP with inverses that follow each removal: {downdated}")
-    return Verdict(holds, f"ANP - other, 85 % removed: {'; '.join(parts)}.", values)
+def criterion(arm: str) -> Config | None:
+    """Which weights go, and whether the others compensate; None for the dense arm."""
+    if arm == "dense":
+        return None
+    method = {"before": "lobs", "curve": "anp"}.get(arm, arm.removesuffix("-plain"))
+    compensate = arm not in PLAIN
+    return {"method": method, "compensate": compensate, "spare": ["blocks.0.conv"]}
 
 
-def second_learner(results: Results) -> Verdict:
-    """Claim 4."""
-    arms = Arms(results)
-    gap = arms.minus("anil64-anp", "anil64-dense", "0.85")
-    values = {"anp - dense": gap.to_dict(), "dense": arms.mean("anil64-dense", "0.85")}
-    return Verdict(gap.mean >= -0.01, f"ANIL, Conv4-64, 85 % removed: ANP - dense {gap}.", values)
+def jobs(quick: bool) -> list[Job]:
+    """On emoji: one seed after another, then what is reported beside the claims."""
+    arms = ("dense", "anp", "lobs", "before")
+    if quick:
+        return [job("anp", "emoji", arm, 0, True) for arm in (*arms, "filters-macs")]
+    made = [job("anp", "emoji", arm, seed) for seed in SEEDS for arm in arms]
+    return made + [job("anp", "emoji", arm, seed) for seed in FEW for arm in BESIDE]
 
 
-def costs(results: Results) -> Verdict:
-    """Claim 5."""
-    arms, parts, holds = Arms(results), [], True
-    values: dict[str, Any] = {}
-    for network in arms.present([f"{n}-anp" for n in MODELS]):
-        dense = arms.values(network.replace("anp", "dense"))[0]["cost 0.85"]
-        found = arms.values(network)[0]
-        for share in (s for s in SHARES if f"cost {s}" in found):
-            ratios = {what: n / dense[what] for what, n in found[f"cost {share}"].items()}
-            values[f"{network} {share}"] = {**found[f"cost {share}"], "ratios": ratios}
-            kept = 1 - float(share)
-            holds &= ratios["macs"] <= kept + 0.1 and ratios["bytes"] <= kept + 0.1
-            if share == "0.85":
-                parts.append(
-                    f"{network.split('-')[0]}: {ratios['bytes']:.2f} of the bytes, "
-                    f"{ratios['macs']:.2f} of the MACs"
-                )
-    for keep, found in results["filters"].items():
-        values[f"filters {keep}"] = found
-        parts.append(
-            f"{float(keep):.0%} of the filters: {found['latency']:.2f} of the latency, "
-            f"{found['macs']:.2f} of the MACs, accuracy {found['accuracy']:.3f}"
-        )
-    return Verdict(holds, f"85 % removed: {'; '.join(parts)}.", values)
+def jobs_mini(quick: bool) -> list[Job]:
+    """On mini-ImageNet: the headline alone."""
+    seeds = FEW[:1] if quick else FEW
+    arms = ("dense", "anp")
+    return [job("anp_mini", "mini_imagenet", arm, seed, quick) for seed in seeds for arm in arms]
 
 
-_SHARED = (
-    " All arms of a network start from the same dense learner of their seed and have the same "
-    "masked training on the same tasks after each round (45, 70, 85, 90 and 95 % of all weights "
-    "of convolutions and head removed). The number of inner steps is fixed. The interval over "
-    "seeds is given too."
-)
-CLAIMS = (
-    Claim(
-        1,
+def pilots() -> list[Job]:
+    """A seed of its own: three outer rates after each round, for the dense arm and for ANP."""
+    seed, made = fresh("pilot", "anp", 0), []
+    for arm in ("dense", "anp"):
+        for point, rate in RATES.items():
+            whole = job("anp", "emoji", arm, seed, rate=rate)
+            tests = {"validation": whole.config["tests"]["validation"]}
+            made.append(Job(f"{arm}-{point}", {**whole.config, "tests": tests}, pruned))
+    return made
+
+
+_OURS = "the network, the schedule of rounds and the training after each; the data"
+_CLAIMS = {
+    "parity": Claim(
         "85 % of the weights can go without affecting fast adaptation.",
-        "abstract: FACT; that one point is 'without affecting': RECONSTRUCTION",
-        "5-way 1-shot glyphs, Conv4-64, 85 % removed: mean accuracy of ANP over 600 test tasks and "
-        "3 seeds minus that of the dense network with the same further training is at least -0.01. "
-        "Decided by the better on 300 validation tasks of two ways to spend the budget: every "
-        "layer alike, as in the authors' code, or first convolution(s) and head spared and the "
-        "others cut more. Conv4-32 and a ResNet-12 of widths 8 to 64 are reported beside it, with "
-        "paired intervals, and the whole curve for Conv4-32." + _SHARED,
-        parity,
+        "anp",
+        "dense",
+        source="FACT (abstract); that a point is nothing: ours",
+        ours=_OURS,
+        kind="non-inferior",
+        margin=0.01,
     ),
-    Claim(
-        2,
-        "Pruning an ordinary network and then meta-training it is clearly worse.",
-        "abstract and the authors' baselines: FACT; our form of them: RECONSTRUCTION",
-        "Conv4-32, 85 % and 90 % removed, by magnitude and by L-OBS alike: "
-        f"{PAIRED}of naive - ANP lies below -0.01. The ordinary network learns five training "
-        "classes from all their images, and is pruned in the same rounds with ordinary training "
-        "between them; what is left is meta-trained for as many steps as ANP's arm had in all. "
-        "First convolution and head are spared in both." + _SHARED,
-        naive,
+    "before": Claim(
+        "It is better than to prune an ordinary network and then meta-train what is left.",
+        "anp",
+        "before",
+        source="FACT (abstract)",
+        ours="the ordinary network knows all training classes; " + _OURS,
     ),
-    Claim(
-        3,
-        "The score at adapted weights is better than scores that know of no adaptation.",
-        "the idea: FACT; that it shows in this comparison: RECONSTRUCTION",
-        "Conv4-32, 85 % removed, first convolution and head spared for every score: "
-        f"{PAIRED}of ANP - other lies above 0 for magnitude, random, SNIP, Meta-SNIP and L-OBS "
-        "(ANP with no inner step) alike. The other shares, and accuracies before training, are "
-        "reported." + _SHARED,
-        scores,
+    "adapted": Claim(
+        "Scores at adapted weights choose better than scores where adaptation starts.",
+        "anp",
+        "lobs",
+        source="the idea: FACT (abstract); that it shows here: RECONSTRUCTION",
+        ours=_OURS,
     ),
-    Claim(
-        4,
-        "It works with other meta-learners.",
-        "abstract: FACT; the choice of ANIL: ours",
-        "As claim 1 for ANIL, Conv4-64: mean accuracy of ANP (sparing) minus that of dense is at "
-        "least -0.01 with 85 % removed." + _SHARED,
-        second_learner,
-    ),
-    Claim(
-        5,
-        "Size and operations follow the sparsity.",
-        "RECONSTRUCTION",
-        "At every share removed, bytes of the file and multiply-adds that are left are at most 0.1 "
-        "above the share of weights kept, relative to the dense network's. Latency, accuracy and "
-        "multiply-adds of a network whose filters are removed for good, by the same score, are "
-        "reported.",
-        costs,
+}
+_OTHERS = {
+    "magnitude": "size",
+    "snip": "SNIP",
+    "meta_snip": "Meta-SNIP",
+    "random": "chance",
+    "filters-macs": "whole filters, as many multiply-adds",
+    "filters-bytes": "whole filters, as many bytes",
+}
+_REPORTED = (
+    Comparison("the same without compensation: adapted - start", "anp-plain", "lobs-plain"),
+    Comparison("ANP: with compensation - without", "anp", "anp-plain"),
+    *(Comparison(f"ANP - {text}", "anp", arm) for arm, text in _OTHERS.items()),
+    *(
+        Comparison(f"{share} of the weights removed - dense", "curve", "dense", share, "test")
+        for share in ("0.45", "0.70", "0.90", "0.95")
     ),
 )
-
-STUDY = Study(
-    "anp",
+PAPER = (
     "D. Gao, X. He, Z. Zhou, Y. Tong, L. Thiele, Pruning Meta-Trained Networks for On-Device "
-    "Adaptation, CIKM 2021, doi:10.1145/3459637.3482378",
-    CLAIMS,
-    all_jobs,
+    "Adaptation, CIKM 2021, doi:10.1145/3459637.3482378"
 )
+STUDIES: dict[str, Study] = {
+    "anp": Study(
+        "anp",
+        PAPER,
+        "emoji by artist, 5-way 1-shot",
+        SEEDS,
+        tuple(_CLAIMS.values()),
+        jobs,
+        hours=5.7,
+        pilot="Outer rates of 0.001, 0.002 and 0.004 after each round, for the dense arm and ANP; "
+        "all arms that prune have ANP's.",
+        pilots=pilots,
+        reported=_REPORTED,
+        reported_seeds=FEW,
+    ),
+    "anp_mini": Study(
+        "anp_mini",
+        PAPER,
+        "mini-ImageNet at 42×42, 5-way 1-shot",
+        FEW,
+        (_CLAIMS["parity"],),
+        jobs_mini,
+        hours=1.6,
+        pilot="Rates as on emoji.",
+    ),
+}

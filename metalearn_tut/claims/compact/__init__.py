@@ -1,1 +1,1 @@
-"""Which way to a small learner is best? The claims, arms and jobs of chapter 8."""
+"""The methods side by side: claims, arms and jobs."""

@@ -1,1 +1,1 @@
-"""Rank losses over tasks (Si et al.): its claims, jobs and tasks."""
+"""Rank-based task losses (Si et al., HeTRoM): claims, arms and jobs."""

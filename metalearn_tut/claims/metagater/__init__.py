@@ -1,1 +1,1 @@
-"""Channel gates by federated meta-learning (Lin et al.): its claims, arms and jobs."""
+"""Channel gates by federated meta-learning (Lin et al., MetaGater): claims, arms and jobs."""

@@ -1,1 +1,1 @@
-"""Task-specific meta distillation (Wu et al.): its claims, arms and jobs."""
+"""Task-specific meta distillation (Wu et al., TSMD): claims, arms and jobs."""

@@ -20,10 +20,13 @@ def reproduce(o: Reproduce, arguments: Sequence[str]) -> int:
     if o.list:
         print("\n\n".join(criteria(claims.load(name)) for name in claims.STUDIES))
         return 0
+    if o.quick and o.pilot:
+        raise ValueError("--quick and --pilot are two different runs: give one")
     check_folder("--out", o.out)
     check_folder("--results", o.results)
     names = claims.STUDIES if o.all else (o.study,)
     environment = {n: v for n, v in MEMORY.items() if n not in os.environ}
-    options = {n: getattr(o, n) for n in ("quick", "out", "results", "processes", "threads")}
+    given = ("quick", "pilot", "only", "out", "results", "processes", "threads")
+    options = {n: getattr(o, n) for n in given}
     ended = [decide(claims.load(n), environment=environment, **options) for n in names]
     return 0 if all(ended) else 1

@@ -9,15 +9,13 @@ from metalearn_tut.runs.options import option
 
 STUDIES = (
     "hetrom",
-    "hetrom_second",
+    "hetrom_mini",
     "anp",
-    "anp_second",
-    "abp",
-    "abp_second",
-    "abp_cifar",
+    "anp_mini",
     "tsmd",
+    "tsmd_mini",
     "metagater",
-    "metagater_second",
+    "metagater_cifar10",
     "compact",
 )
 
@@ -26,23 +24,27 @@ STUDIES = (
 class Reproduce:
     """Test what a paper claims.
 
-    STUDY names the paper. Its experiments are run, each claim is judged by the criterion that
-    was written down before, and the verdicts are kept with all numbers in --results, whatever
-    they are. An interrupted study goes on with the same command and ends as if it had not been
-    interrupted. With --quick nothing is written to --results.
+    STUDY names the paper, and after _ the data if not emoji. Those of its trainings are run that
+    have no file in --results yet, and each claim is judged by the criterion that was written down
+    before. An interrupted study goes on with the same command and ends as if it had not been
+    interrupted, on another machine too. Code that is not committed is refused, but for --quick,
+    with which nothing is written to --results.
 
     \b
     Examples:
       metalearn-tut reproduce --list
       metalearn-tut reproduce hetrom --quick
       metalearn-tut reproduce hetrom --processes 2
+      metalearn-tut reproduce hetrom --only "*-0"
     """
 
     study: str | None = option(None, positional=True, choices=STUDIES)
     all: bool = option(False, "Every study, one after another.")
     list: bool = option(False, "Say what is claimed and what decides it.")
-    quick: bool = option(False, "Minutes: shows the direction, decides nothing.")
+    quick: bool = option(False, "Two minutes: shows that all runs, decides nothing.")
+    pilot: bool = option(False, "The trainings by which settings were chosen.")
+    only: str = option("*", "Only jobs whose names match, such as '*-0' for the first seed.")
     processes: int = option(2, "Jobs at a time.", min=1)
     threads: int = option(1, "Threads of each process.", min=1, max=1024)
-    out: Path = option(Path("runs/claims"), "Folder for jobs and checkpoints.")
-    results: Path = option(Path("results/claims"), "Folder for the verdicts.")
+    out: Path = option(Path("runs/claims"), "Folder for checkpoints.")
+    results: Path = option(Path("results/claims"), "Folder of the jobs' files.")

@@ -1,1 +1,0 @@
-"""Block pruning by gates and votes (Si, Qi and Song): its claims, arms and jobs."""

@@ -38,6 +38,7 @@ PAPERS = {
     "metagater": Paper("MetaGater", "lin2020metagater", "07"),
     "compact": Paper("Side by side", None, "08"),
 }
+RUN_ON_A_GPU = {"abp": "the study on CIFAR-10"}  # studies that stand among the others
 WORDS = {HOLDS: "**holds**", FAILS: "**does not hold**", OPEN: "not decided"}
 
 
@@ -215,6 +216,8 @@ def _paper_scale(name: str, root: Path) -> list[str]:
     done = len([*(root / "results" / "paper_scale").glob(f"{name}*/jobs/*.json")])
     said = f"{done} jobs are done" if done else "not run"
     command = f"METALEARN_TUT_DATA=folder python tools/paper_scale/{name}.py --device cuda"
+    if name in RUN_ON_A_GPU:
+        said, command = f"run, see {RUN_ON_A_GPU[name]}", command.removesuffix(" --device cuda")
     return [f"At the paper's scale, on a GPU: {said}.", f"```\n{command}\n```"]
 
 

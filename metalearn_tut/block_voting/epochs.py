@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from metalearn_tut.files.tensor_file import copy_tensors
 from metalearn_tut.models.mode import fixed_layers
 from metalearn_tut.tasks.task import as_float
 
+Step = Callable[[Tensor, Tensor], None]
 History = dict[str, list[float]]
 _KIND = "file of training"
 
@@ -92,9 +94,8 @@ def train_epochs(
     """
     x, y = tensors(network, data)
     trained = check_trainable(network)
-    optimizer = torch.optim.SGD(
-        trained, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    recorded = recipe.recorded and x.device.type == "cuda"
+    optimizer = _optimizer(trained, recipe, recorded)
     settings = {"recipe": recipe, "seed": seed, "data": {"images": x, "labels": y}}
     settings |= {"objective": objective, "after_epoch": after_epoch, "note": note or {}}
     run = {} if file is None else _settings(network, **settings)
@@ -106,12 +107,17 @@ def train_epochs(
         copy_tensors(resume.file, kept.tensors, own, _KIND)
         history = kept.state["history"]
     first, steps = len(history["loss"]), math.ceil(len(x) / recipe.batch)
+    sums = torch.zeros(2, dtype=torch.float64, device=x.device)
+    step: Step = partial(_descend, network, optimizer, objective, recipe, sums)
+    if recorded:
+        step = _Recorded(step)
     shown = {"initial": steps * first, "unit": "step", "desc": title, "show": progress}
-    with progress_bar(steps * recipe.epochs, **shown) as bar:
+    with progress_bar(steps * recipe.epochs, **shown) as bar, _own_stream(x.device):
         for epoch in range(first, recipe.epochs):
-            optimizer.param_groups[0]["lr"] = recipe.rate(epoch)
+            _set_rate(optimizer, recipe.rate(epoch))
             number = zlib.crc32(f"{seed}/{title}/{epoch}".encode())
-            sums = _epoch(network, optimizer, objective, x, y, recipe, number, bar)
+            sums.zero_()
+            _epoch(network, step, x, y, recipe, number, bar)
             if after_epoch is not None:
                 after_epoch(network)
             means = dict(zip(("loss", "accuracy"), (sums / len(x)).tolist(), strict=True))
@@ -125,34 +131,95 @@ def train_epochs(
     return history
 
 
+def _optimizer(trained: list[nn.Parameter], recipe: Recipe, recorded: bool) -> torch.optim.SGD:
+    """SGD; one that is recorded reads its rate from the GPU, step by step."""
+    lr: float | Tensor = recipe.lr
+    if recorded:
+        lr = torch.tensor(lr, device=trained[0].device)
+    options = {"weight_decay": recipe.weight_decay, "fused": recorded or None}
+    return torch.optim.SGD(trained, lr, recipe.momentum, **options)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    (group,) = optimizer.param_groups
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
 def _epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    objective: Objective,
-    x: Tensor,
-    y: Tensor,
-    recipe: Recipe,
-    number: int,
-    bar: Any,
-) -> Tensor:
-    """One pass over the images in an order of this number: sums ``[2]`` of loss and right ones."""
+    network: nn.Module, step: Step, x: Tensor, y: Tensor, recipe: Recipe, number: int, bar: Any
+) -> None:
+    """One pass over the images in an order of this number."""
     training(network)
-    sums = torch.zeros(2, dtype=torch.float64, device=x.device)
     steps = math.ceil(len(x) / recipe.batch)
     with _seeded(number, x.device) as generator:
-        for rows in torch.randperm(len(x), generator=generator).tensor_split(steps):
-            rows = rows.to(x.device)
+        order = torch.randperm(len(x), generator=generator).to(x.device)
+        for rows in order.tensor_split(steps):
             images = as_float(x[rows], like(network).dtype)
             if recipe.augment is not None:
                 images = recipe.augment(images, generator)
-            loss, logits = objective(network, images, y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            right = (logits.argmax(1) == y[rows]).sum()
-            sums += torch.stack([loss.detach() * len(rows), right])
+            step(images, y[rows])
             bar.update()
-    return sums
+
+
+def _descend(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    recipe: Recipe,
+    sums: Tensor,
+    images: Tensor,
+    labels: Tensor,
+) -> None:
+    """One step; its loss and right answers are added to the sums."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+        loss, logits = objective(network, images, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    right = (logits.argmax(1) == labels).sum()
+    sums += torch.stack([loss.detach() * len(labels), right])
+
+
+class _Recorded:
+    """A step that a GPU repeats by itself, once it has seen it.
+
+    The first two are done as they are, which also sets up what must not be while it is recorded;
+    so are those of a batch of another size.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step, self.left = step, 2
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        if self.left or (self.graph is not None and len(labels) != len(self.labels)):
+            self.left -= self.left > 0
+            self.step(images, labels)
+            return
+        if self.graph is None:
+            self.images, self.labels = images.clone(), labels.clone()
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream(images.device)):
+                self.step(self.images, self.labels)
+        self.images.copy_(images)
+        self.labels.copy_(labels)
+        self.graph.replay()
+
+
+@contextmanager
+def _own_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU, work in a stream that can be recorded, after what was asked for before."""
+    if device.type != "cuda":
+        yield
+        return
+    before, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    own.wait_stream(before)
+    with torch.cuda.stream(own):
+        yield
+    before.wait_stream(own)
 
 
 def check_trainable(network: nn.Module) -> list[nn.Parameter]:

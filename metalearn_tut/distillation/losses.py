@@ -73,6 +73,8 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
 
 def _check_a_class_is_left(name: str, logits: Tensor) -> None:
     """Refuse rows that exclude every class: there is no softmax of them."""
+    if logits.is_cuda and torch.cuda.is_current_stream_capturing():  # nor while it is recorded
+        return
     try:
         rows = torch.isneginf(logits).all(1).nonzero().flatten().tolist()
     except RuntimeError:  # inside vmap no value can be looked at; the loss is NaN there

@@ -105,6 +105,7 @@ def mix(block: nn.Module, x: Tensor, mask: Tensor, mixing: str) -> Tensor:
             f"a block ({type(block).__name__}) makes {list(whole.shape[1:])} of "
             f"{list(x.shape[1:])}: name only blocks that keep the shape, or have a shortcut(x)"
         )
+    mask = mask.to(whole.dtype)  # under autocast a softmax is float32, and the sum would be
     return mask * whole + (1 - mask) * skipped
 
 

@@ -12,6 +12,8 @@ STUDIES = (
     "hetrom_mini",
     "anp",
     "anp_mini",
+    "abp",
+    "abp_cifar10",
     "tsmd",
     "tsmd_mini",
     "metagater",

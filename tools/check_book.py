@@ -46,6 +46,8 @@ class Page(HTMLParser):
             self.links.append(values["href"])
         elif tag == "img":
             self.images.append((values.get("src", ""), values.get("alt", "")))
+        elif values.get("role") == "img":  # a figure that moves
+            self.images.append(("", values.get("aria-label", "")))
         elif tag == "script" and "src" in values:
             self.assets.append(values["src"])
         elif tag == "link" and "stylesheet" in values.get("rel", "").split():
@@ -79,7 +81,7 @@ def check_page(page: Page, pages: dict[Path, Page]) -> Iterator[str]:
     for address in page.assets + [src for src, _ in page.images]:
         if urlsplit(address).scheme in ("http", "https") or address.startswith("//"):
             yield f"needs the network: {address}"
-        elif not address.startswith("data:") and broken(page, address, pages):
+        elif address and not address.startswith("data:") and broken(page, address, pages):
             yield f"missing file: {address}"
     yield from (f"broken link: {link}" for link in page.links if broken(page, link, pages))
     yield from (f"image without alternative text: {src}" for src, alt in page.images if not alt)

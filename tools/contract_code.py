@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from nbformat import NotebookNode
 
-LINES, DEFINITION_LINES, LONG_LINES = 25, 35, 40
+LINES, DEFINITION_LINES = 25, 35
 IDEA, CHECKED = "idea", "checked"  # the ids of a chapter's whole idea and of its folded checks
+LONG = {IDEA: 40, CHECKED: 65}  # lines
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # where the import is named otherwise
 OPTIONAL = {"tasks.omniglot", "tasks.cifar10", "tasks.mini_imagenet"}  # may be missing
 NOT_DRAWING = {"close", "smooth"}
@@ -69,7 +70,7 @@ def code(notebook: NotebookNode, declared: set[str]) -> Iterator[str]:
             continue
         lines = cell.source.count("\n") + 1
         allowed = DEFINITION_LINES if is_definition(tree) else LINES
-        if lines > (LONG_LINES if cell.get("id") in (IDEA, CHECKED) else allowed):
+        if lines > LONG.get(cell.get("id"), allowed):
             yield f"code cell {number} has {lines} lines"
         if number > 2 and any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in tree.body):
             yield f"code cell {number} imports: imports stand in the first two code cells"

@@ -1,6 +1,7 @@
 """The tools of ``make test`` and ``make book`` notice what they are there to notice."""
 
 import json
+import re
 
 import check_book
 import nbformat
@@ -76,6 +77,15 @@ def test_a_fault_of_a_page_is_named(built, old, new, sentence):
     page = built[0] / "01.html"
     page.write_text(page.read_text().replace(old, new))
     assert sentence in check_book.check(*built)
+
+
+def test_a_figure_that_moves_has_its_text_in_a_label(built):
+    page = built[0] / "01.html"
+    moving = f'<svg role="img" aria-label="{ALT}"></svg>'
+    page.write_text(re.sub("<img [^>]*>", moving, page.read_text()))
+    assert check_book.check(*built) == []
+    page.write_text(page.read_text().replace(ALT, ""))
+    assert "01: image without alternative text: " in check_book.check(*built)
 
 
 def test_a_missing_page_and_a_notebook_not_executed_are_named(built):

@@ -14,7 +14,7 @@ from metalearn_tut.bilevel import Params
 from metalearn_tut.nb import check, close
 from metalearn_tut.tasks import Task
 
-__all__ = ["DRAWINGS", "check_adapt_some", "check_curved_gradient", "check_rate_gradient", "draw"]
+__all__ = ["DRAWINGS", "check_adapt_some", "check_curved_gradient", "draw"]
 
 DRAWINGS = {
     "house": [(22, 96, 22, 50, 56, 18, 90, 50, 90, 96, 22, 96), (48, 96, 48, 70, 64, 70, 64, 96)],
@@ -95,48 +95,10 @@ def _curved_gradient(w: float, a: float, b: float, alpha: float, h: float, k: in
     return torch.autograd.grad((end - b) ** 2 / 2, start)[0].item()
 
 
-def check_rate_gradient(my_rate_gradient: Callable[[nn.Module, Task, float], Tensor]) -> None:
-    """Exercise 2.2: derivative of the query loss after one step with respect to the step size.
-
-    ``my_rate_gradient(model, task, inner_lr)`` for the mean squared error, judged by central
-    finite differences on three networks and tasks in float64; the model must stay as it is.
-    """
-
-    def verify() -> None:
-        for seed, inner_lr in ((0, 0.02), (1, 0.1), (2, 0.0)):
-            model, task = _network(seed), _task(seed)
-            before = {n: p.detach().clone() for n, p in model.named_parameters()}
-            mine = my_rate_gradient(model, task, inner_lr)
-            _unchanged(model, before)
-            right = _slope_in_rate(model, task, inner_lr)
-            close(mine, right, f"derivative at inner_lr = {inner_lr}", 1e-6 * (1 + abs(right)))
-
-    check("Exercise 2.2", verify)
-
-
-def _slope_in_rate(model: nn.Module, task: Task, inner_lr: float, eps: float = 1e-6) -> float:
-    def loss(rate: float) -> float:
-        with torch.no_grad():
-            start = bilevel.parameters_of(model)
-            grads = _support_gradient(model, task)
-            params = {n: start[n] - rate * grads[n] for n in start}
-            outputs = bilevel.functional(model)(params, task.query_x)
-            return F.mse_loss(outputs, task.query_y).item()
-
-    return (loss(inner_lr + eps) - loss(inner_lr - eps)) / (2 * eps)
-
-
-def _support_gradient(model: nn.Module, task: Task) -> Params:
-    with torch.enable_grad():
-        loss = F.mse_loss(model(task.support_x), task.support_y)
-        grads = torch.autograd.grad(loss, list(model.parameters()))
-    return dict(zip(dict(model.named_parameters()), grads, strict=True))
-
-
 def check_adapt_some(
     my_adapt_some: Callable[[nn.Module, Sequence[str], Tensor, Tensor, float, int], Params],
 ) -> None:
-    """Exercise 2.3: an inner loop that steps only the named parameters.
+    """Exercise 2.2: an inner loop that steps only the named parameters.
 
     ``my_adapt_some(model, names, x, y, inner_lr, inner_steps)`` returns all parameters by
     name; those not in ``names`` as they were. Judged against :func:`bilevel.adapt` with
@@ -152,7 +114,7 @@ def check_adapt_some(
         ):
             _same_adaptation(my_adapt_some, _network(seed), names, _task(seed), steps)
 
-    check("Exercise 2.3", verify)
+    check("Exercise 2.2", verify)
 
 
 def _same_adaptation(

@@ -17,7 +17,7 @@ SOURCES  := $(shell find metalearn_tut -type f -not -path '*/__pycache__/*')
 PAGES    := $(shell find book -type f -not -path '*/.ipynb_checkpoints/*')
 EXECUTED := $(patsubst book/%,build/executed/%,$(sort $(wildcard book/*.ipynb)))
 HTML     := _build/html
-CLAIMS   := $(wildcard results/claims/*.json results/paper_scale/*.json tools/claims_*.py)
+CLAIMS   := $(wildcard results/claims/*.json results/claims/*/*/*.json results/paper_scale/*/*/*.json tools/claims_*.py)
 SPEED    := $(wildcard results/benchmarks/*.json tools/benchmarks_*.py benchmarks/tried.json)
 READING  := tests/book/test_book_browser.py tools/browser.py tools/check_pages.py tools/check_pages.js
 

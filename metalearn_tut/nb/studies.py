@@ -47,7 +47,7 @@ def study(name: str) -> Study:
     Examples
     --------
     >>> print(study("abp_cifar10"))
-    finished: 48 of 48 jobs
+    finished: 49 of 49 jobs
     """
     kept = json.loads(FILE.read_text("utf-8"))[name]
     found = {

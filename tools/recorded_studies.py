@@ -30,6 +30,8 @@ def _row(finding: Finding) -> dict[str, Any]:
     if finding.effect is not None:
         row["trainings"] = [round(seed, 5) for seed in finding.effect.seeds]
         row["over_tasks"] = round(finding.effect.over_tasks, 5)
+        row["mean"] = round(finding.effect.mean, 5)
+        row["over_trainings"] = round(finding.effect.over_seeds, 5)
     return row
 
 

@@ -82,5 +82,5 @@ def draw(ax: Axes, shown: Study, labels: Mapping[tuple[str, str], str]) -> None:
     for verdict, color in LOOKS.items():
         ax.plot([], [], "o", color=COLORS[color], label=verdict)
     ax.plot([], [], "o", color=COLORS[REPORTED], label="reported only")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.35, -0.3), ncols=4, columnspacing=1)
+    ax.figure.legend(loc="outside lower center", ncols=2)
     ax.set_xlabel("difference in accuracy")

@@ -14,7 +14,7 @@ import torch
 # In this order: what needs no quiet machine, the comparison with the peers, what is older.
 NAMES = (
     *("installation", "memory", "meta_training", "accuracy", "one_task", "start_up"),
-    *("where_time_goes", "many_tasks", "saliency", "sinusoid", "rank_losses"),
+    *("where_time_goes", "many_tasks", "saliency", "sinusoid", "rank_losses", "on_device"),
     "notebooks",  # last: it ends with 1 if one has become too dear
 )
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor
 
 
 def as_integer(value: Any) -> int | None:
@@ -90,3 +92,14 @@ def whole_number(name: str, value: object, least: int = 0) -> int:
     if number is None or number < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
     return number
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether the numbers of a tensor can be looked at: not inside ``vmap``, nor in a trace.
+
+    Examples
+    --------
+    >>> has_values(torch.ones(2)), torch.func.vmap(lambda x: x * has_values(x))(torch.ones(1))
+    (True, tensor([0.]))
+    """
+    return not isinstance(x, FakeTensor) and not torch._C._functorch.is_batchedtensor(x)

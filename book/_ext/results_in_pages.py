@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 # A page, and the module of tools/ that generates its parts by their names.
-PAGES = {name: f"{name}_page" for name in ("benchmarks", "claims", "emoji")}
+PAGES = {
+    name: f"{name}_page"
+    for name in ("benchmarks", "claims", "emoji", "teach_it")
+}
 MARK = re.compile(r"^% from results: (\w+)$", re.MULTILINE)
 
 

@@ -9,7 +9,7 @@ from metalearn_tut.bilevel.implicit import (
     neumann,
 )
 from metalearn_tut.bilevel.inner import Params, inner_loop, inner_path
-from metalearn_tut.bilevel.objective import DeferredGradients, TaskGradients, query_loss
+from metalearn_tut.bilevel.objective import DeferredGradients, TaskGradients, adapted, query_loss
 from metalearn_tut.bilevel.safety import assert_second_order_safe
 from metalearn_tut.bilevel.vectorised import vectorised
 
@@ -19,6 +19,7 @@ __all__ = [
     "Params",
     "TaskGradients",
     "adapt",
+    "adapted",
     "assert_second_order_safe",
     "conjugate_gradient",
     "functional",

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut.bilevel.inner import Params, Rate, is_per_step
+from metalearn_tut.bilevel.forward import functional, one_tensor
+from metalearn_tut.bilevel.inner import Params, Rate, is_per_step, private
 from metalearn_tut.checks import whole_number
 from metalearn_tut.models.cifar_resnet import CifarResNet
 from metalearn_tut.models.few_shot import FewShotNetwork
-from metalearn_tut.scoring import is_elementwise, unwrapped
+from metalearn_tut.scoring import TaskLoss, check_aligned, is_elementwise, unwrapped
 from metalearn_tut.tasks.task import TaskBatch, as_float, check_one_scale
 
 
@@ -108,6 +109,34 @@ def prepare(
         check_targets(y.flatten(0, 1), f"{part}_y", ways, loss)
         ready[f"{part}_x"], ready[f"{part}_y"] = prepared(x, y, params, f"{part}_x")
     return TaskBatch(**ready)
+
+
+def checked_support(
+    model: nn.Module,
+    params: Params,
+    support_x: Tensor,
+    support_y: Tensor,
+    *,
+    loss: TaskLoss,
+    steps: int,
+    lr: Rate,
+    masks: Mapping[str, Tensor] | None = None,
+    groups: Sequence[Sequence[str]] | None = None,
+    prox_weight: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, Tensor]:
+    """A support set as the parameters need it, or an error before the inner loop begins.
+
+    ``params`` are where it starts; the others are arguments of :func:`inner_path`.
+    """
+    check_inner(params, steps, lr, masks, groups, prox_weight)
+    check_rows(support_x, support_y, "support")
+    check_targets(support_y, "support_y", ways_of(model, params), loss)
+    x, y = prepared(support_x, support_y, params, "support_x")
+    if y.is_floating_point() or not is_cross_entropy(loss):
+        with torch.no_grad():
+            check_aligned(loss, one_tensor(functional(model)(private(params), x)), y)
+    return x, y
 
 
 def prepared(x: Tensor, y: Tensor, params: Params, name: str) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,8 @@ from torch.func import vmap
 
 from metalearn_tut.bilevel.checks import (
     check_inner,
-    check_rows,
-    check_targets,
-    is_cross_entropy,
+    checked_support,
     prepare,
-    prepared,
     ways_of,
 )
 from metalearn_tut.bilevel.forward import (
@@ -24,18 +21,18 @@ from metalearn_tut.bilevel.forward import (
     completed,
     functional,
     norm_of,
-    one_tensor,
     parameters_of,
     stepped_groups,
     trainable_of,
 )
 from metalearn_tut.bilevel.implicit import implicit_gradients
-from metalearn_tut.bilevel.inner import Params, Rate, inner_loop, inner_path, private
+from metalearn_tut.bilevel.inner import Params, Rate, inner_path, private
 from metalearn_tut.bilevel.objective import (
     DeferredGradients,
     Row,
     TaskGradients,
     TaskLoss,
+    adapted,
     collect,
     query_loss,
 )
@@ -43,7 +40,7 @@ from metalearn_tut.bilevel.safety import assert_second_order_safe
 from metalearn_tut.bilevel.vectorised import vectorised
 from metalearn_tut.bilevel.with_higher import with_higher
 from metalearn_tut.checks import check_choice
-from metalearn_tut.scoring import check_aligned, scalar_loss
+from metalearn_tut.scoring import scalar_loss
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 ENGINES = ("functional", "higher", "vectorised", "implicit")
@@ -279,20 +276,7 @@ def adapt(
         ``torch.no_grad()``, where memory does not grow with the number of steps.
     """
     start = parameters_of(model) if params is None else params
-    masks, groups = inner.get("masks"), stepped_groups(model, inner.get("groups"))
-    check_inner(start, inner_steps, inner_lr, masks, groups, inner.get("prox_weight", 0.0))
-    check_rows(support_x, support_y, "support")
-    check_targets(support_y, "support_y", ways_of(model, start), loss)
-    x, y = prepared(support_x, support_y, start, "support_x")
-    forward = functional(model)
-    if y.is_floating_point() or not is_cross_entropy(loss):
-        with torch.no_grad():
-            check_aligned(loss, one_tensor(forward(private(start), x)), y)
-    loss = scalar_loss(loss)
-    return inner_loop(
-        lambda p: loss(one_tensor(forward(p, x)), y),
-        private(start),
-        steps=inner_steps,
-        lr=inner_lr,
-        **inner | {"groups": groups},
-    )
+    inner |= {"groups": stepped_groups(model, inner.get("groups"))}
+    inner |= {"steps": inner_steps, "lr": inner_lr}
+    x, y = checked_support(model, start, support_x, support_y, loss=loss, **inner)
+    return adapted(model, start, x, y, loss=loss, **inner)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from metalearn_tut.bilevel.forward import Forward, one_tensor, query_outputs
-from metalearn_tut.bilevel.inner import Params, inner_loop, inner_path
-from metalearn_tut.scoring import TaskLoss
+from metalearn_tut.bilevel.forward import Forward, functional, one_tensor, query_outputs
+from metalearn_tut.bilevel.inner import Loss, Params, inner_loop, inner_path, private
+from metalearn_tut.scoring import TaskLoss, scalar_loss
 from metalearn_tut.tasks.task import Task, TaskBatch
 
 Row = tuple[Tensor, Tensor, Callable[[], Sequence[Tensor]]]
@@ -68,6 +68,24 @@ def collect(
     return TaskGradients.of_tasks(names, ((value, outputs, g()) for value, outputs, g in rows))
 
 
+def support_loss(forward: Forward, x: Tensor, y: Tensor, loss: TaskLoss) -> Loss:
+    """What the inner loop descends: parameters -> their loss on a support set."""
+    return lambda params: loss(one_tensor(forward(params, x)), y).sum()  # over stacked tasks
+
+
+def adapted(
+    model: nn.Module, params: Params, x: Tensor, y: Tensor, *, loss: TaskLoss, **inner: Any
+) -> Params:
+    """The parameters after adapting ``params`` to a support set: the core of :func:`adapt`.
+
+    It takes what was checked (:func:`~metalearn_tut.bilevel.checks.checked_support`) and looks
+    at no value, so that it can be traced with free sizes. ``inner`` are the arguments of
+    :func:`inner_path`.
+    """
+    descended = support_loss(functional(model), x, y, scalar_loss(loss))
+    return inner_loop(descended, private(params), **inner)
+
+
 def query_loss(
     forward: Forward,
     params: Params,
@@ -93,22 +111,21 @@ def query_loss(
     """
     inner_loss = loss if inner_loss is None else inner_loss
 
-    def support_loss(p: Params) -> Tensor:
-        return inner_loss(one_tensor(forward(p, task.support_x)), task.support_y).sum()
+    descended = support_loss(forward, task.support_x, task.support_y, inner_loss)
 
     def on_query(p: Params) -> tuple[Tensor, Tensor]:
         outputs = query_outputs(forward, p, task.support_x, task.query_x, norm, axis)
         return loss(outputs, task.query_y), outputs
 
     if step_weights is None:
-        return on_query(inner_loop(support_loss, params, path=path, steps=steps, **inner))
+        return on_query(inner_loop(descended, params, path=path, steps=steps, **inner))
     if len(step_weights) != steps or not steps:
         raise ValueError(
             f"step_weights must have one weight for each of the {steps} inner steps (at least "
             f"one), got {len(step_weights)}"
         )
     total: Tensor | float = 0.0
-    reached = path(support_loss, params, steps=steps, **inner)
+    reached = path(descended, params, steps=steps, **inner)
     for weight, adapted in zip(step_weights, reached, strict=True):
         value, outputs = on_query(adapted)
         total = total + weight * value

@@ -15,7 +15,7 @@ from metalearn_tut.bilevel import Params, TaskGradients, assert_second_order_saf
 from metalearn_tut.bilevel.checks import check_rows, check_targets, prepare, prepared, ways_of
 from metalearn_tut.checks import check_choice, whole_number
 from metalearn_tut.distillation.checks import check_apart, check_pair
-from metalearn_tut.distillation.guided_student import ORDERS, GuidedStudent, teacher_path
+from metalearn_tut.distillation.guided_student import ORDERS, GuidedStudent
 from metalearn_tut.distillation.losses import check_temperature, check_weight, kd_loss
 from metalearn_tut.distillation.objective import task_row
 from metalearn_tut.distillation.own_stream import OwnStream
@@ -255,19 +255,18 @@ class MetaDistiller(Learner):
         teacher_steps = self.teacher_steps if teacher_steps is None else teacher_steps
         whole_number("teacher_steps", teacher_steps)
         check_rows(support_x, support_y, "support")
-        own = self.working(training=False)
-        guided, teacher, student = own.guided_student, own.teacher, own.student
-        theta, ways = student.meta_parameters(), student.ways_for(support_y)
-        params, _ = student.start(theta, ways, steps)
+        own, student = self.working(training=False), self.student
+        ways = student.ways_for(support_y)
+        params, _ = student.start(student.meta_parameters(), ways, steps)
         check_targets(support_y, "support_y", ways_of(student.model, params), student.inner_loss)
         x, y = prepared(support_x, support_y, params, "support_x")
-        reached: tuple[Params, ...] = ()
-        if guided.listens and steps:
-            psi, options = teacher.meta_parameters(), {"ways": ways, "every": guided.every}
-            reached = teacher_path(teacher, psi, x, y, teacher_steps, **options)
-        guides = guided.guides(teacher.model, reached, x, steps)
-        end = guided.learn(student, theta, guides, x, y, ways=ways)
-        return Predictor(student.model, end, support_x)
+        end = own.adapted(x, y, ways=ways, steps=steps, teacher_steps=teacher_steps)
+        return Predictor(own.model, end, support_x)
+
+    def adapted(self, x: Tensor, y: Tensor, *, ways: int | None = None, **told: int) -> Params:
+        """The student's parameters: the core of :meth:`adapt`, with ``steps`` as there."""
+        steps = {"steps": self.inner_steps, "teacher_steps": self.teacher_steps} | told
+        return self.guided_student.taught(self.teacher, self.student, x, y, ways=ways, **steps)
 
     def deploy(self, task: Task) -> nn.Module:
         """The student adapted to a task: an ordinary network without any part of the teacher."""

@@ -127,6 +127,25 @@ class GuidedStudent:
             outputs = {k: output(reached[k], x) for k in sorted(set(at))}
         return [outputs[k] for k in at]
 
+    def taught(
+        self,
+        teacher: MAML,
+        student: MAML,
+        x: Tensor,
+        y: Tensor,
+        *,
+        steps: int,
+        teacher_steps: int,
+        ways: int | None = None,
+    ) -> Params:
+        """The student's parameters after all ``steps``, and ``teacher_steps`` of its teacher."""
+        reached: Sequence[Params] = ()
+        if self.listens and steps:
+            psi, options = teacher.meta_parameters(), {"ways": ways, "every": self.every}
+            reached = teacher_path(teacher, psi, x, y, teacher_steps, **options)
+        guides = self.guides(teacher.model, reached, x, steps)
+        return self.learn(student, student.meta_parameters(), guides, x, y, ways=ways)
+
     def learn(
         self,
         student: MAML,

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metalearn_tut.checks import has_values
+
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
     """How far a student's softened predictions are from its teacher's.
@@ -68,18 +70,14 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     p_t = log_p_t.exp()
     # 0 · log 0 is 0, and so are its derivatives; 0 · (-inf - -inf) would be NaN
     apart = (log_p_t - log_p_s).masked_fill(p_t == 0, 0.0)
-    return temperature**2 * (p_t * apart).sum() / len(apart)
+    return temperature**2 * (p_t * apart).sum() / apart.shape[0]
 
 
 def _check_a_class_is_left(name: str, logits: Tensor) -> None:
     """Refuse rows that exclude every class: there is no softmax of them."""
-    if logits.is_cuda and torch.cuda.is_current_stream_capturing():  # nor while it is recorded
+    if not has_values(logits):  # the loss is NaN there
         return
-    try:
-        rows = torch.isneginf(logits).all(1).nonzero().flatten().tolist()
-    except RuntimeError:  # inside vmap no value can be looked at; the loss is NaN there
-        return
-    if rows:
+    if rows := torch.isneginf(logits).all(1).nonzero().flatten().tolist():
         raise ValueError(f"{name} must leave a class, but row {rows[0]} is -inf throughout")
 
 
@@ -162,7 +160,8 @@ class _Geometry:
         squares = offsets.square().sum(2)
         apart = squares != 0  # true of NaN, which must not pass for examples that coincide
         lengths = torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)  # (B, B)
-        pairs = max(len(features) * (len(features) - 1), 1)
+        rows = features.shape[0]
+        pairs = max(rows * (rows - 1), 1)
         mean = lengths.sum() / pairs
         self.distances = lengths / torch.where(mean > 0, mean, 1.0)
         directions = offsets / torch.where(apart, lengths, 1.0).unsqueeze(2)
@@ -175,7 +174,7 @@ def _in_range(offsets: Tensor) -> Tensor:
 
     No derivative goes through the largest: what is made of the shares does not depend on it.
     """
-    largest, limits = offsets.detach().abs().amax(), torch.finfo(offsets.dtype)
+    largest, limits = offsets.detach().abs().flatten().amax(0), torch.finfo(offsets.dtype)
     small = (largest > 0) & (largest < limits.tiny**0.25)
     return offsets / torch.where(small | (largest > limits.max**0.25), largest, 1.0)
 

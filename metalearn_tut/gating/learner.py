@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metalearn_tut.bilevel import (
+    Params,
     TaskGradients,
     assert_second_order_safe,
     parameters_of,
@@ -26,6 +28,7 @@ from metalearn_tut.learners.gradients import attach_gradients
 from metalearn_tut.learners.learner import Learner, TaskLosses
 from metalearn_tut.learners.predictor import Predictor
 from metalearn_tut.models.bound import at_rest, for_tasks
+from metalearn_tut.models.random_masks import logistic_noise
 from metalearn_tut.scoring import Metric, check_aligned, check_function, scores
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -230,9 +233,38 @@ class MetaGater(Learner):
         check_rows(support_x, support_y, "support")
         check_targets(support_y, "support_y", ways_of(self.model, params), self.loss)
         x, y = prepared(support_x, support_y, params, "support_x")
-        generator = torch.Generator(x.device).manual_seed(self.seed)
-        noise = self.model.noise(len(x), generator)
-        network = for_tasks(self.model, training=False)
-        inner = replace(self.inner, model=network, loss=at_rest(self.loss))
-        adapted = inner.adapt(params, x, y, noise, self.sparsity)
-        return Predictor(network, parameters_of(network) | adapted, support_x)  # frozen ones, too
+        own = self.working(training=False)
+        return Predictor(own.model, own.adapted(x, y, **own.drawn(len(x))), support_x)
+
+    def adapted(self, x: Tensor, y: Tensor, *, noise: Sequence[Tensor], **options: Any) -> Params:
+        """The task's parameters: the core of :meth:`adapt`, which looks at no value.
+
+        Parameters
+        ----------
+        x, y : Tensor
+            As the network reads them.
+        noise : sequence of Tensor [M or more, C_l]
+            Of the gates. Of fewer rows the last is that of all further images.
+        """
+        # not [:M], of which a trace with a free number of rows would keep that M is not larger
+        rows = torch.arange(x.shape[0], device=x.device).clamp(max=len(noise[0]) - 1)
+        of_rows = [part[rows] for part in noise]
+        moved = self.inner.adapt(self.meta_parameters(), x, y, of_rows, self.sparsity)
+        return parameters_of(self.model) | moved  # frozen ones, too
+
+    def drawn(self, rows: int) -> dict[str, Any]:
+        """The gates' noise for a support set, an image's the same whichever come after it."""
+        like, sizes = self.model.head.weight, self.model.sizes
+        generator = torch.Generator(like.device).manual_seed(self.seed)
+        return {
+            "noise": logistic_noise(like.new_empty(rows, sum(sizes)), generator).split(sizes, 1)
+        }
+
+    def working(self, *, training: bool | None = None) -> MetaGater:
+        """The same learner on a private copy of its network, in a mode of its own."""
+        own = copy.copy(self)
+        own.model = for_tasks(self.model, training=training)
+        if training is False:
+            own.loss = at_rest(self.loss)
+            own._inner = replace(self._inner, loss=own.loss)
+        return own

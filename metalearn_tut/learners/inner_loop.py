@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from metalearn_tut import bilevel
 from metalearn_tut.bilevel import Params
-from metalearn_tut.bilevel.checks import check_inner, check_rows, check_targets
+from metalearn_tut.bilevel.checks import (
+    check_inner,
+    check_rows,
+    check_targets,
+    checked_support,
+)
 from metalearn_tut.bilevel.forward import check_stepped, completed, stepped_groups, task_dimensions
 from metalearn_tut.bilevel.inner import Rate
 from metalearn_tut.bilevel.rates import initial_rates, rates_of
@@ -253,19 +258,33 @@ class InnerLoopLearner(Learner):
         """
         steps = self.inner_steps if steps is None else whole_number("steps", steps)
         check_rows(support_x, support_y, "support")
-        params, lr = self.start(self.meta_parameters(), self.ways_for(support_y), steps)
-        network = for_tasks(self.model, training=False)
-        adapted = bilevel.adapt(
-            network,
-            support_x,
-            support_y,
-            inner_lr=lr,
-            inner_steps=steps,
-            params=params,
-            loss=at_rest(self.inner_loss),
-            **self.inner_settings(steps),
-        )
-        return Predictor(network, adapted, support_x)
+        own, ways = self.working(training=False), self.ways_for(support_y)
+        params, inner = own._descent(ways, steps)
+        x, y = checked_support(own.model, params, support_x, support_y, **inner)
+        return Predictor(own.model, own.adapted(x, y, ways=ways, steps=steps), support_x)
+
+    def adapted(
+        self, x: Tensor, y: Tensor, *, ways: int | None = None, steps: int | None = None
+    ) -> Params:
+        """The task's parameters: the core of :meth:`adapt`, which looks at no value.
+
+        Parameters
+        ----------
+        x : Tensor [N·K, ...]
+            As the network reads them: floating inputs of its dtype, on its device.
+        y : Tensor [N·K]
+        ways, steps : int, optional
+            Rows of a head that starts at zero, and inner steps; those of training by default.
+        """
+        params, inner = self._descent(ways, steps)
+        return bilevel.adapted(self.model, params, x, y, **inner)
+
+    def _descent(self, ways: int | None, steps: int | None) -> tuple[Params, dict[str, Any]]:
+        """Where the inner loop begins, and its arguments."""
+        steps = self.inner_steps if steps is None else steps
+        params, lr = self.start(self.meta_parameters(), ways, steps)
+        inner = {"loss": self.inner_loss, "steps": steps, "lr": lr}
+        return params, inner | self.inner_settings(steps)
 
     def ways_for(self, support_y: Tensor) -> int | None:
         """The ways that these labels ask for, where the learner is free to have them."""

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from metalearn_tut.bilevel import Params, trainable_of
+from metalearn_tut.bilevel.forward import norm_of
+from metalearn_tut.models.bound import with_tensors
+from metalearn_tut.models.deploy import with_statistics
 from metalearn_tut.tasks.task import TaskBatch
 
 
@@ -47,6 +50,42 @@ class Learner(nn.Module):
     def adapt(self, support_x: Tensor, support_y: Tensor) -> Callable[[Tensor], Tensor]:
         """Learn one task from its support set; the result maps inputs to outputs."""
         raise NotImplementedError(f"{type(self).__name__} must define adapt(support_x, support_y)")
+
+    def task_network(self, x: Tensor, y: Tensor, **options: Any) -> nn.Module:
+        """The network that answers for one task: the core of :meth:`adapt`, which only computes.
+
+        Nothing is checked and no value looked at, so that it can be traced with free sizes: see
+        :func:`metalearn_tut.deployment.export_learner`. Call it on ``working(training=False)``.
+
+        Parameters
+        ----------
+        x : Tensor [N·K, ...]
+            Support inputs as the network reads them: floating, on its device.
+        y : Tensor [N·K]
+        **options
+            Of :meth:`adapted`.
+
+        Returns
+        -------
+        nn.Module
+            A private copy whose tensors are functions of the support set, also the statistics
+            that it normalizes by.
+        """
+        network = with_tensors(self.model, self.adapted(x, y, **options))
+        if norm_of(self.model) == "batch":  # by those that come along
+            return network
+        return with_statistics(network, lambda rows: rows(x.clone()))
+
+    def adapted(self, x: Tensor, y: Tensor, **options: Any) -> Params:
+        """The parameters of the network that answers, adapted to a support set: only computed."""
+        raise NotImplementedError(f"{type(self).__name__} must define adapted(x, y)")
+
+    def drawn(self, rows: int) -> dict[str, Any]:
+        """Options of the core that :meth:`adapt` draws at random for so many support inputs.
+
+        Of more rows the first are the same.
+        """
+        return {}
 
     def settings(self) -> dict[str, Any]:
         """All that decides its results but its tensors, as JSON: saved with it, and compared."""

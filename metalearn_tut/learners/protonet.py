@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from metalearn_tut.files.content import architecture, described
 from metalearn_tut.learners.learner import Learner, TaskLosses
 from metalearn_tut.learners.predictor import Predictor
 from metalearn_tut.models import deploy
-from metalearn_tut.models.bound import with_tensors
+from metalearn_tut.models.bound import with_tensors, without_statistics
+from metalearn_tut.models.deploy import with_statistics
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.scoring import Metric, check_function, score
 from metalearn_tut.tasks.task import TaskBatch
@@ -29,8 +31,13 @@ def prototypes(features: Tensor, labels: Tensor) -> Tensor:
     ValueError
         If a class below the highest label has no example: it would have no mean.
     """
-    counts = class_counts(labels)  # [N]
-    return F.one_hot(labels).to(features).T @ features / counts.unsqueeze(1)
+    return class_means(features, labels, len(class_counts(labels)))
+
+
+def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:
+    """The same of labels that are known to be 0..ways-1, each at least once."""
+    members = (labels == torch.arange(ways, device=labels.device).unsqueeze(1)).to(features)
+    return members @ features / members.sum(1, keepdim=True)  # [N, D]
 
 
 def class_counts(labels: Tensor) -> Tensor:
@@ -126,6 +133,19 @@ class ProtoNet(Learner):
         check_finite(support_x, "support_x")
         return NearestPrototype(self.model, support_x, support_y)
 
+    def working(self, *, training: bool | None = None) -> ProtoNet:
+        """The same learner on a private copy of its network, in a mode of its own."""
+        own, lost = copy.copy(self), without_statistics(self.model, learned=True)
+        own.model = with_tensors(self.model, {}, training=training, by_batch=lost)
+        return own
+
+    def task_network(self, x: Tensor, y: Tensor, *, ways: int, **options: Any) -> nn.Module:
+        """The network that answers for one task: the core of :meth:`adapt`, which only computes."""
+        network = with_tensors(self.model, {})
+        if norm_of(network) != "batch":
+            network = with_statistics(network, lambda rows: rows.embed(x.clone()))
+        return ByDistance(network, class_means(network.embed(x.clone()), y, ways))
+
 
 def logits(model: nn.Module, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
     """Logits ``[N·Q, N]`` of floating-point query inputs, normalized as ``model.norm`` says."""
@@ -174,6 +194,19 @@ class NearestPrototype(Predictor):
             head = {"head.weight": weight, "head.bias": bias}
             return deploy(self.network, head, support_x, expected=expected)
         return deploy(Embedded(self.network, weight, bias), {}, support_x, expected=expected)
+
+
+class ByDistance(nn.Module):
+    """A network's ``embed``, and the distances to prototypes ``[N, D]``."""
+
+    def __init__(self, network: nn.Module, centers: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("prototypes", centers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[B, N]``."""
+        return distance_logits(self.network.embed(x), self.prototypes)
 
 
 class Embedded(nn.Module):

@@ -117,8 +117,10 @@ def _holding(layer: Norm, x: Tensor) -> nn.Module:
     """An ordinary batch norm with the statistics of ``x [B, C, ...]``."""
     var, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
     if isinstance(layer, TaskBatchNorm2d):
-        norm: nn.Module = nn.BatchNorm2d(layer.channels, layer.eps).to(x)
-        norm._parameters.update(layer._parameters)  # in a private copy they are plain tensors
+        norm: nn.Module = nn.BatchNorm2d(layer.channels, layer.eps, affine=False)
+        norm.affine = True  # by the layer's own, which in a private copy are plain tensors
+        norm._parameters.update(layer._parameters)
+        norm.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=x.device)
     else:
         norm = with_tensors(layer, {})
     norm.track_running_stats = True

@@ -38,8 +38,9 @@ def check_images(
         raise TypeError(
             f"x must be floating point, got {x.dtype}: pass uint8 images through tasks.as_float"
         )
-    if n_support is not None and not 1 <= n_support <= len(x):
-        raise ValueError(f"n_support must be None or in 1..{len(x)} (rows of x), got {n_support}")
+    rows = x.shape[0]  # not len(x): in a trace with free sizes it would fix the number
+    if n_support is not None and not 1 <= n_support <= rows:
+        raise ValueError(f"n_support must be None or in 1..{rows} (rows of x), got {n_support}")
 
 
 @fx.wrap

@@ -51,7 +51,7 @@ def row(values: Tensor) -> Row:
     --------
     >>> import torch
     >>> print(row(torch.tensor([[0.5, 0.7], [0.9, 0.9], [0.2, 0.4]])))
-    0.600 ± 0.219 over tasks, ± 0.745 over 3 trainings
+    0.600 ± 0.226 over tasks, ± 0.745 over 3 trainings
     """
     values = values.reshape(-1, values.shape[-1]).double()
     return Row(values.mean(1).tolist(), interval(values.flatten())[1])

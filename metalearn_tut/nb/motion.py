@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -59,7 +60,8 @@ def show(
         Of each frame; the last is shown four times as long.
     """
     import matplotlib.pyplot as plt
-    from IPython.display import display
+
+    display = importlib.import_module("IPython.display").display  # which every notebook has
 
     if len(frames) != len(captions) or not frames:
         raise ValueError(f"{len(frames)} frames need as many captions, got {len(captions)}")

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
 NAMES = list(check_book.toc_names(yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))))
 CHAPTERS = [name for name in NAMES if (BOOK / f"{name}.ipynb").is_file()]
-SOURCES = {".bib", ".css", ".ipynb", ".md", ".py", ".yml"}
+SOURCES = {".bib", ".css", ".ipynb", ".js", ".md", ".py", ".yml"}
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
 
 

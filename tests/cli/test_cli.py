@@ -16,7 +16,7 @@ import torch
 from command_line import command
 from PIL import Image
 
-from metalearn_tut import saliency, tasks
+from metalearn_tut import pretrained, saliency, tasks
 from metalearn_tut.bilevel import ENGINES
 from metalearn_tut.bilevel.rates import RATE_MODES
 from metalearn_tut.cli import launch as cli_launch
@@ -354,6 +354,25 @@ def test_an_onnx_file_is_the_network_of_one_task(capsys, trained, tmp_path):
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": tasks.as_float(task.query_x).numpy()})
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@needs_onnx
+def test_an_onnx_file_that_learns_is_written_of_a_run_and_of_a_name(capsys, trained, tmp_path):
+    import onnxruntime
+
+    task = tasks.glyphs("validation").sampler(5, 2, 1, seed=3)[4]
+    x, query = (tasks.as_float(part) for part in (task.support_x, task.query_x))
+    given = {"support_x": x.numpy(), "support_y": task.support_y.numpy(), "query_x": query.numpy()}
+    small = "glyphs_5way_1shot_small"
+    for run, learner in ((trained, runs.load_learner(trained)), (small, pretrained.load(small))):
+        file = tmp_path / "learns.onnx"
+        code, out, said = command(capsys, "export", "--learner", run, file)
+        assert code == 0, said
+        assert f"learns.onnx: {file.stat().st_size:,} bytes; logits equal to" in out
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        expected = learner.adapt(x, task.support_y)(query)
+        np.testing.assert_allclose(session.run(None, given)[0], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow

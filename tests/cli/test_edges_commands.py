@@ -311,6 +311,13 @@ WRONG = {
     "export {maml} {folder}/x.safetensors --ways 4": "--ways: only an .onnx file is of one task",
     "export {maml} {folder}/x.txt": "FILE must end in .safetensors or .onnx, got {folder}/x.txt",
     "export {maml} {folder}/X.ONNX": "FILE must end in .safetensors or .onnx, got {folder}/X.ONNX",
+    "export --learner {maml} {folder}/x.safetensors": "--learner: FILE must end in .onnx, got",
+    "export --learner {maml} {folder}/x.onnx --task 2": "--task: --learner writes a file of no",
+    "export {maml} {folder}/x.onnx --half": "--half: only with --learner",
+    "export {maml} {folder}/x.onnx --max-shots 2": "--max-shots: only with --learner",
+    "export --learner {maml} {folder}/x.onnx --classify {file}/y.onnx": "--classify: cannot write",
+    "export --learner {maml} {folder}/x.onnx --classify {folder}/y.bin": "classify must end in .o",
+    "export --learner {maml} {folder}/x.onnx --ways 4": "ways must be 5, for which the learner's",
     "prune {protonet} --out {new}": "is a ProtoNet, which is not pruned by masks",
     "prune {tsmd} --out {new}": "is a MetaDistiller, which is not pruned by masks",
     # files of another kind

@@ -294,11 +294,21 @@ def test_G12_a_rate_of_0_leaves_its_part_alone():
     assert differing(adapted(learner(stages=())), start) == set()
 
 
+def test_the_noise_of_an_image_is_the_same_whichever_images_come_after_it():
+    one = learner(noise_seed=3)
+    few, many = one.drawn(5)["noise"], one.drawn(40)["noise"]
+    assert [part.shape[1] for part in few] == one.model.sizes
+    assert all(torch.equal(a, b[:5]) for a, b in zip(few, many, strict=True))
+    assert not torch.equal(few[0], one.drawn(5)["noise"][1])
+
+
 @pytest.mark.parametrize("norm", ["batch", "support", "none"])
 def test_adapting_is_both_steps_written_out(norm):
     one, task = learner(norm, noise_seed=3), tasks_of()[0]
     model, x, y = one.model, task.support_x, task.support_y
-    noise = model.noise(len(x), torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    uniform = torch.rand(len(x), sum(model.sizes), generator=generator, dtype=x.dtype)
+    noise = (uniform / (1 - uniform)).log().split(model.sizes, dim=1)
     params = dict(model.named_parameters())
     theta = {n: p for n, p in params.items() if not n.startswith("gates.")}
     grads = torch.autograd.grad(F.cross_entropy(model(x, gate_mode="open"), y), [*theta.values()])

@@ -33,7 +33,8 @@ def numbers(said):
 
 def test_every_chapter_has_a_row_and_a_link_to_colab():
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text("utf-8"))
-    listed = [page["file"] for part in toc["parts"][:2] for page in part["chapters"]]
+    parts = [part for part in toc["parts"] if part.get("caption") in ("Chapters", "Appendix")]
+    listed = [page["file"] for part in parts for page in part["chapters"]]
     assert list(ROWS) == listed
     for name in listed:
         assert README.count(f"/blob/main/book/{name}.ipynb") == 1

@@ -3,11 +3,11 @@
 import base64
 import re
 
-import IPython.display
 import pytest
 
 from metalearn_tut.nb import motion, plots
 
+notebook = pytest.importorskip("IPython.display")
 PATHS = [[[0.0, 0.0], [1.0, 2.0]], [[0.0, 0.0], [4.0, 1.0]]]
 LATER = [[[1.0, 1.0], [2.0, 3.0]], [[1.0, 1.0], [3.0, 2.0]]]
 
@@ -16,7 +16,7 @@ LATER = [[[1.0, 1.0], [2.0, 3.0]], [[1.0, 1.0], [3.0, 2.0]]]
 def shown(monkeypatch):
     """What is displayed, and where the axes' points lie in it."""
     found = {}
-    monkeypatch.setattr(IPython.display, "display", lambda data, raw: found.update(data))
+    monkeypatch.setattr(notebook, "display", lambda data, raw: found.update(data))
     with plots.figure(width=4, height=3) as ax:
         ax.set(xlim=(0, 4), ylim=(0, 3))
         motion.show(ax, "walk", [PATHS, LATER], ["first", "a < b"], "Two <paths>.", seconds=0.5)

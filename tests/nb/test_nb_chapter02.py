@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call, grad
 
-from metalearn_tut import bilevel
+from metalearn_tut import bilevel, deployment
 from metalearn_tut.nb.chapters import chapter02
 
 
@@ -166,3 +166,21 @@ def test_drawings_are_images_of_a_hand_and_nothing_else():
         assert image[0].max() == 0 and image.max() == 255  # light ink on dark paper
     assert len({image.tobytes() for image in images.values()}) == len(images)
     np.testing.assert_array_equal(images["key", 1], chapter02.draw("key", 1))
+
+
+# The file that learns
+
+
+def test_the_operators_of_a_file_are_counted(monkeypatch):
+    onnx = pytest.importorskip("onnx")
+
+    def export(learner, path, shape):
+        nodes = [onnx.helper.make_node("Relu", [a], [b]) for a, b in ("xy", "yz")]
+        ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n in "xz"]
+        graph = onnx.helper.make_graph(nodes, "two", ends[:1], ends[1:])
+        onnx.save(onnx.helper.make_model(graph), path)
+
+    monkeypatch.setattr(deployment, "export_learner", export)
+    assert chapter02.operators(None, (1, 4)) == {"Relu": 2}
+    monkeypatch.setattr(chapter02.importlib.util, "find_spec", lambda name: None)
+    assert chapter02.operators(None, (1, 4)) is None

@@ -10,9 +10,12 @@ from metalearn_tut import runs, saliency
 from metalearn_tut.cli.checks import check_file
 from metalearn_tut.cli.commands.shared import check_ways, path_of, sampler_for
 from metalearn_tut.cli.options import Export
-from metalearn_tut.deployment import export_network
+from metalearn_tut.deployment import export_learner, export_network
 from metalearn_tut.files.tensor_file import read_tensors
+from metalearn_tut.learners.learner import Learner
 from metalearn_tut.training import checkpoint
+
+_OF_LEARNER = ("classify", "steps", "max_shots", "uint8", "half")
 
 
 def export(o: Export, arguments: Sequence[str]) -> None:
@@ -24,6 +27,9 @@ def export(o: Export, arguments: Sequence[str]) -> None:
         print(f"{o.file}: {o.file.stat().st_size:,} bytes")
         return
     learner = runs.load_learner(path)
+    if o.learner:
+        _export_learner(learner, path, o)
+        return
     sampler = sampler_for(runs.load_config(path), o, queries=1)
     task = sampler[o.task]
     check_ways(learner, task.ways)
@@ -32,8 +38,24 @@ def export(o: Export, arguments: Sequence[str]) -> None:
     print(f"{exported!r}\ntask {o.task} of {sampler!r}")
 
 
+def _export_learner(learner: Learner, path: Path, o: Export) -> None:
+    """Write the learner as a file that learns, or as two."""
+    how = {name: getattr(o, name) for name in _OF_LEARNER} | {"ways": o.ways, "seed": o.seed}
+    print(repr(export_learner(learner, o.file, _input_shape(path, o), **how)))
+
+
+def _input_shape(path: Path, o: Export) -> tuple[int, ...]:
+    """As the network's configuration has it, or as the images are that it was trained on."""
+    config = runs.load_config(path)
+    model = config["model"]
+    if "in_channels" in model and "image_size" in model:
+        return model["in_channels"], model["image_size"], model["image_size"]
+    return tuple(sampler_for(config, o, queries=1)[0].support_x.shape[1:])
+
+
 def _check(o: Export) -> None:
     """Refuse what cannot be written, what that would destroy, and a task where none is needed."""
+    _check_options(o)
     if o.file.suffix not in (".safetensors", ".onnx"):
         raise ValueError(f"FILE must end in .safetensors or .onnx, got {o.file}")
     check_file("FILE", o.file)
@@ -43,6 +65,23 @@ def _check(o: Export) -> None:
         of_task = [f for f in fields(o) if f.name not in ("run", "file")]
         for name in (f.name for f in of_task if getattr(o, f.name) != f.default):
             raise ValueError(f"--{name}: only an .onnx file is of one task, {o.file} is of none")
+
+
+def _check_options(o: Export) -> None:
+    """Refuse options of a learner's file for others, and those of a task for a learner's."""
+    if o.learner and o.file.suffix != ".onnx":
+        raise ValueError(f"--learner: FILE must end in .onnx, got {o.file}")
+    if o.classify is not None:
+        check_file("--classify", o.classify)
+    unused = ("task", "shots", "split") if o.learner else _OF_LEARNER
+    for f in fields(o):
+        if f.name in unused and getattr(o, f.name) != f.default:
+            told = f"--{f.name.replace('_', '-')}"
+            raise ValueError(
+                f"{told}: --learner writes a file of no task"
+                if o.learner
+                else f"{told}: only with --learner"
+            )
 
 
 def _export_weights(run: Path, file: Path) -> None:

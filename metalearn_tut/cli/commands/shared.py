@@ -31,7 +31,10 @@ class OfTasks(Protocol):
 def path_of(run: str) -> Path:
     """The checkpoint file that a run's name stands for."""
     kind, _, name = run.partition(":")
-    return pretrained.path(name) if kind == "pretrained" else checkpoint.find(expanded(run))
+    path = expanded(run)
+    if run in pretrained.available() and not path.exists():
+        return pretrained.path(run)
+    return pretrained.path(name) if kind == "pretrained" else checkpoint.find(path)
 
 
 def set_threads(threads: int | None) -> None:

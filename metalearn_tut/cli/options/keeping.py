@@ -62,15 +62,31 @@ class Export:
     adapted network: it runs in onnxruntime, where it is checked and timed (this needs the
     extra deploy). Of a tsmd run that is the student alone.
 
+    With --learner, FILE.onnx gets the learner itself: it takes a support set and queries, learns
+    and answers, without PyTorch. --classify names a second file: FILE then gives the weights of
+    a task, and that one answers by them.
+
     \b
     Examples:
       metalearn-tut export runs/maml my_learner.safetensors
       metalearn-tut evaluate my_learner.safetensors
       metalearn-tut export runs/maml task_7.onnx --task 7
+      metalearn-tut export --learner runs/maml learns.onnx
+      metalearn-tut export --learner glyphs_5way_1shot adapt.onnx --classify classify.onnx
     """
 
     run: str = shared.RUN()
     file: Path = option(positional=True)
+    learner: bool = option(False, "Write the learner itself: a file that learns.")
+    classify: Path | None = option(None, "With --learner: a second file, which answers.")
+    steps: int | None = option(
+        None, "With --learner: inner steps.  [default: as in training]", min=0
+    )
+    max_shots: int | None = option(
+        None, "With --learner: images of a class that the file is tested with.", min=1
+    )
+    uint8: bool = option(False, "With --learner: take images as bytes 0..255.")
+    half: bool = option(False, "With --learner: keep numbers as float16.")
     data: str | None = option(
         None, "Where the task comes from.  [default: as in training]", choices=shared.SOURCES
     )

@@ -1,20 +1,25 @@
-"""Chapter 2: five drawings that stand in for the reader's own, and the checks of its exercises."""
+"""Chapter 2: drawings by a shaky hand, what a file that learns is made of, and its exercises."""
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metalearn_tut import bilevel, tasks
+from metalearn_tut import bilevel, deployment, tasks
 from metalearn_tut.bilevel import Params
+from metalearn_tut.learners import Learner
 from metalearn_tut.nb import check, close
 from metalearn_tut.tasks import Task
 
-__all__ = ["DRAWINGS", "check_adapt_some", "check_curved_gradient", "draw"]
+__all__ = ["DRAWINGS", "check_adapt_some", "check_curved_gradient", "draw", "operators"]
 
 DRAWINGS = {
     "house": [(22, 96, 22, 50, 56, 18, 90, 50, 90, 96, 22, 96), (48, 96, 48, 70, 64, 70, 64, 96)],
@@ -51,6 +56,30 @@ def draw(name: str, hand: int) -> np.ndarray:
         pen.line(corners.tolist(), fill=255, width=9, joint="curve")
     turned = paper.rotate(moves.uniform(-12, 12))
     return np.array(turned.resize((28, 28), Image.Resampling.BOX))
+
+
+def operators(learner: Learner, shape: Sequence[int]) -> Counter[str] | None:
+    """How often each ONNX operator is in the file that a learner becomes.
+
+    Parameters
+    ----------
+    learner : Learner
+    shape : sequence of int
+        Of one image.
+
+    Returns
+    -------
+    Counter or None
+        None where the extra ``deploy`` is not installed.
+    """
+    extra = ("onnx", "onnxscript", "onnxruntime")
+    if not all(map(importlib.util.find_spec, extra)):
+        return None
+    onnx = importlib.import_module("onnx")
+    with tempfile.TemporaryDirectory() as folder:
+        deployment.export_learner(learner, Path(folder) / "learns.onnx", tuple(shape))
+        graph = onnx.load(Path(folder) / "learns.onnx").graph
+    return Counter(node.op_type for node in graph.node)
 
 
 def check_curved_gradient(my_curved_gradient: Callable[..., float]) -> None:

@@ -11,10 +11,14 @@ from metalearn_tut.claims.compact.claims import ARMS as COMPACT
 from metalearn_tut.claims.compact.claims import job as compact_job
 from metalearn_tut.claims.hetrom import jobs as hetrom
 from metalearn_tut.claims.metagater import jobs as metagater
+from metalearn_tut.claims.metagater.choices import RankedPass, right_by_choice
 from metalearn_tut.claims.tasks import TasksFrom, fresh_tasks, sampler, source, training_tasks
 from metalearn_tut.claims.tsmd import claims as tsmd
-from metalearn_tut.claims.tsmd.jobs import teacher
+from metalearn_tut.claims.tsmd.jobs import teacher, with_extra
+from metalearn_tut.gating import ChannelGatedConv4, MetaGater
 from metalearn_tut.learners.maml import MAML
+from metalearn_tut.models import Conv4
+from metalearn_tut.tasks import as_float
 
 # Shared trainings
 
@@ -177,6 +181,22 @@ def test_of_a_teacher_all_adapts_or_its_head_alone_or_nothing(tmp_path):
     assert isinstance(made, MAML)
 
 
+def test_of_unlabeled_images_some_are_learned_from_and_the_others_judge():
+    algorithm = {"name": "maml", "inner_lr": 0.4, "inner_steps": 2, "zero_head": True}
+    made = {
+        seed: learners.build({"model": small()["model"], "algorithm": algorithm, "seed": seed})
+        for seed in (0, 1)
+    }
+    task = sampler(fresh_tasks("none", "emoji", 0)["validation"])[0]
+    found = with_extra(made[0], made[1], task, 2)
+    assert found.keys() == {"alone", "teacher", "own", "true"}
+    assert all(0 <= n <= 10 for n in found.values())  # two images of each class are left
+    known = made[0].adapt(task.support_x, task.support_y)
+    left = torch.cat([(task.query_y == c).nonzero()[2:] for c in range(5)]).flatten()
+    right = (known(task.query_x[left]).argmax(1) == task.query_y[left]).sum()
+    assert found["alone"] == int(right)
+
+
 def test_the_arms_of_anp_differ_in_one_thing():
     anp, lobs = criterion("anp"), criterion("lobs")
     assert anp == {**lobs, "method": "anp"}
@@ -194,3 +214,19 @@ def test_new_nodes_have_classes_of_the_test_and_differ_by_seed(family):
     assert len(one) == 42 and all(len(node.classes) == 5 for node in one)
     assert [n.classes for n in one] != [n.classes for n in other]
     assert all(node.size >= 25 for node in one)  # images of support and query set
+
+
+def test_as_many_filters_are_open_whoever_chooses_them():
+    torch.manual_seed(0)
+    plain = Conv4(3, 5, 8, norm="support", image_size=32)
+    learner = MetaGater(ChannelGatedConv4(plain, open_bias=0.0), 0.1)
+    task = metagater.nodes_of("emoji", "test", 42, 1)[0].sampler(10, 15)[0]
+    found = right_by_choice(learner, task, 0)
+    assert found.keys() == {"random", "average"} and all(0 <= n <= 15 for n in found.values())
+    x = as_float(task.query_x)
+    _, masks = learner.model.run(x, 10)
+    run = RankedPass(learner.model.gates, [m.sum(1) for m in masks], [m[0] for m in masks], 10)
+    learner.model.flow(x, run)
+    for own, other in zip(masks, run.masks, strict=True):
+        assert torch.equal(own.sum(1), other.sum(1)) and not own.all()
+        assert torch.equal(own[0], other[0])  # ranked by its own mask

@@ -39,6 +39,8 @@ def training(config: Config, folder: Path) -> Values:
     """
     learner = build(config["learner"])
     mixed = training_tasks(config["learner"]["tasks"])
+    if "pool" in config["aggregate"]:  # whose weights are of tasks that come again
+        mixed = tasks.Pool(mixed, config["aggregate"]["pool"])
     options = {"out": folder / "training", "resume": True, "progress": False}
     options |= config["learner"]["training"]
     meta_train(learner, mixed, aggregate=aggregate(config["aggregate"], mixed), **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from metalearn_tut import gating
 from metalearn_tut.claims.learners import shared
+from metalearn_tut.claims.metagater.choices import right_by_choice
 from metalearn_tut.claims.statistics import right_answers
 from metalearn_tut.claims.study import Config, Values
 from metalearn_tut.claims.tasks import SIDES, WAYS, source
@@ -37,14 +39,15 @@ def federated(config: Config, folder: Path) -> Values:
     Returns
     -------
     dict
-        By split the right answers of every node; ``macs``, the multiply-adds of an answer as a
-        share of those of the whole network, and likewise with random gates, if asked for.
+        By split the right answers of every node, and of gated networks those with as many filters
+        chosen otherwise (see :func:`~metalearn_tut.claims.metagater.choices.right_by_choice`);
+        ``macs``, the multiply-adds of an answer as a share of those of the whole network.
     """
     learner = trained(config["training"], folder)
     values: Values = {}
     for split, wanted in config["tests"].items():
-        values[split], macs = answers_of_nodes(learner, wanted, config["training"])
-        values["macs"] = macs
+        found = answers_of_nodes(learner, wanted, config["training"])
+        values |= {split: found.pop("own"), "macs": found.pop("macs"), **found}
     return values
 
 
@@ -101,25 +104,33 @@ def nodes_of(family: str, split: str, number: int, seed: int) -> tuple[Node, ...
     return by_classes(classes, number, WAYS, unseen=0, seed=seed, local_labels=True).train
 
 
-def answers_of_nodes(
-    learner: Learner, wanted: Config, training: Config
-) -> tuple[dict[str, object], float]:
-    """Right answers of every new node, and the mean share of multiply-adds of an answer.
+def answers_of_nodes(learner: Learner, wanted: Config, training: Config) -> Values:
+    """Right answers of every new node: the learner's ``own``, and those by other choices.
 
-    ``wanted`` has ``split``, ``nodes``, how often nodes are dealt (``deals``), ``support`` and
-    ``query`` images, ``draws`` of them from each node, and a ``seed``.
+    ``macs`` is the mean share of multiply-adds of its own answers. ``wanted`` has ``split``,
+    ``nodes``, how often nodes are dealt (``deals``), ``support`` and ``query`` images, ``draws`` of
+    them from each node, and a ``seed``.
     """
     family, side = training["data"], SIDES[training["data"]]
     whole = cost.macs(_whole(training), (3, side, side))
-    right, shares = [], []
+    right: dict[str, list[int]] = {}
+    shares = []
     for deal in range(wanted["deals"]):
         seed = wanted["seed"] + deal
         for node in nodes_of(family, wanted["split"], wanted["nodes"], seed):
             tasks = node.sampler(wanted["support"], wanted["query"], seed)
-            found = [answer(learner, tasks[i]) for i in range(wanted["draws"])]
-            right.append(sum(n for n, _ in found))
-            shares += [macs / whole for _, macs in found]
-    return right_answers(right, wanted["draws"] * wanted["query"]), statistics.fmean(shares)
+            total: Counter[str] = Counter()
+            for i in range(wanted["draws"]):
+                own, macs = answer(learner, tasks[i])
+                shares.append(macs / whole)
+                total["own"] += own
+                if isinstance(learner, MetaGater):
+                    total.update(right_by_choice(learner, tasks[i], i))
+            for name, n in total.items():
+                right.setdefault(name, []).append(n)
+    answers = wanted["draws"] * wanted["query"]
+    kept = {name: right_answers(each, answers) for name, each in right.items()}
+    return {**kept, "macs": statistics.fmean(shares)}
 
 
 def answer(learner: Learner, task: Task) -> tuple[int, float]:

@@ -18,7 +18,7 @@ from metalearn_tut.claims.pilots import chosen
 from metalearn_tut.claims.seeds import fresh
 from metalearn_tut.claims.study import Claim, Comparison, Config, Job, Study
 from metalearn_tut.claims.tasks import fresh_tasks
-from metalearn_tut.claims.tsmd.jobs import taught, taught_alone
+from metalearn_tut.claims.tsmd.jobs import taught, taught_alone, unlabeled
 
 SEEDS, FEW = (0, 1, 2, 3, 4, 5, 6, 7), (0, 1, 2)
 STEPS = {"emoji": 3000, "mini_imagenet": 4500, "mini_imagenet_84": 4500}
@@ -83,6 +83,10 @@ def job(study: str, family: str, arm: str, seed: int, quick: bool = False) -> Jo
     if name == "student":
         learner = student(family, seed, wide, quick, engine="vectorised")
         return Job(f"{arm}-{seed}", {"learner": learner, "tests": tests}, train_and_test)
+    if name == "unlabeled":
+        alone = student(family, seed, wide, quick, engine="vectorised")
+        config = {"student": alone, "teacher": teacher(family, "tsmd", seed, quick), "extra": 2}
+        return Job(f"{arm}-{seed}", {**config, "tests": {"test": tests["test"]}}, unlabeled)
     if name == "teacher":
         config = {"teacher": teacher(family, "tsmd", seed, quick), "tests": tests}
         return Job(f"{arm}-{seed}", config, taught_alone)
@@ -108,10 +112,10 @@ def guided_by(
 def jobs(quick: bool) -> list[Job]:
     """On emoji: one seed after another, then what is reported beside the claims."""
     if quick:
-        return [job("tsmd", "emoji", arm, 0, True) for arm in (*DECIDING, "unadapted")]
+        return [job("tsmd", "emoji", arm, 0, True) for arm in (*DECIDING, "unlabeled")]
     wider = [f"{arm}-width{w}" for w in WIDTHS for arm in ("student", "tsmd")]
     made = [job("tsmd", "emoji", arm, seed) for seed in SEEDS for arm in DECIDING]
-    more = ("unadapted", "teacher", *wider)
+    more = ("unadapted", "teacher", "unlabeled", *wider)
     return made + [job("tsmd", "emoji", arm, seed) for seed in FEW for arm in more]
 
 
@@ -171,6 +175,10 @@ _CLAIMS = {
     ),
 }
 _REPORTED = (
+    Comparison("two unlabeled images of a class, the teacher's labels - without them (ours)",
+               "unlabeled", "unlabeled", "teacher", "alone"),
+    Comparison("the same, the student's own labels - without them (ours)", "unlabeled",
+               "unlabeled", "own", "alone"),
     Comparison("by the same teacher without any adaptation - alone", "unadapted", "student"),
     Comparison("the teacher itself - student that it guides", "teacher", "tsmd"),
     *(Comparison(f"width {w}: guided - alone", f"tsmd-width{w}", f"student-width{w}")

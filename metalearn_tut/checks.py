@@ -97,9 +97,13 @@ def whole_number(name: str, value: object, least: int = 0) -> int:
 def has_values(x: Tensor) -> bool:
     """Whether the numbers of a tensor can be looked at: not inside ``vmap``, nor in a trace.
 
+    Nor while a GPU's work is recorded as a CUDA graph.
+
     Examples
     --------
     >>> has_values(torch.ones(2)), torch.func.vmap(lambda x: x * has_values(x))(torch.ones(1))
     (True, tensor([0.]))
     """
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
     return not isinstance(x, FakeTensor) and not torch._C._functorch.is_batchedtensor(x)

@@ -136,10 +136,11 @@ def sentences(report: Report) -> str:
     """What was run, what came out, and what a claim that fails refutes."""
     study = report.study
     words = [str(f.verdict) for f in report.claims() if f.effect is not None]
-    first = (
-        f"{len(study.seeds)} trainings of each arm, each with test tasks that no other run has "
-        f"seen; arms of a training share its start, its tasks and their order."
-    )
+    own = "each with test tasks that no other run has seen; arms of a training share its start, "
+    own += "its tasks and their order."
+    if paper_of(study.name) == "abp":  # ordinary classification
+        own = "all tested on the same images; arms of a training share its start and their order."
+    first = f"{len(study.seeds)} trainings of each arm, {own}"
     if words:
         counts = ", ".join(f"{words.count(w)} {w}" for w in WORDS if w in words)
         second = f"Of {len(study.claims)} claims: {counts}."

@@ -25,7 +25,9 @@ def of(report: Report) -> dict[str, Any]:
 
 
 def _row(finding: Finding) -> dict[str, Any]:
-    row: dict[str, Any] = {"arm": finding.of.arm, "rival": finding.of.rival}
+    of = finding.of
+    theirs = of.rival_split or of.split
+    row: dict[str, Any] = {"arm": _side(of.arm, of.split), "rival": _side(of.rival, theirs)}
     row["verdict"] = finding.verdict
     if finding.effect is not None:
         row["trainings"] = [round(seed, 5) for seed in finding.effect.seeds]
@@ -33,6 +35,11 @@ def _row(finding: Finding) -> dict[str, Any]:
         row["mean"] = round(finding.effect.mean, 5)
         row["over_trainings"] = round(finding.effect.over_seeds, 5)
     return row
+
+
+def _side(arm: str, split: str) -> str:
+    """An arm, and which of its answers where they are not those to the test tasks."""
+    return arm if split == "test" else f"{arm}: {split}"
 
 
 def everything(results: Path = ROOT / "results" / "claims") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import recorded_studies
 
 from metalearn_tut.claims.report import Report
 from metalearn_tut.claims.statistics import paired, right_answers
-from metalearn_tut.claims.study import Claim, Study
+from metalearn_tut.claims.study import Claim, Comparison, Study
 from metalearn_tut.nb import forest, plots, studies
 
 ARMS = {("a", "b"): "a − b", ("a", "c"): "a − c", ("b", "c"): "b − c"}
@@ -35,6 +35,23 @@ def test_a_row_has_the_effect_and_the_verdict():
     assert known["over_tasks"] == pytest.approx(right.over_tasks, abs=1e-5)
     assert known["verdict"] == claim.verdict(right)
     assert unknown == {"arm": "a", "rival": "c", "verdict": missing.verdict(None)}
+
+
+def test_answers_that_are_not_those_to_the_test_tasks_are_named():
+    values = {"a": {"own": right_answers([1, 2], 4), "alone": right_answers([2, 2], 4)}}
+    records = {f"a-{seed}": {"values": {"values": values["a"]}} for seed in (0, 1)}
+    two = Comparison("two answers of one arm", "a", "a", "own", "alone")
+    made = Study("made", "-", "-", (0, 1), (), lambda quick: [], hours=0.0, pilot="-",
+                 reported=(two,))  # fmt: skip
+    (row,) = recorded_studies.of(Report(made, records, total=2))["found"]
+    assert (row["arm"], row["rival"]) == ("a: own", "a: alone")
+    assert row["trainings"] == [-0.125, -0.125] and row["verdict"] is None
+
+
+def test_no_two_differences_of_a_study_have_one_name():
+    for kept in json.loads(studies.FILE.read_text("utf-8")).values():
+        pairs = [(one["arm"], one["rival"]) for one in kept["found"]]
+        assert len(set(pairs)) == len(pairs)
 
 
 def made_up(*verdicts):

@@ -190,8 +190,8 @@ def test_every_comparison_passes_and_is_known(capsys):
         ("teacher's", ("by_maml = MAML(nets[0], 0.1, 2)", "by_maml = MAML(nets[0], 0.1, 1)")),
         ("T to infinity", ("autograd.grad(T**2 * loss", "autograd.grad(T * T**2 * loss")),
         ("T to infinity", ("end = (z_t.mean() - z_t) / -3", "end = (z_t.mean() - z_t) / -1")),
-        ("certain teacher", ("longer = MAML(copy.deepcopy(sure), 0.5)",
-                             "longer = MAML(copy.deepcopy(sure), 0.4)")),
+        ("certain teacher", ("longer = MAML(copy.deepcopy(empty), 0.5)",
+                             "longer = MAML(copy.deepcopy(empty), 0.4)")),
     ],
 )  # fmt: skip
 def test_a_planted_error_fails_its_comparison(name, plant):

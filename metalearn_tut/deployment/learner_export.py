@@ -78,7 +78,8 @@ def export_learner(
 
     Before it is written, the file learns ten random tasks in onnxruntime that differ in labels,
     numbers of images, and queries: all logits must be the learner's but for 1e-4 of the
-    largest, and other labels must change them.
+    largest (or but for what a last digit of the pixels changes of its own, where that is more,
+    as in deep networks with group norm), and other labels must change them.
 
     Parameters
     ----------

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.learners.learner import Learner
+from metalearn_tut.tasks.task import as_float
 
 Answer = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(support_x, support_y, query_x) -> logits."""
-TOLERANCE = 1e-4
-"""Largest difference of logits, relative to the largest of them."""
-SETS = 10
+TOLERANCE, MOST = 1e-4, 1e-2
+"""Largest difference of logits, relative to the largest of them; and where rounding is larger."""
+SETS, _NUDGES = 10, 3
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class Proof:
         Raises
         ------
         RuntimeError
-            If it is above 1e-4 for a task, or if another support set does not change the answer.
+            If it is above 1e-4 for a task (and above what rounding makes of the learner's own
+            answer), or if another support set does not change the answer.
         """
         found = [self._difference(answer, task) for task in self.tasks]
         x, y, query = self.tasks[0]
@@ -123,10 +125,25 @@ class Proof:
     def _difference(self, answer: Answer, task: tuple[Tensor, Tensor, Tensor]) -> float:
         expected, found = self.expected(*task), answer(*task)
         difference = (found - expected).abs().max() / expected.abs().max()
-        if not difference <= TOLERANCE:  # also if it is NaN
+        if not difference <= TOLERANCE and not difference <= self._rounding(task, expected):
             raise RuntimeError(
                 f"onnxruntime's logits for {len(task[0])} support images and {len(task[2])} "
                 f"queries differ from the learner's by {difference:.1e} of the largest: no file "
                 "was written"
             )
         return difference.item()
+
+    def _rounding(self, task: tuple[Tensor, Tensor, Tensor], expected: Tensor) -> float:
+        """Four times what a last digit of the pixels changes of the learner's own logits.
+
+        A deep network that takes steps with large gradients answers otherwise by some 1e-4 in
+        float32 and in float64; no file can be closer to it. More than 1e-2 proves nothing.
+        """
+        x, y, query = as_float(task[0]), task[1], as_float(task[2])
+        generator, eps = torch.Generator().manual_seed(self.seed), torch.finfo(x.dtype).eps
+        changes = []
+        for _ in range(_NUDGES):
+            signs = torch.randint(2, x.shape, generator=generator) * 2 - 1
+            nudged = self.expected(x * (1 + eps * signs), y, query)
+            changes.append((nudged - expected).abs().max() / expected.abs().max())
+        return min(4 * max(changes).item(), MOST)

@@ -9,7 +9,7 @@ from learning_files import Embedding, layers, small
 from torch import nn
 
 from metalearn_tut import MAML, ProtoNet
-from metalearn_tut.deployment import export_learner, learner_export
+from metalearn_tut.deployment import export_learner, learner_export, learner_proof
 from metalearn_tut.learners import Reptile
 
 pytestmark = pytest.mark.skipif(
@@ -190,7 +190,7 @@ def test_a_file_that_has_learned_already_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(learner_export, "whole", whole)
     with pytest.raises(RuntimeError, match=r"3 support images and 1 queries differ .* no file was"):
         export_learner(small(), path, (4,))
-    monkeypatch.setattr("metalearn_tut.deployment.learner_proof.TOLERANCE", 1e9)
+    monkeypatch.setattr(learner_proof, "TOLERANCE", 1e9)
     with pytest.raises(RuntimeError, match="same logits for another support set: no file was"):
         export_learner(small(), path, (4,))
     assert path.read_bytes() == b"old" and len([*tmp_path.iterdir()]) == 1
@@ -208,3 +208,27 @@ def test_a_file_that_learns_with_another_rate_is_not_written(tmp_path, monkeypat
     with pytest.raises(RuntimeError, match=r"learner's by .* of the largest"):
         export_learner(small(), tmp_path / "wrong.onnx", (4,))
     assert not [*tmp_path.iterdir()]
+
+
+class Steep:
+    """What a last digit of its pixels decides."""
+
+    def adapt(self, x, y):
+        past = (255 * x - (255 * x).round()).abs().max()
+        return lambda query: torch.ones(len(query), 3) + 10 * past + 0.01 * y[0]
+
+
+def test_no_more_is_asked_than_the_learner_keeps_in_float32():
+    proof = learner_proof.Proof(small(), (4,), 3, 2, {}, False, 0)
+    assert proof.difference(proof.expected) == 0
+
+    def off_by(share):
+        return lambda *task: proof.expected(*task) * (1 + share)
+
+    assert proof.difference(off_by(0.9e-4)) == pytest.approx(0.9e-4, rel=0.01)
+    with pytest.raises(RuntimeError, match=r"1\.5e-04 of the largest"):
+        proof.difference(off_by(1.5e-4))
+    proof = learner_proof.Proof(Steep(), (4,), 3, 2, {}, False, 0)
+    assert proof.difference(off_by(1.5e-4)) == pytest.approx(1.5e-4, rel=0.01)
+    with pytest.raises(RuntimeError, match=r"2\.0e-02 of the largest"):
+        proof.difference(off_by(2e-2))

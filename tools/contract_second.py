@@ -20,6 +20,8 @@ SECOND = {
     "02_bilevel_maml",
     "03_rank_losses",
     "04_anp_saliency",
+    "05_abp_block_voting",
+    "06_tsmd_distillation",
 }  # for as long as both forms are in use
 
 CHAPTER = ("In one minute", OWN, "Pitfalls", "Exercises", "Summary", "Checked on this page")

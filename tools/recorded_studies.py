@@ -37,7 +37,8 @@ def _row(finding: Finding) -> dict[str, Any]:
     if effect is None:
         return row
     numbers = {"seeds": [round(seed, 6) for seed in effect.seeds]}
-    numbers |= {"over_tasks": round(effect.over_tasks, 6), "verdict": finding.verdict}
+    numbers |= {"mean": round(effect.mean, 6), "over_tasks": round(effect.over_tasks, 6)}
+    numbers |= {"over_seeds": round(effect.over_seeds, 6), "verdict": finding.verdict}
     return row | numbers
 
 

@@ -2,47 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.func import grad
 
-from metalearn_tut.distillation.losses import kd_loss
 from metalearn_tut.nb.chapters import chapter06
 
-# Exercise 1: the slope of both losses
-
-
-def by_formula(z_s, z_t, y, w, T):
-    guide = (z_s / T).softmax(1) - (z_t / T).softmax(1)
-    label = F.one_hot(y, z_s.shape[1])
-    return (z_s.softmax(1) - label + w * T * guide) / len(z_s)
-
-
-def by_rows(z_s, z_t, y, w, T):
-    """One image after the other, differentiated by torch.func."""
-
-    def loss(s, t, label):
-        return F.cross_entropy(s, label) + w * kd_loss(s[None], t[None], T)
-
-    rows = [grad(loss)(s, t, label) for s, t, label in zip(z_s, z_t, y, strict=True)]
-    return torch.stack(rows) / len(rows)
-
-
-def spoiled(change):
-    """The formula with other arguments."""
-
-    def answer(z_s, z_t, y, w, T):
-        return by_formula(*change(z_s, z_t, y, w, T))
-
-    return answer
-
-
-def softened_label(z_s, z_t, y, w, T):
-    """The temperature in the cross entropy, too."""
-    p_s, p_t = (z_s / T).softmax(1), (z_t / T).softmax(1)
-    return (p_s - F.one_hot(y, z_s.shape[1]) + w * T * (p_s - p_t)) / len(z_s)
-
-
-# Exercise 2: the length of the step
+# Exercise 1: the length of the step
 
 
 def by_line(top, w, T, ways):
@@ -55,7 +18,7 @@ def by_entry(top, w, T, ways):
     return ((1 - u) + w * T * (top - u)) / (1 - u)
 
 
-# Exercise 3: the outer slope
+# Exercise 2: the outer slope
 
 
 def by_factor(theta, X, y, t, X_q, y_q, alpha, w):
@@ -89,20 +52,10 @@ def curvature_of_the_label_alone(theta, X, y, t, X_q, y_q, alpha, w):
 
 
 RIGHT = {
-    "slope": [by_formula, by_rows],
     "factor": [by_line, by_entry],
     "outer": [by_factor, by_differences],
 }
 WRONG = {
-    "slope": [
-        lambda *given: -by_formula(*given),
-        lambda *given: by_formula(*given) * len(given[0]),  # a sum over images
-        lambda *given: by_formula(*given) / given[0].shape[1],  # a mean over classes
-        spoiled(lambda z_s, z_t, y, w, T: (z_s, z_t, y, w / T**2, T)),  # no T²
-        spoiled(lambda z_s, z_t, y, w, T: (z_s, z_t, y, w * T, T)),
-        spoiled(lambda z_s, z_t, y, w, T: (z_s, z_t, y, 0.0, T)),
-        softened_label,
-    ],
     "factor": [
         lambda top, w, T, ways: 1 + w * T,
         lambda top, w, T, ways: 1 + w * T * top,

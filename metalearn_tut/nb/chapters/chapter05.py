@@ -1,8 +1,7 @@
-"""Checks of chapter 5's exercises: a vote against the mean, what is saved, a mask folded in."""
+"""Checks of chapter 5's exercises: a vote against the mean, and what pruning blocks saves."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -11,10 +10,9 @@ from torch import Tensor
 from metalearn_tut.block_voting import count_votes, prunable_blocks, remove_blocks
 from metalearn_tut.evaluation import cost
 from metalearn_tut.models import CifarResNet
-from metalearn_tut.models.cifar_resnet import BasicBlock
 from metalearn_tut.nb import check, close
 
-__all__ = ["check_fold", "check_marks", "check_saving"]
+__all__ = ["check_marks", "check_saving"]
 
 
 def check_marks(my_marks: Callable[[], Tensor]) -> None:
@@ -62,37 +60,3 @@ def check_saving(my_saving: Callable[[int, int], tuple[float, float]]) -> None:
 def _saved(network: CifarResNet, blocks: tuple[int, ...]) -> float:
     whole, left = (cost.macs(net, (3, 32, 32)) for net in (network, remove_blocks(network, blocks)))
     return 1 - left / whole
-
-
-def check_fold(my_fold: Callable[[BasicBlock, float], None]) -> None:
-    """Exercise 5.3: a mask absorbed by a block, which then computes ``relu(S + m F)``.
-
-    ``my_fold(block, m)`` changes the block in place; both kinds of blocks, in evaluation mode.
-    """
-
-    def verify() -> None:
-        for seed, (channels, m) in enumerate((((4, 4), 0.8), ((4, 8), 0.3), ((4, 4), 1.0))):
-            what = f"block of {channels[0]} to {channels[1]} channels, m = {m}"
-            block, x = _lively(channels, seed)
-            mine = copy.deepcopy(block)
-            with torch.no_grad():
-                right = torch.relu(block.shortcut(x) + m * block.residual(x))
-                my_fold(mine, m)
-                close(mine(x), right, f"output of the {what}")
-            if mine.training:
-                raise AssertionError(f"block: the {what} must stay in evaluation mode")
-
-    check("Exercise 5.3", verify)
-
-
-def _lively(channels: tuple[int, int], seed: int) -> tuple[BasicBlock, Tensor]:
-    """A block whose norms have statistics, scales and shifts of their own, and an input."""
-    generator = torch.Generator().manual_seed(seed)
-    block = BasicBlock(*channels).double().eval()
-    for name, tensor in block.state_dict().items():
-        if tensor.is_floating_point():
-            tensor.normal_(0, 0.5, generator=generator)
-        if name.endswith(("running_var", "bn1.weight", "bn2.weight")):
-            tensor.abs_().add_(0.5)
-    x = torch.rand(3, channels[0], 6, 6, generator=generator, dtype=torch.float64)
-    return block, x

@@ -90,7 +90,8 @@ LEARNERS = {
     "masked": masked,
     "narrow": narrow,
     "residual": lambda: MAML(resnet12(), 0.05, 2),
-    "residual groups": lambda: MAML(resnet12("group"), 0.05, 2),
+    # One step: after two, PyTorch's own float32 and float64 differ by 2e-3.
+    "residual groups": lambda: MAML(resnet12("group"), 0.05, 1),
     "pruned blocks": pruned_blocks,
     "shortened": lambda: MAML(remove_blocks(CifarResNet(20, 5), [1, 2, 5]), 0.05, 1),
     "taught": distiller,
@@ -109,7 +110,7 @@ def shape_of(name):
 def test_a_learner_learns_in_the_file_what_it_learns_in_pytorch(tmp_path, name):
     torch.manual_seed(0)
     exported = export_learner(LEARNERS[name](), tmp_path / "learns.onnx", shape_of(name))
-    assert exported.difference <= (1e-3 if name == "residual groups" else 1e-4)  # float32
+    assert exported.difference <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["rates of steps", "prototypes", "masked", "taught", "gates"])

@@ -39,7 +39,7 @@ def forest(rows: Sequence[Row]) -> str:
 
 
 def draw(ax: Any, rows: Sequence[Row]) -> None:
-    """Thick lines for the interval over tasks, thin ones over trainings, dashes for the margin."""
+    """Thick lines for the interval over trainings, thin over tasks, dashes for the margin."""
     from metalearn_tut.nb.plots import COLORS
 
     for place, (_, finding) in enumerate(rows):
@@ -49,9 +49,9 @@ def draw(ax: Any, rows: Sequence[Row]) -> None:
         color, marker = LOOKS[finding.verdict]
         look = {"color": COLORS[color], "linestyle": "-"}
         mean = 100 * effect.mean
-        for half, width in ((effect.over_seeds, 1.5), (effect.over_tasks, 5.0)):
+        for half, width, alpha in ((effect.over_seeds, 6.0, 0.45), (effect.over_tasks, 1.5, 1.0)):
             ends = [mean - 100 * half, mean + 100 * half]
-            ax.plot(ends, [place, place], linewidth=width, **look)
+            ax.plot(ends, [place, place], linewidth=width, alpha=alpha, **look)
         ax.plot([mean], [place], marker=marker, markersize=8, markeredgecolor="white", **look)
         for bound in bounds(claim):
             ends = [place - 0.35, place + 0.35]

@@ -124,8 +124,8 @@ def _figure(report: Report) -> str:
     rows += [Row(f"({f.of.arm} − {f.of.rival})", f) for f in report.reported() if f.effect]
     name, alt = report.study.name, "; ".join(f"{r.label}: {shown(r.finding)}" for r in rows)
     caption = (
-        "Differences on the same test tasks, with 95 % intervals: thick over tasks, thin over "
-        "trainings. Green circles hold, orange squares do not, black diamonds are not decided; "
+        "Differences on the same test tasks, with 95 % intervals: thick over trainings, thin over "
+        "tasks. Green circles hold, orange squares do not, black diamonds are not decided; "
         "what is in brackets is only reported. Dashes: the margin."
     )
     head = (f"```{{figure}} {forest(rows)}", f":name: fig-claims-{name}", f":alt: {plain(alt)}")

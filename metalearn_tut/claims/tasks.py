@@ -53,14 +53,18 @@ def training_tasks(family: str, seed: int, *, shots: int = 1, queries: int = 4) 
 
 
 def fresh_tasks(study: str, family: str, seed: int, *, shots: int = 1, quick: bool = False) -> dict:
-    """Test and validation tasks of a training that no other one has, by the name of a split."""
+    """Test and validation tasks of a training that no other one has, by the name of a split.
+
+    A quick run must not show what the study will be tested on: its tasks are others.
+    """
+    owner = f"{study} quick" if quick else study
     return {
         split: {
             "data": family,
             "split": split,
             "shots": shots,
             "queries": QUERIES[family],
-            "seed": fresh(split, study, seed),
+            "seed": fresh(split, owner, seed),
             "count": 20 if quick else count,
         }
         for split, count in (("test", TESTED[family]), ("validation", 300))

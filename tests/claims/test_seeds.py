@@ -61,3 +61,13 @@ def test_every_job_but_of_costs_is_tested_and_pilots_never_are(name):
 def test_the_list_is_plain_json():
     text = (ROOT / "results" / "claims" / "test_seeds.json").read_text("utf-8")
     assert text == claims_seeds.text(json.loads(text))
+
+
+@pytest.mark.parametrize("name", claims.STUDIES)
+def test_a_quick_run_shows_nothing_of_what_the_study_is_tested_on(name):
+    study = claims.load(name)
+    own, quick = (
+        {seed for job in study.jobs(quick) for seed in seeds.seeds_of_tests(job.config)}
+        for quick in (False, True)
+    )
+    assert not own & quick

@@ -64,8 +64,8 @@ def training(
 
 def job(study: str, family: str, arm: str, seed: int, quick: bool = False) -> Job:
     """An arm with one seed."""
-    few = {"nodes": 5, "deals": 1} if quick else {}
-    new = {**NEW[family], **few, "split": "test", "seed": fresh("test", study, seed)}
+    few, owner = ({"nodes": 5, "deals": 1}, f"{study} quick") if quick else ({}, study)
+    new = {**NEW[family], **few, "split": "test", "seed": fresh("test", owner, seed)}
     rounds = 4 if quick else ROUNDS
     config = {"training": training(family, arm, seed, rounds=rounds), "tests": {"test": new}}
     return Job(f"{arm}-{seed}", config, federated)

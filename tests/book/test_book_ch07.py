@@ -114,7 +114,7 @@ def test_two_stages_and_their_outcome_are_metagaters(chapter, task, alpha, gamma
     assert torch.equal(double.support_x * 255, task.support_x.double())
     params = dict(toy.named_parameters())
     learner = gating.MetaGater(toy, alpha, gamma, sparsity=price, target=None, seed=5)
-    noise = toy.noise(8, torch.Generator().manual_seed(5))
+    noise = learner.drawn(8)["noise"]
     found = chapter.two_stages(params, double, noise, alpha, gamma, price)
     right = learner.adapt(double.support_x, double.support_y).params
     assert found.keys() == right.keys()

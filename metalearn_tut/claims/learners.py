@@ -30,6 +30,12 @@ def conv4(width: int, family: str) -> Config:
     return {"name": "Conv4", "norm": "support", **shape}
 
 
+def two_steps(**more: Any) -> Config:
+    """The MAML of all studies: two inner steps from a head at zero, at learned rates."""
+    steps = {"inner_lr": 0.4, "inner_steps": 2, "zero_head": True}
+    return {"name": "maml", **steps, "rate_mode": "per_layer_and_step", **more}
+
+
 # Training
 
 

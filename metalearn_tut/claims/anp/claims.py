@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn_tut.claims.anp.jobs import before, filters, pruned
-from metalearn_tut.claims.learners import conv4
+from metalearn_tut.claims.learners import conv4, two_steps
 from metalearn_tut.claims.pilots import chosen
 from metalearn_tut.claims.seeds import fresh
 from metalearn_tut.claims.study import Claim, Comparison, Config, Job, Study
@@ -37,13 +37,7 @@ def dense(family: str, seed: int, steps: int | None = None) -> Config:
     """The dense learner of a seed, which other studies have, too."""
     return {
         "model": conv4(WIDTH, family),
-        "algorithm": {
-            "name": "maml",
-            "inner_lr": 0.4,
-            "inner_steps": 2,
-            "rate_mode": "per_layer_and_step",
-            "zero_head": True,
-        },
+        "algorithm": two_steps(),
         "tasks": training_tasks(family, seed),
         "training": {"steps": steps or STEPS[family], "tasks_per_step": 4, "outer_lr": 0.002},
         "seed": seed,

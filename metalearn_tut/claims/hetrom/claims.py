@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from metalearn_tut.claims.hetrom.jobs import training
-from metalearn_tut.claims.learners import conv4, curve
+from metalearn_tut.claims.learners import conv4, curve, two_steps
 from metalearn_tut.claims.pilots import chosen
 from metalearn_tut.claims.seeds import fresh
 from metalearn_tut.claims.study import Claim, Comparison, Config, Job, Study
@@ -63,14 +63,7 @@ def learner(family: str, arm: Arm, seed: int, *, steps: int, rate: float) -> Con
     """How an arm is trained."""
     return {
         "model": conv4(WIDTH, family),
-        "algorithm": {
-            "name": "maml",
-            "inner_lr": 0.4,
-            "inner_steps": 2,
-            "rate_mode": "per_layer_and_step",
-            "zero_head": True,
-            "engine": "vectorised",
-        },
+        "algorithm": two_steps(engine="vectorised"),
         "tasks": {**training_tasks(family, seed), "kind": arm[0], "rate": arm[1]},
         "training": {"steps": steps, "tasks_per_step": N, "outer_lr": rate},
         "seed": seed,

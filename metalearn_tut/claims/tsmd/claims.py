@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from metalearn_tut.claims.anp.claims import dense, ordinary
-from metalearn_tut.claims.learners import conv4, train_and_test
+from metalearn_tut.claims.learners import conv4, train_and_test, two_steps
 from metalearn_tut.claims.pilots import chosen
 from metalearn_tut.claims.seeds import fresh
 from metalearn_tut.claims.study import Claim, Comparison, Config, Job, Study
@@ -43,14 +43,7 @@ def student(
     rate = given.get("rate") or chosen("tsmd", "student", RATES, "0.004")
     return {
         "model": conv4(width, family),
-        "algorithm": {
-            "name": "maml",
-            "inner_lr": 0.4,
-            "inner_steps": 2,
-            "rate_mode": "per_layer_and_step",
-            "zero_head": True,
-            "engine": given.get("engine", "functional"),
-        },
+        "algorithm": two_steps(engine=given.get("engine", "functional")),
         "tasks": dense(family, seed)["tasks"],
         "training": {
             "steps": given.get("steps") or (20 if quick else STEPS[family]),

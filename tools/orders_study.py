@@ -9,7 +9,6 @@ processes may share the work, one with ``--seeds 0 1 2`` and one with ``--seeds 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import statistics
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from metalearn_tut import MAML, evaluate, meta_train, models, tasks
+from metalearn_tut.claims.seeds import fresh
 from metalearn_tut.evaluation import interval
 from metalearn_tut.files.provenance import write_result
 
@@ -34,19 +34,13 @@ SEEDS, STEPS, TEST_TASKS = (0, 1, 2, 3, 4), 500, 600
 TASK = {"ways": 5, "shots": 1, "queries": 4}
 
 
-def seed_of(purpose: str, seed: int) -> int:
-    """A seed of tasks that nobody chose."""
-    digest = hashlib.sha256(f"{purpose} orders {seed}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
-
-
 def trained(arm: str, inner_lr: float, seed: int, steps: int) -> MAML:
     """One learner: same start and same tasks for every arm of a seed."""
     torch.manual_seed(seed)
     network = models.Conv4(in_channels=3, ways=5, width=8, norm="support", image_size=32)
     options = {"zero_head": True, "rate_mode": "per_layer_and_step", "engine": "vectorised"}
     learner = MAML(network, inner_lr, inner_steps=2, **options, **ARMS[arm])
-    sampler = tasks.emoji("train").sampler(**TASK, seed=seed_of("train", seed))
+    sampler = tasks.emoji("train").sampler(**TASK, seed=fresh("train", "orders", seed))
     outer = {"steps": steps, "tasks_per_step": 4, "outer_lr": 4e-3, "progress": False}
     meta_train(learner, sampler, **outer)
     return learner
@@ -59,7 +53,7 @@ def job(folder: Path, arm: str, inner_lr: float, seed: int) -> dict[str, Any]:
         pilot = seed == PILOT
         split, n_tasks = ("validation", 300) if pilot else ("test", TEST_TASKS)
         steps = PILOT_STEPS if pilot else STEPS
-        sampler = tasks.emoji(split).sampler(**TASK, seed=seed_of(split, seed))
+        sampler = tasks.emoji(split).sampler(**TASK, seed=fresh(split, "orders", seed))
         found = evaluate(trained(arm, inner_lr, seed, steps), sampler, n_tasks)
         config = {"arm": arm, "inner_lr": inner_lr, "seed": seed, "steps": steps, "split": split}
         write_result(path, config=config, values={"accuracy": found.values.tolist()})

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from metalearn_tut import claims
 from metalearn_tut.claims import Job, Study
 from metalearn_tut.claims.report import reproduce
 
@@ -23,9 +24,20 @@ Jobs = Callable[[bool], list[Job]]
 
 def study_of(study: Study, jobs: Jobs, arms: tuple[str, ...], data: str) -> Study:
     """A study at the paper's scale: the claims of another one on these arms, with these jobs."""
-    claims = tuple(c for c in study.claims if c.arm in arms and c.rival in arms)
-    scale = replace(study, name=f"{study.name}_scale", data=data, seeds=SEEDS, claims=claims)
+    shared = tuple(c for c in study.claims if c.arm in arms and c.rival in arms)
+    scale = replace(study, name=f"{study.name}_scale", data=data, seeds=SEEDS, claims=shared)
     return replace(scale, jobs=jobs, pilots=list, reported=(), reported_seeds=None)
+
+
+def at_84(paper: str, job: Callable[..., Job], arms: tuple[str, ...], device: str) -> Study:
+    """A paper's claims and jobs about these arms, on mini-ImageNet at 84×84 on a device."""
+
+    def jobs(tiny: bool) -> list[Job]:
+        seeds, study = SEEDS[:1] if tiny else SEEDS, f"{paper}_scale"
+        made = [job(study, "mini_imagenet_84", arm, seed, tiny) for seed in seeds for arm in arms]
+        return [on_device(each, device) for each in made]
+
+    return study_of(claims.load(paper), jobs, arms, "mini-ImageNet at 84×84, 5-way 1-shot")
 
 
 def on_device(job: Job, device: str) -> Job:

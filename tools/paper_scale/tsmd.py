@@ -9,25 +9,14 @@ The student alone, guided by a fixed teacher and by a meta-trained one, three se
 
 from __future__ import annotations
 
-from at_scale import SEEDS, main, on_device, study_of
+from functools import partial
 
-from metalearn_tut import claims
-from metalearn_tut.claims import Study
+from at_scale import at_84, main
+
 from metalearn_tut.claims.tsmd.claims import job
 
 ARMS = ("student", "fixed", "tsmd")
-
-
-def study(device: str) -> Study:
-    """Its claims and jobs on a device."""
-
-    def jobs(tiny: bool) -> list:
-        seeds = SEEDS[:1] if tiny else SEEDS
-        made = [job("tsmd_scale", "mini_imagenet_84", a, s, tiny) for s in seeds for a in ARMS]
-        return [on_device(each, device) for each in made]
-
-    return study_of(claims.load("tsmd"), jobs, ARMS, "mini-ImageNet at 84×84, 5-way 1-shot")
-
+study = partial(at_84, "tsmd", job, ARMS)
 
 if __name__ == "__main__":
     main(__doc__, study)

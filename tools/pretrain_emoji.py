@@ -77,10 +77,8 @@ def configuration(
 
 def stage(learner: Learner, config: dict[str, Any], folder: Path, steps: int, lr: float) -> None:
     """Train on tasks of quarter turns as classes of their own; keep the best."""
-    ways, seed, split_by = (
-        *(config["tasks"][name] for name in ("ways", "seed")),
-        config["data"]["split_by"],
-    )
+    ways, seed = config["tasks"]["ways"], config["tasks"]["seed"]
+    split_by = config["data"]["split_by"]
     sources = [tasks.emoji(split, split_by=split_by) for split in ("train", "validation")]
     queries = min(QUERIES, *(len(rows) - 1 for source in sources for rows in source.rows))
     train, validation = (

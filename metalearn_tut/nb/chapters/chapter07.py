@@ -1,4 +1,4 @@
-"""Checks of chapter 7's exercises: the end of rounds, opening rates, what open filters cost."""
+"""Checks of chapter 7's exercises: the end of rounds, what open filters cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metalearn_tut.nb import check, close
 
-__all__ = ["check_end", "check_rates", "check_work"]
+__all__ = ["check_end", "check_work"]
 
 
 def check_end(my_end: Callable[[Tensor, Tensor, Tensor, int, float, float], Tensor]) -> None:
@@ -58,37 +58,8 @@ def _end_of_rounds(
     return theta
 
 
-def check_rates(my_rates: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-    """Exercise 7.2: how often the gate of two logits opens, and what one Gumbel variable lacks.
-
-    ``my_rates(u)`` for a float64 tensor ``u``. Both are measured over noise that is spread
-    evenly: the rate, and the rate that the number added to ``u`` leads to.
-    """
-
-    def verify() -> None:
-        u = torch.tensor([-1.5, -0.2, 0.0, 0.8, 2.0], dtype=torch.float64)
-        even = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-        rate, added = my_rates(u.clone())
-        logistic = (even / (1 - even)).log()  # the difference of two Gumbel variables
-        for value, mine in zip(u, _rows(rate, u, "rate"), strict=True):
-            right = (2 * value + logistic >= 0).double().mean()
-            close(mine, right, f"rate of the two logits at u = {value:g}", tolerance=2e-5)
-        gumbel = -(-even.log()).log()
-        for value, mine in zip(u, _rows(added, u, "number added"), strict=True):
-            found = (value + mine + gumbel >= 0).double().mean()
-            what = f"rate with your number added, at u = {value:g}"
-            close(found, value.sigmoid(), what, tolerance=2e-5)
-
-    check("Exercise 7.2", verify)
-
-
-def _rows(values: Tensor, u: Tensor, what: str) -> list[Tensor]:
-    close(torch.as_tensor(values).shape, u.shape, f"rate or number: shape of the {what}")
-    return list(values)
-
-
 def check_work(my_work: Callable[[Sequence[Tensor], Sequence[int], int, int], Tensor]) -> None:
-    """Exercise 7.3: multiplications of gated convolutions, image by image.
+    """Exercise 7.2: multiplications of gated convolutions, image by image.
 
     ``my_work(masks, sides, channels, hidden)``; the right answer counts, with ones for weights
     and images, what convolutions of the open filters and linear layers add up.
@@ -110,7 +81,7 @@ def check_work(my_work: Callable[[Sequence[Tensor], Sequence[int], int, int], Te
             what = f"multiplications of {len(filters)} layers with {filters} filters"
             close(my_work([mask.clone() for mask in masks], sides, channels, hidden), right, what)
 
-    check("Exercise 7.3", verify)
+    check("Exercise 7.2", verify)
 
 
 def _counted(masks: Sequence[Tensor], sides: Sequence[int], channels: int, hidden: int) -> int:

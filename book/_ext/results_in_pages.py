@@ -17,6 +17,7 @@ PAGES = {
     name: f"{name}_page"
     for name in ("benchmarks", "claims", "emoji", "teach_it")
 }
+PAGES["A2_reproducing"] = "reproducing_page"
 MARK = re.compile(r"^% from results: (\w+)$", re.MULTILINE)
 
 

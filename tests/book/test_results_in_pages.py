@@ -20,14 +20,14 @@ def extension(monkeypatch):
     return results_in_pages
 
 
-@pytest.mark.parametrize("name", ["benchmarks", "claims", "teach_it"])
+@pytest.mark.parametrize("name", ["benchmarks", "claims", "teach_it", "A2_reproducing"])
 def test_a_page_is_filled_and_others_are_left_as_they_are(extension, name):
     text = (ROOT / "book" / f"{name}.md").read_text("utf-8")
     source = [text]
     extension.write(None, "intro", source)
     assert source == [text]
     extension.write(None, name, source)
-    for part, said in import_module(f"{name}_page").generated().items():
+    for part, said in import_module(extension.PAGES[name]).generated().items():
         text = text.replace(f"% from results: {part}\n", f"{said}\n")
     assert source == [text] and "% from results" not in text
 

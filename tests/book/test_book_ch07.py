@@ -92,11 +92,11 @@ def test_a_round_of_a_step_is_a_step_down_the_mean_loss(chapter, nodes):
         torch.testing.assert_close(mine[name], p - 0.2 * slope, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize(("beta", "T0"), [(0.1, 1), (0.2, 4), (0.05, 40)])
-def test_rounds_end_where_they_stand_still(chapter, beta, T0):
+@pytest.mark.parametrize(("beta", "steps"), [(0.1, 1), (0.2, 4), (0.05, 40)])
+def test_rounds_end_where_they_stand_still(chapter, beta, steps):
     pair = [(1.0, 2.0, 0.25), (-2.0, 0.5, 0.75)]
-    end = chapter.rounds_end(pair, T0, beta)
-    after = sum(w * (a + (1 - beta * h) ** T0 * (end - a)) for a, h, w in pair)
+    end = chapter.rounds_end(pair, steps, beta)
+    after = sum(w * (a + (1 - beta * h) ** steps * (end - a)) for a, h, w in pair)
     assert after == pytest.approx(end, abs=1e-12)
 
 
@@ -261,7 +261,7 @@ def run(nodes, plant=None):
 
 
 NAMES = {
-    *(f"end at {T0}" for T0 in (1, 2, 3, 5, 8, 12, 20, 50)),
+    *(f"end at {steps}" for steps in (1, 2, 3, 5, 8, 12, 20, 50)),
     *("one Gumbel", "gate", "both stages", "meta-gradient", "round of 1", "round of 3", "a fifth"),
 }
 
@@ -278,7 +278,7 @@ def test_every_comparison_passes_and_is_known(nodes, capsys):
     [
         ("end at 1", ("own -= beta * h * (own - a)", "own += beta * h * (own - a)")),
         ("end at 1", ("theta += share * own", "theta += own / 2")),
-        ("end at 2", ("for _ in range(T0):\n                own", "for _ in range(1):\n"
+        ("end at 2", ("for _ in range(steps):\n                own", "for _ in range(1):\n"
                       "                own")),
         ("end at 1", ("while abs(theta - before) > 1e-13:", "while before > 9:")),
         ("one Gumbel", ("rate, 1 - 1 / torch.e, **how", "rate, 0.5, **how")),

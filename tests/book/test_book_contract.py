@@ -6,6 +6,7 @@ from pathlib import Path
 
 import contract
 import contract_code
+import contract_symbols
 import contract_text
 import format_notebooks
 import nbformat
@@ -311,6 +312,31 @@ def test_symbols_of_a_row_for_one_chapter_are_for_no_other():
     for chapter_, found in (("2", True), ("10", True), ("1", False), ("A1", False)):
         right = {"h", r"\alpha", r"\bar w"} if found else set()
         assert contract_text.notation(row, chapter_) == right
+
+
+def test_a_letter_has_one_meaning_in_the_book():
+    used = {}
+    for path in NOTEBOOKS:
+        number = path.stem.partition("_")[0].lstrip("0")
+        prose = contract_text.page_prose(nbformat.read(path, as_version=4))
+        used[number] = contract_text.symbols(prose)
+    assert list(contract_symbols.collisions(AROUND.notation, used)) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ("| $x$ | another | |", "x stands in 2 rows: a letter has one meaning"),
+        ("| $z$ | unused | |", "z has a row and is not used in any chapter"),
+        ("| $u,\\ y$ | in chapters 1 and 2 | |", "u has a row and is not used in chapters 2"),
+        ("| $\\hat x$ | another symbol, in chapter 2 | |", ""),
+        ("\n".join(f"| ${c}$ | a | |" for c in "abcdefghijklmnopqrst"), "21 rows are for all"),
+    ],
+)
+def test_a_letter_with_two_meanings_or_none_is_named(row, sentence):
+    used = {"1": {"x", "u", "y"}, "2": {"x", "y", r"\hat x"}}
+    found = list(contract_symbols.collisions(f"| $x$ | an input | |\n{row}", used))
+    assert sentence in "; ".join(found) and bool(found) == bool(sentence)
 
 
 def test_formatting_brings_a_used_notebook_into_the_kept_form(tmp_path):

@@ -11,14 +11,14 @@ from metalearn_tut.nb.chapters import chapter07
 # Exercise 1: the end of the rounds
 
 
-def by_formula(a, h, sizes, T0, alpha, beta):
-    pulls = sizes * (1 - (1 - beta * h * (1 - alpha * h) ** 2) ** T0)
+def by_formula(a, h, sizes, steps, alpha, beta):
+    pulls = sizes * (1 - (1 - beta * h * (1 - alpha * h) ** 2) ** steps)
     return (pulls * a).sum() / pulls.sum()
 
 
-def by_solving(a, h, sizes, T0, alpha, beta):
+def by_solving(a, h, sizes, steps, alpha, beta):
     """A round is linear in where it starts: two rounds say where it ends."""
-    r = (1 - beta * h * (1 - alpha * h) ** 2) ** T0
+    r = (1 - beta * h * (1 - alpha * h) ** 2) ** steps
     first, second = (((sizes * (a + r * (s - a))).sum() / sizes.sum()) for s in (0.0, 1.0))
     return first / (1 - (second - first))
 
@@ -26,8 +26,8 @@ def by_solving(a, h, sizes, T0, alpha, beta):
 def with_formula(change):
     """The formula with other arguments."""
 
-    def answer(a, h, sizes, T0, alpha, beta):
-        return by_formula(*change(a, h, sizes, T0, alpha, beta))
+    def answer(a, h, sizes, steps, alpha, beta):
+        return by_formula(*change(a, h, sizes, steps, alpha, beta))
 
     return answer
 
@@ -72,9 +72,11 @@ WRONG = {
     "end": [
         lambda a, h, sizes, *rest: (sizes * a).sum() / sizes.sum(),
         lambda a, h, sizes, *rest: a.mean(),
-        with_formula(lambda a, h, sizes, T0, *rest: (a, h, torch.ones_like(sizes), T0, *rest)),
-        with_formula(lambda a, h, sizes, T0, alpha, beta: (a, h, sizes, T0, 0.0, beta)),
-        with_formula(lambda a, h, sizes, T0, alpha, beta: (a, h, sizes, 1, alpha, beta)),
+        with_formula(
+            lambda a, h, sizes, steps, *rest: (a, h, torch.ones_like(sizes), steps, *rest)
+        ),
+        with_formula(lambda a, h, sizes, steps, alpha, beta: (a, h, sizes, steps, 0.0, beta)),
+        with_formula(lambda a, h, sizes, steps, alpha, beta: (a, h, sizes, 1, alpha, beta)),
         lambda *given: by_formula(*given)[None],
     ],
     "work": [

@@ -14,15 +14,15 @@ __all__ = ["check_end", "check_work"]
 
 
 def check_end(my_end: Callable[[Tensor, Tensor, Tensor, int, float, float], Tensor]) -> None:
-    """Exercise 7.1: where rounds of ``T0`` local steps end, for quadratic nodes.
+    """Exercise 7.1: where rounds of ``steps`` local steps end, for quadratic nodes.
 
-    ``my_end(a, h, sizes, T0, alpha, beta)`` in float64; the right answer is found by taking
+    ``my_end(a, h, sizes, steps, alpha, beta)`` in float64; the right answer is found by taking
     the rounds.
 
     Examples
     --------
-    >>> def answer(a, h, sizes, T0, alpha, beta):
-    ...     pulls = sizes * (1 - (1 - beta * h * (1 - alpha * h) ** 2) ** T0)
+    >>> def answer(a, h, sizes, steps, alpha, beta):
+    ...     pulls = sizes * (1 - (1 - beta * h * (1 - alpha * h) ** 2) ** steps)
     ...     return (pulls * a).sum() / pulls.sum()
     >>> check_end(answer)
     Exercise 7.1: correct
@@ -30,27 +30,27 @@ def check_end(my_end: Callable[[Tensor, Tensor, Tensor, int, float, float], Tens
 
     def verify() -> None:
         generator = torch.Generator().manual_seed(0)
-        for n, T0, alpha, beta in ((2, 1, 0.1, 0.1), (3, 4, 0.2, 0.3), (5, 30, 0.0, 0.2)):
+        for n, steps, alpha, beta in ((2, 1, 0.1, 0.1), (3, 4, 0.2, 0.3), (5, 30, 0.0, 0.2)):
             a = 3 * torch.randn(n, generator=generator).double()
             h = 0.5 + 2 * torch.rand(n, generator=generator).double()
             sizes = torch.randint(1, 50, (n,), generator=generator).double()
             if n == 3:
                 sizes[1] = 0
-            what = f"end of rounds of {n} nodes, T0 = {T0}, alpha = {alpha}, beta = {beta}"
-            right = _end_of_rounds(a, h, sizes, T0, alpha, beta)
-            close(my_end(a, h, sizes, T0, alpha, beta), right, what)
+            what = f"end of rounds of {n} nodes, steps = {steps}, alpha = {alpha}, beta = {beta}"
+            right = _end_of_rounds(a, h, sizes, steps, alpha, beta)
+            close(my_end(a, h, sizes, steps, alpha, beta), right, what)
 
     check("Exercise 7.1", verify)
 
 
 def _end_of_rounds(
-    a: Tensor, h: Tensor, sizes: Tensor, T0: int, alpha: float, beta: float
+    a: Tensor, h: Tensor, sizes: Tensor, steps: int, alpha: float, beta: float
 ) -> Tensor:
     """By taking rounds until nothing moves, each node's slope from its two inner steps."""
     theta, moved = torch.zeros((), dtype=torch.float64), 1.0
     while moved > 1e-12:
         own = theta.expand_as(a)
-        for _ in range(T0):
+        for _ in range(steps):
             adapted = own - alpha * h * (own - a)
             own = own - beta * (1 - alpha * h) * h * (adapted - a)
         before, theta = theta, (sizes * own).sum() / sizes.sum()

@@ -58,9 +58,9 @@ class Recipe:
 
 
 RECIPES = {
-    "emoji_5way_1shot": Recipe(width=64, first=3500, second=1200),
-    "emoji_5way_1shot_small": Recipe(width=12, first=6000, second=2000),
-    "emoji_protonet": Recipe(width=32, first=6000, second=0),
+    "emoji_5way_1shot": Recipe(width=64, first=3000, second=600),
+    "emoji_5way_1shot_small": Recipe(width=12, first=4000, second=1000, decay=0.1, recolored=0.0),
+    "emoji_protonet": Recipe(width=64, first=3000, second=0),
 }
 
 

@@ -45,7 +45,7 @@ def _arm(trainings: list[dict[str, Any]]) -> dict[str, float]:
     right = [statistics.fmean(accuracies(values["test"])) for values in trainings]
     accuracy = Row(right, 0.0)
     found = {"accuracy": accuracy.mean, "over_seeds": accuracy.over_trainings}
-    for what in ("parameters", "macs", "bytes"):
+    for what in ("parameters", "macs", "bytes", "learner_bytes"):
         found[what] = statistics.fmean(values["cost"][what] for values in trainings)
     return {name: round(value, 6) for name, value in found.items()}
 

@@ -34,7 +34,8 @@ def numbers(said):
 def test_every_chapter_has_a_row_and_a_link_to_colab():
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text("utf-8"))
     parts = [part for part in toc["parts"] if part.get("caption") in ("Chapters", "Appendix")]
-    listed = [page["file"] for part in parts for page in part["chapters"]]
+    pages = [page["file"] for part in parts for page in part["chapters"]]
+    listed = [name for name in pages if (ROOT / "book" / f"{name}.ipynb").is_file()]
     assert list(ROWS) == listed
     for name in listed:
         assert README.count(f"/blob/main/book/{name}.ipynb") == 1

@@ -21,7 +21,7 @@ def test_every_shipped_learner_has_a_result_and_is_small():
     assert pretrained.available() == sorted(NAMES + EMOJI)
     assert all((ROOT / "results" / "emoji" / f"{name}.json").exists() for name in EMOJI)
     assert all(pretrained.path(name).stat().st_size < 500_000 for name in NAMES + EMOJI)
-    assert pretrained.path("emoji_5way_1shot_small").stat().st_size <= 20_000
+    assert pretrained.path("emoji_5way_1shot_small").stat().st_size < 20 * 1024
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,6 +30,10 @@ GRAY = next(of["name"] for of in learners.shown() if of["channels"] == 1)
 PHONE = 360
 
 
+def test_the_page_that_the_command_opens_is_the_demo_of_the_book():
+    assert alone.PAGE.read_text("utf-8") == alone.text("../") + "\n"
+
+
 @pytest.fixture(scope="module")
 def driver():
     if (reason := browser.missing()) is not None:

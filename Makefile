@@ -29,13 +29,14 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 2147483647
 export IPYTHONDIR := $(CURDIR)/build/ipython
 
-.PHONY: help setup glyphs test test-all book screenshots notebooks format lint bench constraints clean FORCE
+.PHONY: help setup glyphs test test-all book dist screenshots notebooks format lint bench constraints clean FORCE
 
 help:
 	@echo 'make setup        create $(VENV) and install the pinned versions (every other target does it too)'
 	@echo 'make test         what decides most, in five minutes: ruff, unit tests, every notebook, the book contract'
 	@echo 'make test-all     the slow tests, too'
 	@echo 'make book         execute every notebook, build the book, check it, print its address'
+	@echo 'make dist         the files of a release, made and tried: wheel, source, zipped book, notebooks'
 	@echo 'make screenshots  pictures of every page, wide and narrow, light and dark (needs chromium)'
 	@echo 'make notebooks    executed copies of the notebooks in build/executed'
 	@echo 'make format       format code and notebooks, remove outputs'
@@ -99,10 +100,11 @@ notebooks: $(READY) glyphs
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of
 # them, since a page that is not made again would keep its warnings to itself.
-$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py $(READING)
+$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py tools/wheel.py $(READING)
 	@rm -rf build/book $(HTML) _build/.doctrees
 	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/
+	@$(BIN)/python tools/wheel.py build/book/_extra/wheel
 	@sed 's/execute_notebooks: force/execute_notebooks: "off"/' _config.yml > build/_config.yml
 	$(BIN)/jupyter-book build build/book --config build/_config.yml --path-output . -n -W --keep-going -q
 	$(BIN)/python tools/check_book.py $(HTML) book build/executed
@@ -112,6 +114,9 @@ $(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _c
 book: notebooks
 	@$(MAKE) --no-print-directory $(HTML)/.checked
 	@echo $(CURDIR)/$(HTML)/index.html
+
+dist: book
+	$(BIN)/python tools/dist.py $(HTML) build/executed dist
 
 screenshots: book
 	$(BIN)/python tools/screenshots.py $(HTML) build/screenshots

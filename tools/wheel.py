@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -32,16 +34,28 @@ def name() -> str:
     return f"metalearn_tut-{version()}-py3-none-any.whl"
 
 
+@contextmanager
+def copied() -> Iterator[Path]:
+    """A copy of what the package is built from, for a while."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / "source"
+        shutil.copytree(ROOT / "metalearn_tut", copy / "metalearn_tut", ignore=CLEAN)
+        for file in BESIDE:
+            shutil.copy(ROOT / file, copy / file)
+        yield copy
+
+
 def build(folder: Path) -> Path:
     """Build the wheel into a folder, and return its path."""
-    with tempfile.TemporaryDirectory() as place:
-        source = Path(place) / "source"
-        shutil.copytree(ROOT / "metalearn_tut", source / "metalearn_tut", ignore=CLEAN)
-        for file in BESIDE:
-            shutil.copy(ROOT / file, source / file)
-        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-        environment = {**os.environ, "SOURCE_DATE_EPOCH": DATE}
-        subprocess.run([*pip, "--wheel-dir", folder, source], check=True, env=environment)
+    with copied() as copy:
+        return built(copy, folder)
+
+
+def built(source: Path, folder: Path) -> Path:
+    """Build the wheel of a folder with the package's source."""
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": DATE}
+    subprocess.run([*pip, "--wheel-dir", folder, source], check=True, env=environment)
     return Path(folder) / name()
 
 
@@ -51,5 +65,5 @@ def checksum(file: Path) -> str:
 
 
 if __name__ == "__main__":
-    built = build(Path(sys.argv[1]))
-    print(f"{built}: {built.stat().st_size:,} bytes, sha256 {checksum(built)}")
+    made = build(Path(sys.argv[1]))
+    print(f"{made}: {made.stat().st_size:,} bytes, sha256 {checksum(made)}")

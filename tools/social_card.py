@@ -1,7 +1,7 @@
 """The picture that is shown where somebody shares the project: ``python tools/social_card.py``.
 
-Made of the last frame of the first picture (``tools/hero.py``). Upload ``book/_static/social_card.png``
-in the repository's settings, under "Social preview".
+Made of the last frame of the first picture (``tools/hero.py``). Upload it,
+``book/_static/social_card.png``, in the repository's settings, under "Social preview".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import Image
 
 STATIC = Path(__file__).parents[1] / "book" / "_static"
 TITLE = "Few-shot learning of compact models"
-SAID = "A book and a PyTorch package: networks of a few kilobytes that learn from five pictures"
+SAID = "A book and a PyTorch package: small networks that learn from five pictures"
 
 
 def main() -> None:

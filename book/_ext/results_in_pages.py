@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 # A page, and the module of tools/ that generates its parts by their names.
-PAGES = {
+PAGES = {"intro": "front_page"} | {
     name: f"{name}_page"
     for name in (
         *("benchmarks", "claims", "emoji"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import benchmarks_page
 import nbformat
+import pretrain_emoji
 import pytest
 import side_by_side
 from PIL import Image
@@ -15,11 +16,14 @@ from metalearn_tut.nb import recorded
 
 ROOT = Path(__file__).parents[2]
 NAMES = [path.stem for path in sorted((ROOT / "results" / "pretrained").glob("*.json"))]
+EMOJI = sorted(set(pretrain_emoji.RECIPES) - set(pretrain_emoji.COMPARED))
 
 
 def test_every_shipped_learner_has_a_result_and_is_small():
-    assert pretrained.available() == NAMES
-    assert all(pretrained.path(name).stat().st_size < 500_000 for name in NAMES)
+    assert pretrained.available() == sorted(NAMES + EMOJI)
+    assert all((ROOT / "results" / "emoji" / f"{name}.json").exists() for name in EMOJI)
+    assert all(pretrained.path(name).stat().st_size < 500_000 for name in NAMES + EMOJI)
+    assert pretrained.path("emoji_5way_1shot_small").stat().st_size <= 20_000
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,6 +72,18 @@ def test_a_shipped_learner_does_what_its_result_says(name):
     assert learner.model.norm == "support"
     # Sixty tasks have an interval some three times as wide as the six hundred on record.
     assert abs(result.mean - values["support"]["mean"]) < 5 * values["support"]["half_width"]
+
+
+@pytest.mark.slow(quick="small")
+@pytest.mark.parametrize("name", EMOJI)
+def test_a_shipped_learner_of_emoji_does_what_its_result_says(name):
+    result = json.loads((ROOT / "results" / "emoji" / f"{name}.json").read_text())
+    for row in result["values"]["rows"]:
+        if row["ways"] == 5:
+            source = tasks.emoji("test", cross_artist=row["cross_artist"])
+            sampler = source.sampler(5, 1, row["queries"], seed=result["config"]["seed"])
+            found = evaluate(pretrained.load(name), sampler, 60)
+            assert abs(found.mean - row["accuracy"]) < 5 * row["half_width"]
 
 
 def test_a_shipped_learner_of_other_data_can_be_loaded():

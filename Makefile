@@ -19,7 +19,7 @@ EXECUTED := $(patsubst book/%,build/executed/%,$(sort $(wildcard book/*.ipynb)))
 HTML     := _build/html
 CLAIMS   := $(wildcard results/claims/*.json results/claims/*/*/*.json results/paper_scale/*/*/*.json tools/claims_*.py)
 SPEED    := $(wildcard results/benchmarks/*.json tools/benchmarks_*.py benchmarks/tried.json)
-READING  := tests/book/test_book_browser.py tools/browser.py tools/check_pages.py tools/check_pages.js
+READING  := tests/book/test_book_browser.py tools/browser.py tools/access.py tools/check_pages.py tools/check_pages.js
 
 # One thread per process: two notebooks at a time fill two cores. And nobody's own start-up files.
 export OMP_NUM_THREADS := 1
@@ -100,11 +100,11 @@ notebooks: $(READY) glyphs
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of
 # them, since a page that is not made again would keep its warnings to itself.
-$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py tools/wheel.py $(READING)
+$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py tools/own_wheel.py $(READING)
 	@rm -rf build/book $(HTML) _build/.doctrees
 	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/
-	@$(BIN)/python tools/wheel.py build/book/_extra/wheel
+	@$(BIN)/python tools/own_wheel.py build/book/_extra/wheel
 	@sed 's/execute_notebooks: force/execute_notebooks: "off"/' _config.yml > build/_config.yml
 	$(BIN)/jupyter-book build build/book --config build/_config.yml --path-output . -n -W --keep-going -q
 	$(BIN)/python tools/check_book.py $(HTML) book build/executed

@@ -17,9 +17,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import wheel
+import own_wheel
 
 DATE = (2024, 1, 1, 0, 0, 0)  # of every file in a zip, so that the same pages give the same zip
+WHOLE = ("index.html", "teach_it.html", "teach/index.html")  # and the wheel
 UNSEEN = (".checked", ".buildinfo", "objects.inv")
 TRIAL = """
 import sys
@@ -38,9 +39,9 @@ assert task.support_x.shape == (5, 3, 32, 32)
 def source(folder: Path) -> Path:
     """The package's source distribution."""
     build = "from setuptools.build_meta import build_sdist; import sys; build_sdist(sys.argv[1])"
-    with wheel.copied() as copy:
+    with own_wheel.copied() as copy:
         subprocess.run([sys.executable, "-c", build, folder], cwd=copy, check=True)
-    return folder / f"metalearn_tut-{wheel.version()}.tar.gz"
+    return folder / f"metalearn_tut-{own_wheel.version()}.tar.gz"
 
 
 def zipped(file: Path, files: dict[str, Path]) -> Path:
@@ -62,11 +63,11 @@ def pages(html: Path, around: str) -> dict[str, Path]:
 def wrong(dist: Path) -> Iterator[str]:
     """Sentences about what does not work in the files made."""
     with tempfile.TemporaryDirectory() as place:
-        yield from unused(dist / wheel.name(), Path(place) / "wheel")
-        with tarfile.open(dist / f"metalearn_tut-{wheel.version()}.tar.gz") as archive:
+        yield from unused(dist / own_wheel.name(), Path(place) / "wheel")
+        with tarfile.open(dist / f"metalearn_tut-{own_wheel.version()}.tar.gz") as archive:
             archive.extractall(place, filter="data")
-        again = wheel.built(Path(place) / f"metalearn_tut-{wheel.version()}", Path(place))
-        yield from differing(dist / wheel.name(), again)
+        again = own_wheel.built(Path(place) / f"metalearn_tut-{own_wheel.version()}", Path(place))
+        yield from differing(dist / own_wheel.name(), again)
     for file in dist.glob("*-book.zip"):
         yield from broken(file)
 
@@ -96,21 +97,26 @@ def broken(file: Path) -> Iterator[str]:
     with zipfile.ZipFile(file) as archive:
         around = file.stem
         names = set(archive.namelist())
-        for name in ("index.html", "teach_it.html", "teach/index.html", f"wheel/{wheel.name()}"):
+        for name in (
+            "index.html",
+            "teach_it.html",
+            "teach/index.html",
+            f"wheel/{own_wheel.name()}",
+        ):
             if f"{around}/{name}" not in names:
                 yield f"{file.name}: {name} is missing"
-        here = str(wheel.ROOT).encode()
+        here = str(own_wheel.ROOT).encode()
         for name in sorted(names):
             if here in archive.read(name):
-                yield f"{file.name}: {name} names the folder {wheel.ROOT}"
+                yield f"{file.name}: {name} names the folder {own_wheel.ROOT}"
 
 
 def main(html: Path, notebooks: Path, dist: Path) -> None:
     """Make all files anew, and try them."""
     shutil.rmtree(dist, ignore_errors=True)
     dist.mkdir(parents=True)
-    named = f"metalearn-tut-{wheel.version()}"
-    wheel.build(dist)
+    named = f"metalearn-tut-{own_wheel.version()}"
+    own_wheel.build(dist)
     source(dist.resolve())
     zipped(dist / f"{named}-book.zip", pages(html, f"{named}-book"))
     executed = {f"{named}-notebooks/{path.name}": path for path in notebooks.glob("*.ipynb")}
@@ -118,7 +124,7 @@ def main(html: Path, notebooks: Path, dist: Path) -> None:
     if found := list(wrong(dist)):
         raise SystemExit("\n".join(found))
     files = sorted(dist.iterdir())
-    sums = "".join(f"{wheel.checksum(file)}  {file.name}\n" for file in files)
+    sums = "".join(f"{own_wheel.checksum(file)}  {file.name}\n" for file in files)
     (dist / "SHA256SUMS").write_text(sums)
     for file in files:
         print(f"{file}: {file.stat().st_size:,} bytes")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 
-import wheel
+import own_wheel
 from benchmarks_text import table
 from packaging.requirements import Requirement
 
-FOLDER = wheel.ROOT / "build/book/_extra/wheel"
+FOLDER = own_wheel.ROOT / "build/book/_extra/wheel"
 TESTED = "3.11"
 SHOWN = ("torch", "numpy", "higher", "matplotlib", "pillow", "jupyter-book")
 
@@ -23,17 +23,17 @@ def generated() -> dict[str, str]:
 
 def brought() -> str:
     """A link to the wheel with its checksum, or how to get one."""
-    file = FOLDER / wheel.name()
+    file = FOLDER / own_wheel.name()
     if not file.is_file():
         return f"These pages were built without the wheel: `make book` puts `{file.name}` here."
     link = f'<a href="wheel/{file.name}" download>{file.name}</a>'
-    return f"{link}\n({file.stat().st_size / 1e6:.1f} MB, SHA-256 `{wheel.checksum(file)}`)"
+    return f"{link}\n({file.stat().st_size / 1e6:.1f} MB, SHA-256 `{own_wheel.checksum(file)}`)"
 
 
 def versions() -> str:
     """Which are tested, and which are the lowest that are allowed."""
     tested = pins()
-    project = (wheel.ROOT / "pyproject.toml").read_text("utf-8")
+    project = (own_wheel.ROOT / "pyproject.toml").read_text("utf-8")
     rows = [["Python", TESTED, re.search(r'requires-python = ">=(.*)"', project)[1]]]
     for name in SHOWN:
         least, below = re.search(rf'^    "{name}>=([\d.]+)(?:,<(\d+))?"', project, re.M).groups()
@@ -44,7 +44,7 @@ def versions() -> str:
 def pins() -> dict[str, str]:
     """The versions in constraints.txt for the Python that is tested."""
     python = {"python_version": TESTED, "python_full_version": f"{TESTED}.9"}
-    lines = (wheel.ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    lines = (own_wheel.ROOT / "constraints.txt").read_text("utf-8").splitlines()
     found = [Requirement(line) for line in lines if line and not line.startswith("#")]
     here = (pin for pin in found if pin.marker is None or pin.marker.evaluate(python))
     return {pin.name: next(iter(pin.specifier)).version for pin in here}

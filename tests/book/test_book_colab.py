@@ -19,9 +19,9 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import nbformat
+import own_wheel
 import pytest
 import set_repository
-import wheel as wheel_tool
 from contract_code import code_cells
 from nbformat.v4 import new_code_cell, new_notebook
 from packaging.requirements import Requirement
@@ -89,7 +89,7 @@ def slow():
 @pytest.fixture(scope="session")
 def wheel(slow, tmp_path_factory):
     """Our package as the book brings it along."""
-    return wheel_tool.build(tmp_path_factory.mktemp("wheel"))
+    return own_wheel.build(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
@@ -188,11 +188,11 @@ subprocess.run = lambda command, check: print(*command[4:])
 @pytest.mark.parametrize("given", ["address", "variable", "uploaded"])
 def test_on_colab_the_first_cell_installs_the_package_and_leaves_torch_alone(given, tmp_path):
     before, environment = f"{RECORDED}sys.modules['google.colab'] = sys", {}
-    package = f"git+https://github.com/somebody/metalearn-tut@v{wheel_tool.version()}"
+    package = f"git+https://github.com/somebody/metalearn-tut@v{own_wheel.version()}"
     if given == "variable":
         package = environment["METALEARN_TUT_WHEEL"] = "/x/y.whl"
     if given == "uploaded":
-        package = wheel_tool.name()
+        package = own_wheel.name()
         (tmp_path / package).touch()
     lines = first_cell(tmp_path, before, HOSTED, **environment).stdout.splitlines()
     assert lines[0] == f"--quiet --no-deps {package} higher"
@@ -200,9 +200,9 @@ def test_on_colab_the_first_cell_installs_the_package_and_leaves_torch_alone(giv
 
 
 def test_the_wheel_is_the_same_each_time_and_holds_the_whole_package(tmp_path):
-    first, second = (wheel_tool.build(tmp_path / name) for name in ("a", "b"))
-    assert first.name == second.name == wheel_tool.name()
-    assert wheel_tool.checksum(first) == wheel_tool.checksum(second)
+    first, second = (own_wheel.build(tmp_path / name) for name in ("a", "b"))
+    assert first.name == second.name == own_wheel.name()
+    assert own_wheel.checksum(first) == own_wheel.checksum(second)
     with zipfile.ZipFile(first) as file:
         inside = {name for name in file.namelist() if name.startswith("metalearn_tut/")}
     package = [p for p in (ROOT / "metalearn_tut").rglob("*") if p.is_file()]

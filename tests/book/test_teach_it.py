@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import access
 import background
 import browser
 import check_pages
@@ -40,6 +41,15 @@ def driver():
         pytest.skip(reason)
     with browser.browser() as started:
         yield started
+
+
+@pytest.mark.parametrize("width", [browser.DESKTOP, PHONE])
+def test_everyone_can_use_it(driver, page, width):
+    """At first, and with an answer."""
+    open_page(driver, page, width)
+    assert access.serious(driver) == []
+    start(driver, GRAY)
+    assert access.serious(driver) == []
 
 
 @pytest.fixture(scope="module")

@@ -4,19 +4,19 @@ import tarfile
 import zipfile
 
 import dist
+import own_wheel
 import pytest
-import wheel
 import yaml
 
-ROOT = wheel.ROOT
-NAMED = f"metalearn-tut-{wheel.version()}"
+ROOT = own_wheel.ROOT
+NAMED = f"metalearn-tut-{own_wheel.version()}"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Pages and notebooks, and the wheel and source made once."""
     place = tmp_path_factory.mktemp("release")
-    for name in ("index.html", "teach_it.html", "teach/index.html", f"wheel/{wheel.name()}"):
+    for name in ("index.html", "teach_it.html", "teach/index.html", f"wheel/{own_wheel.name()}"):
         (place / "html" / name).parent.mkdir(parents=True, exist_ok=True)
         (place / "html" / name).write_text("hello")
     (place / "html/.checked").touch()
@@ -29,12 +29,12 @@ def place(tmp_path_factory):
 
 def test_a_release_has_five_files_and_their_sums(place):
     files = {path.name for path in (place / "dist").iterdir()}
-    source = f"metalearn_tut-{wheel.version()}.tar.gz"
+    source = f"metalearn_tut-{own_wheel.version()}.tar.gz"
     zips = {f"{NAMED}-book.zip", f"{NAMED}-notebooks.zip"}
-    assert files == {wheel.name(), source, *zips, "SHA256SUMS"}
+    assert files == {own_wheel.name(), source, *zips, "SHA256SUMS"}
     for line in (place / "dist/SHA256SUMS").read_text().splitlines():
         checksum, name = line.split("  ")
-        assert wheel.checksum(place / "dist" / name) == checksum
+        assert own_wheel.checksum(place / "dist" / name) == checksum
     with zipfile.ZipFile(place / f"dist/{NAMED}-book.zip") as archive:
         assert f"{NAMED}-book/index.html" in archive.namelist()
         assert not any(".checked" in name for name in archive.namelist())
@@ -43,14 +43,14 @@ def test_a_release_has_five_files_and_their_sums(place):
     with tarfile.open(place / "dist" / source) as archive:
         names = archive.getnames()
     for name in ("LICENSE", "LICENSE-TEXT", "LICENSE-DATA", "metalearn_tut/__main__.py"):
-        assert f"metalearn_tut-{wheel.version()}/{name}" in names
+        assert f"metalearn_tut-{own_wheel.version()}/{name}" in names
 
 
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
         ("teach/index.html", None, "teach/index.html is missing"),
-        (f"wheel/{wheel.name()}", None, f"wheel/{wheel.name()} is missing"),
+        (f"wheel/{own_wheel.name()}", None, f"wheel/{own_wheel.name()} is missing"),
         ("index.html", f"<p>{ROOT}/book", f"index.html names the folder {ROOT}"),
     ],
 )
@@ -67,15 +67,15 @@ def test_a_book_that_is_not_whole_is_refused(place, tmp_path, name, text, senten
 
 def test_a_wheel_without_its_data_is_refused(place, tmp_path):
     with (
-        zipfile.ZipFile(place / "dist" / wheel.name()) as whole,
-        zipfile.ZipFile(tmp_path / wheel.name(), "w") as part,
+        zipfile.ZipFile(place / "dist" / own_wheel.name()) as whole,
+        zipfile.ZipFile(tmp_path / own_wheel.name(), "w") as part,
     ):
         for info in whole.infolist():
             if not info.filename.endswith("emoji/index.json"):
                 part.writestr(info, whole.read(info))
-    (said,) = dist.unused(tmp_path / wheel.name(), tmp_path / "place")
-    assert wheel.name() in said
-    assert list(dist.differing(place / "dist" / wheel.name(), tmp_path / wheel.name())) == [
+    (said,) = dist.unused(tmp_path / own_wheel.name(), tmp_path / "place")
+    assert own_wheel.name() in said
+    assert list(dist.differing(place / "dist" / own_wheel.name(), tmp_path / own_wheel.name())) == [
         "the source gives another metalearn_tut/tasks/emoji/index.json"
     ]
 

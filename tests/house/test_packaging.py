@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import install_page
+import own_wheel
 import pytest
 import set_repository
-import wheel
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -113,9 +113,9 @@ def test_the_page_shows_the_versions_that_are_pinned_and_required():
 def test_the_page_links_to_the_wheel_with_its_checksum(tmp_path, monkeypatch):
     monkeypatch.setattr(install_page, "FOLDER", tmp_path)
     assert "`make book` puts" in install_page.brought()
-    (tmp_path / wheel.name()).write_bytes(b"a wheel")
+    (tmp_path / own_wheel.name()).write_bytes(b"a wheel")
     said = install_page.brought()
-    assert f'href="wheel/{wheel.name()}"' in said
+    assert f'href="wheel/{own_wheel.name()}"' in said
     assert hashlib.sha256(b"a wheel").hexdigest() in said
 
 

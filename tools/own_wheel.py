@@ -1,4 +1,4 @@
-"""The package as a wheel, the same bytes each time: ``python tools/wheel.py FOLDER``.
+"""The package as a wheel, the same bytes each time: ``python tools/own_wheel.py FOLDER``.
 
 It is built from a copy of the package, since setuptools leaves its work in the source folder, and
 without a network. The book brings it along, for notebooks on Colab.

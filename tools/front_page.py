@@ -58,6 +58,10 @@ QUESTIONS = {
         "Why is my meta-gradient wrong?",
         "Five ways, each run and caught on the versions that you have.",
     ),
+    "A2": Asked(
+        "What do five papers leave open?",
+        "How claims were decided, what failed, and what we would ask the authors.",
+    ),
 }
 LIMITS = (
     ("bytes of the file", "prune weights, and store what is left (ANP)", "04"),
@@ -82,11 +86,16 @@ def number(name: str) -> str:
     return name.partition("_")[0].lstrip("0")
 
 
+def file_of(name: str) -> Path:
+    """The source of a chapter, or of an appendix without code."""
+    notebook = ROOT / "book" / f"{name}.ipynb"
+    return notebook if notebook.is_file() else notebook.with_suffix(".md")
+
+
 def title(name: str) -> str:
     """Number and title of a chapter."""
-    text = (ROOT / "book" / f"{name}.ipynb").read_text("utf-8")
-    said = re.search(r'"# (.+?)(?:\\n)?"', text)[1]
-    return f"{number(name)}\u00a0{said}"
+    said = re.search(r'^(?:\s*")?# (.+?)(?:\\n)?"?,?$', file_of(name).read_text("utf-8"), re.M)
+    return f"{number(name)}\u00a0{said[1]}"
 
 
 def answered(report: Report, where: str) -> str:
@@ -125,8 +134,8 @@ def generated() -> dict[str, str]:
     """The parts of the book's first page."""
 
     return {
-        "questions": questions(lambda name: f"[{title(name)}]({name}.ipynb)"),
-        "limits": limits(lambda name: f"[{number(name)}]({name}.ipynb)"),
+        "questions": questions(lambda name: f"[{title(name)}]({file_of(name).name})"),
+        "limits": limits(lambda name: f"[{number(name)}]({file_of(name).name})"),
     }
 
 
@@ -136,8 +145,9 @@ def for_readme() -> dict[str, str]:
     site = set_repository.site(slug)
 
     def link(name: str) -> str:
-        colab = f"https://colab.research.google.com/github/{slug}/blob/main/book/{name}.ipynb"
-        return f"[{title(name)}]({site}/{name}.html) [▶]({colab})"
+        page, file = f"[{title(name)}]({site}/{name}.html)", file_of(name)
+        colab = f"https://colab.research.google.com/github/{slug}/blob/main/book/{file.name}"
+        return f"{page} [▶]({colab})" if file.suffix == ".ipynb" else page
 
     return {
         "questions": questions(link),

@@ -229,17 +229,5 @@ def _paper_scale(name: str, root: Path) -> list[str]:
     return [f"At the paper's scale, on a GPU: {said}.", f"```\n{command}\n```"]
 
 
-def readme(root: Path = ROOT) -> dict[str, str]:
-    """For the README, by study: its first claim's effect and verdict, or how far it is."""
-    found = {}
-    for name, report in reports(root).items():
-        finding = report.claims()[0]
-        said = verdict(finding, report).strip("*")
-        effect = finding.effect
-        number = f"{effect.mean:+.3f} ± {effect.over_seeds:.3f}, " if effect else ""
-        found[name] = f"{number}{said}"
-    return found
-
-
 if __name__ == "__main__":
     print(generated()["claims"], end="")

@@ -118,13 +118,6 @@ def test_a_file_of_another_configuration_counts_for_nothing(toy, tmp_path):
     assert "running (3 of 4 jobs)" in claims_page.generated(tmp_path)["claims"]
 
 
-def test_the_readmes_numbers_come_from_the_same_files(toy, tmp_path):
-    toy(long=[[9, 9], [9, 8]], short=[[5, 5], [5, 4]])
-    assert claims_page.readme(tmp_path) == {"hetrom": "+0.400 ± 0.000, holds"}
-    toy(long=[None, [9, 8]], short=[[5, 5], [5, 4]])
-    assert claims_page.readme(tmp_path) == {"hetrom": "running (3 of 4 jobs)"}
-
-
 def test_decided_claims_stand_first(page):
     table = page.partition("\n## ")[0]
     places = [re.search(r"\| (\*\*|not decided|running|not begun)", row)[1]

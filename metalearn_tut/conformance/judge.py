@@ -88,7 +88,7 @@ def distance(found: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
 
 # Says that there is no such thing here, or what to do instead.
 CLEAR = re.compile(
-    r"(?i)(not|n't)( yet| currently)? (support|implement|have a)|unsupported|no batched form"
+    r"(?i)(not|n't|only)( yet| currently)? (support|implement|have a)|unsupported|no batched form"
     r"|cannot follow|must agree|(;|please|instead,?) use\b|maybe try"
 )
 

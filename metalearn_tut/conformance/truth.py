@@ -22,7 +22,8 @@ STEP, LARGE = 1e-6, 200
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {}),
     "momentum": (torch.optim.SGD, {"momentum": 0.875}),
-    "adam": (torch.optim.Adam, {"eps": 0.125}),
+    "adam": (torch.optim.Adam, {}),
+    "adam_eps": (torch.optim.Adam, {"eps": 2**-10}),
 }
 """What ``optimizer=`` names, as ``torch.optim`` has it."""
 Gradients = dict[str, Tensor]

@@ -52,6 +52,7 @@ LEARNING = (
     _case("learned rates, one a parameter and step", "rate", options={"rates": _rates(2)}),
     _case("inner SGD with momentum", "momentum", options={"optimizer": "momentum"}),
     _case("inner Adam", "[Aa]dam", options={"optimizer": "adam"}),
+    _case("inner Adam, eps of 1/1024", "[Aa]dam", options={"optimizer": "adam_eps"}),
     Case(
         "implicit, at the minimum",
         lambda: nn.Linear(3, 1).double(),

@@ -39,15 +39,16 @@ class _ByHand(nn.Module):
 
 
 class _Attention(nn.Module):
-    """``nn.MultiheadAttention`` over three positions."""
+    """``nn.MultiheadAttention`` over three positions, by a fused kernel unless weights are asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, need_weights: bool) -> None:
         super().__init__()
+        self.need_weights = need_weights
         self.attention = nn.MultiheadAttention(2, 1, batch_first=True).double()
         self.last = nn.Linear(2, 1).double()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.attention(x, x, x, need_weights=False)[0].mean(1))
+        return self.last(self.attention(x, x, x, need_weights=self.need_weights)[0].mean(1))
 
 
 class _AttentionByHand(nn.Module):
@@ -95,7 +96,8 @@ SEQUENCES = (
     _case("LSTM", partial(_Recurrent, nn.LSTM), "LSTM|lstm"),
     _case("GRU", partial(_Recurrent, nn.GRU), "GRU|gru"),
     _case("GRU cell in a loop", _ByHand, "GRU|gru|shape|len"),
-    _case("nn.MultiheadAttention", _Attention, "ttention"),
+    _case("nn.MultiheadAttention", partial(_Attention, False), "ttention"),
+    _case("nn.MultiheadAttention with weights", partial(_Attention, True), "ttention"),
     _case("attention in Python", _AttentionByHand, "softmax|matmul|transpose"),
     Case("embedding", lambda: _Words(nn.Embedding(5, 2)), words, told="[Ee]mbedding"),
     Case(

@@ -46,6 +46,59 @@ class CalledTwice(nn.Module):
         return self.last(x)
 
 
+class Transposed(nn.Module):
+    """The first layer's weight used a second time, without a call of the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4).double(), nn.Linear(3, 1).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x)) @ self.first.weight)
+
+
+class InAList(nn.Module):
+    """Registered layers, called from a plain list that holds them, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4).double(), nn.Linear(4, 1).double()
+        self.order = [self.first, torch.tanh, self.last]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.order:
+            x = part(x)
+        return x
+
+
+class AsMethod(nn.Module):
+    """A bound method of its own, kept as an attribute: which body is run is chosen once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4).double(), nn.Linear(4, 1).double()
+        self.body = self.smooth
+
+    def smooth(self, x: Tensor) -> Tensor:
+        """One of the bodies that could be chosen."""
+        return torch.tanh(self.first(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.body(x))
+
+
+class Penalized(nn.Module):
+    """Outputs that hold a penalty on all parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4).double(), nn.Linear(4, 1).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        penalty = sum(p.square().sum() for p in self.parameters())
+        return self.last(torch.tanh(self.first(x))) + 0.25 * penalty
+
+
 class OwnParameters(nn.Module):
     """Weights without layers: in a list, and of the network itself."""
 
@@ -136,6 +189,10 @@ WEIGHTS = (
     _case("one parameter in two layers", tied, "shared|tied|twice"),
     _case("one layer called twice", CalledTwice, "shared|twice"),
     _case("one layer under two names", registered_twice, "shared|tied|twice|registered"),
+    _case("a weight read without calling its layer", Transposed, "shared|first|get_attr"),
+    _case("layers called from a plain list", InAList, "list|registered"),
+    _case("a bound method as attribute", AsMethod, "method|attribute"),
+    _case("a penalty on self.parameters()", Penalized, "parameters|square"),
     _case("parameters without a layer", OwnParameters, "ParameterList|get_attr|weights|scale"),
     _case(
         "weight_norm (parametrization)",

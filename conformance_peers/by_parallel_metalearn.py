@@ -94,7 +94,9 @@ def by_backend(
         per_step=per_step,
         **OPTIMIZERS[optimizer][1],
     )
-    own = {name: inner.lrs[f"lr_{f'backbone.net.{name}'.replace('.', '_')}"] for name in rates or {}}
+    own = {
+        name: inner.lrs[f"lr_{f'backbone.net.{name}'.replace('.', '_')}"] for name in rates or {}
+    }
     for name, rate in own.items():
         rate.data = rates[name].reshape(rate.shape).to(rate.dtype)
     masked = loss is F.cross_entropy

@@ -19,9 +19,7 @@ INNER = {"sgd": torchopt.MetaSGD, "momentum": torchopt.MetaSGD, "adam": torchopt
 INNER["adam_eps"] = torchopt.MetaAdam
 
 
-def meta_gradient(
-    module, loss, tasks, *, inner_lr, inner_steps, optimizer="sgd", prox_weight=0.0
-):
+def meta_gradient(module, loss, tasks, *, inner_lr, inner_steps, optimizer="sgd", prox_weight=0.0):
     if prox_weight:
         return at_the_minimum(module, loss, tasks, inner_lr, inner_steps, prox_weight)
     module.zero_grad()

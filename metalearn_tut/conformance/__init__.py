@@ -11,7 +11,8 @@ A learner is judged as one function. This is a whole one, and what it is given a
                 value = loss(functional_call(module, params, task.support_x), task.support_y)
                 slopes = torch.autograd.grad(value, params.values(), create_graph=True)
                 params = {n: p - inner_lr * g for (n, p), g in zip(params.items(), slopes)}
-            (loss(functional_call(module, params, task.query_x), task.query_y) / len(tasks)).backward()
+            outputs = functional_call(module, params, task.query_x)
+            (loss(outputs, task.query_y) / len(tasks)).backward()
         return {name: p.grad for name, p in module.named_parameters()}
 
 ``python -m metalearn_tut.conformance my_module:meta_gradient`` judges it in every case: right;

@@ -8,7 +8,7 @@ support set, as everybody trains. Its slope in each number of the start is a cen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -140,7 +140,7 @@ def by_autograd(case: Case) -> Gradients:
     return dict(zip(start, found, strict=True))
 
 
-@lru_cache(maxsize=None)
+@cache
 def right_value(case: Case) -> Gradients:
     """The meta-gradient of a case by name, computed once in a process.
 

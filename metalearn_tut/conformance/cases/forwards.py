@@ -27,7 +27,7 @@ def _hooked_before() -> nn.Module:
     return model
 
 
-class Between(nn.Module):
+class _Between(nn.Module):
     """Two layers, and between them whatever a subclass does."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Between(nn.Module):
         return torch.tanh(h)
 
 
-class _InPlace(Between):
+class _InPlace(_Between):
     def between(self, h: Tensor) -> Tensor:
         h = torch.tanh(h) + 0
         h += 1
@@ -54,7 +54,7 @@ class _InPlace(Between):
         return h.mul_(0.5)
 
 
-class _Buffers(Between):
+class _Buffers(_Between):
     """A fixed scale, and a count of calls that each forward raises."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _Buffers(Between):
         return torch.tanh(h * self.scale)
 
 
-class _Constants(Between):
+class _Constants(_Between):
     """A fixed tensor as a plain attribute, in no state."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class _Constants(Between):
         return torch.tanh(h * self.scale)
 
 
-class _Branch(Between):
+class _Branch(_Between):
     """The larger half of the inputs goes another way: a decision on values, by ``if``."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class _Branch(Between):
         return torch.tanh(self.other(h) if h.mean() > 0 else h)
 
 
-class _QueryOnly(Between):
+class _QueryOnly(_Between):
     """A layer that only a set with one row more uses, as a query set has here."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class _QueryOnly(Between):
         return torch.tanh(self.other(torch.tanh(h)) if len(h) == 5 else h)
 
 
-class _Standardized(Between):
+class _Standardized(_Between):
     """Inputs standardized inside ``torch.no_grad()``, since they need no gradient."""
 
     def before(self, x: Tensor) -> Tensor:
@@ -108,12 +108,12 @@ class _Standardized(Between):
             return (x - x.mean(0)) / x.std(0)
 
 
-class _Distances(Between):
+class _Distances(_Between):
     def between(self, h: Tensor) -> Tensor:
         return torch.cdist(h, h.new_ones(4, 4).tril())
 
 
-class _Recomputed(Between):
+class _Recomputed(_Between):
     def between(self, h: Tensor) -> Tensor:
         return checkpoint(lambda h: torch.tanh(h).square(), h, use_reentrant=False)
 
@@ -132,12 +132,12 @@ class _Cube(torch.autograd.Function):
         return 3 * x**2 * grad
 
 
-class _OwnFunction(Between):
+class _OwnFunction(_Between):
     def between(self, h: Tensor) -> Tensor:
         return _Cube.apply(torch.tanh(h))
 
 
-class _Dropout(Between):
+class _Dropout(_Between):
     def __init__(self) -> None:
         super().__init__()
         self.dropout = nn.Dropout(0.5)

@@ -65,5 +65,7 @@ LEARNING = (
     Case("float32", lambda: network().float(), partial(single_precision, 3), tolerance=1e-4),
     Case("cross entropy", _classifier, partial(classification, 3), F.cross_entropy),
     Case("classes of unequal size", _classifier, unbalanced, F.cross_entropy, told="rows|size"),
-    Case("tasks of unequal size", _classifier, of_two_sizes, F.cross_entropy, told="size|shape|stack"),
+    Case(
+        "tasks of unequal size", _classifier, of_two_sizes, F.cross_entropy, told="size|shape|stack"
+    ),
 )

@@ -48,7 +48,9 @@ def _features(name: str, norm: Callable[[], nn.Module]) -> Case:
 
 
 NORMS = (
-    _images("batch norm, no statistics kept", partial(nn.BatchNorm2d, 2, track_running_stats=False)),
+    _images(
+        "batch norm, no statistics kept", partial(nn.BatchNorm2d, 2, track_running_stats=False)
+    ),
     _images("batch norm, statistics kept, training", partial(nn.BatchNorm2d, 2)),
     _images("batch norm, statistics kept, evaluated", partial(nn.BatchNorm2d, 2), _evaluated),
     _images(

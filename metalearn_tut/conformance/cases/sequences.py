@@ -39,7 +39,7 @@ class _ByHand(nn.Module):
 
 
 class _Attention(nn.Module):
-    """``nn.MultiheadAttention`` over three positions, by a fused kernel unless weights are asked."""
+    """``nn.MultiheadAttention`` over three positions; asked for weights it is not fused."""
 
     def __init__(self, need_weights: bool) -> None:
         super().__init__()

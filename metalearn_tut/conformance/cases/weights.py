@@ -33,7 +33,7 @@ def registered_twice() -> nn.Module:
     return model
 
 
-class CalledTwice(nn.Module):
+class _CalledTwice(nn.Module):
     """One layer, one name, two calls."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class CalledTwice(nn.Module):
         return self.last(x)
 
 
-class Transposed(nn.Module):
+class _Transposed(nn.Module):
     """The first layer's weight used a second time, without a call of the layer."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Transposed(nn.Module):
         return self.last(torch.tanh(self.first(x)) @ self.first.weight)
 
 
-class InAList(nn.Module):
+class _InAList(nn.Module):
     """Registered layers, called from a plain list that holds them, too."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class InAList(nn.Module):
         return x
 
 
-class AsMethod(nn.Module):
+class _AsMethod(nn.Module):
     """A bound method of its own, kept as an attribute: which body is run is chosen once."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class AsMethod(nn.Module):
         return self.last(self.body(x))
 
 
-class Penalized(nn.Module):
+class _Penalized(nn.Module):
     """Outputs that hold a penalty on all parameters."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Penalized(nn.Module):
         return self.last(torch.tanh(self.first(x))) + 0.25 * penalty
 
 
-class OwnParameters(nn.Module):
+class _OwnParameters(nn.Module):
     """Weights without layers: in a list, and of the network itself."""
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ def _frozen() -> nn.Module:
     return model
 
 
-class Unused(nn.Module):
+class _Unused(nn.Module):
     """A layer that no output depends on."""
 
     def __init__(self) -> None:
@@ -187,13 +187,13 @@ def _case(name: str, build: Callable[[], nn.Module], told: str) -> Case:
 WEIGHTS = (
     _case("three linear layers", network, r"(?!)"),
     _case("one parameter in two layers", tied, "shared|tied|twice"),
-    _case("one layer called twice", CalledTwice, "shared|twice"),
+    _case("one layer called twice", _CalledTwice, "shared|twice"),
     _case("one layer under two names", registered_twice, "shared|tied|twice|registered"),
-    _case("a weight read without calling its layer", Transposed, "shared|first|get_attr"),
-    _case("layers called from a plain list", InAList, "list|registered"),
-    _case("a bound method as attribute", AsMethod, "method|attribute"),
-    _case("a penalty on self.parameters()", Penalized, "parameters|square"),
-    _case("parameters without a layer", OwnParameters, "ParameterList|get_attr|weights|scale"),
+    _case("a weight read without calling its layer", _Transposed, "shared|first|get_attr"),
+    _case("layers called from a plain list", _InAList, "list|registered"),
+    _case("a bound method as attribute", _AsMethod, "method|attribute"),
+    _case("a penalty on self.parameters()", _Penalized, "parameters|square"),
+    _case("parameters without a layer", _OwnParameters, "ParameterList|get_attr|weights|scale"),
     _case(
         "weight_norm (parametrization)",
         partial(network, parametrizations.weight_norm),
@@ -201,11 +201,13 @@ WEIGHTS = (
     ),
     _case("weight_norm (hook)", partial(network, weight_norm_by_hook), "[Ww]eight_?[Nn]orm|hook"),
     _case("weight norm in Python", partial(network, weight_norm_in_python), "Parametrized"),
-    _case("spectral_norm, training", partial(_spectral, True), "[Ss]pectral|Parametrized|in-?place"),
+    _case(
+        "spectral_norm, training", partial(_spectral, True), "[Ss]pectral|Parametrized|in-?place"
+    ),
     _case("spectral_norm, evaluated", partial(_spectral, False), "[Ss]pectral|Parametrized"),
     _case("orthogonal weights (Cayley)", _orthogonal, "[Oo]rthogonal|Parametrized"),
     _case("mask as a parametrization", partial(network, masked), "Parametrized"),
     _case("mask by nn.utils.prune", partial(network, pruned), "prune|hook"),
     _case("a frozen layer", _frozen, "frozen|require"),
-    _case("a layer that nothing uses", Unused, "unused|not have been used"),
+    _case("a layer that nothing uses", _Unused, "unused|not have been used"),
 )

@@ -1,11 +1,11 @@
-"""`higher` as its documentation shows it.
+"""`higher`, as its documentation shows it.
 
-* the loop: github.com/facebookresearch/higher/blob/main/examples/maml-omniglot.py, lines 155-177,
-  with a ``backward()`` for each task;
-* first order: argument ``grad_callback`` of ``step`` in higher/optim.py, there for whatever is done
-  to the gradients;
-* rates and optimizers: github.com/facebookresearch/higher/blob/main/higher/__init__.py, argument
-  ``override`` of ``innerloop_ctx``; README, "torch.optim.Adam (and SGD)".
+* The loop, with a backward pass for each task:
+  <https://github.com/facebookresearch/higher/blob/15a247ac06cac0d22601322677daff0dcfff062e/examples/maml-omniglot.py#L133-L165>
+* Learned rates, by `override`:
+  <https://github.com/facebookresearch/higher/blob/15a247ac06cac0d22601322677daff0dcfff062e/higher/__init__.py#L58>
+* First order, by `grad_callback`, which is there for whatever is done to the gradients:
+  <https://github.com/facebookresearch/higher/blob/15a247ac06cac0d22601322677daff0dcfff062e/higher/optim.py#L191>
 """
 
 from __future__ import annotations

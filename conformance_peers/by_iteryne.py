@@ -1,8 +1,8 @@
-"""iteryne as its documentation shows it.
+"""iteryne, as its documentation shows it.
 
-* the loop: the project's description on the package index, "Manual training loop";
-* ``MetaSGD``: the same, "Variants"; ``adapt_names``: docstring of ``MAML``, "Optional subset of
-  parameter names to adapt", here those that are not frozen.
+* The loop ("Manual training loop") and `MetaSGD` ("Variants"):
+  <https://github.com/wonderwice/iteryne#readme>
+* Frozen parameters: `adapt_names`, in the docstring of `iteryne.MAML`.
 """
 
 from __future__ import annotations

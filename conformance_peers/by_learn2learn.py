@@ -1,12 +1,14 @@
-"""learn2learn as its documentation shows it.
+"""learn2learn, as its documentation shows it.
 
-* the loop: github.com/learnables/learn2learn, README, "Few-Shot Learning with MAML";
-* the flags for frozen and unused parameters, and ``first_order``: docstring of
-  ``learn2learn/algorithms/maml.py``;
-* a learned rate for each parameter: ``learn2learn/algorithms/meta_sgd.py``, argument ``lrs``.
+* The loop:
+  <https://github.com/learnables/learn2learn/blob/db5cee3795490071282bbdfa81179ef732349196/README.md?plain=1#L50-L65>
+* `first_order`, and `allow_nograd` for frozen and unused parameters:
+  <https://github.com/learnables/learn2learn/blob/db5cee3795490071282bbdfa81179ef732349196/learn2learn/algorithms/maml.py#L68-L73>
+* A learned rate for each parameter, by `lrs`:
+  <https://github.com/learnables/learn2learn/blob/db5cee3795490071282bbdfa81179ef732349196/learn2learn/algorithms/meta_sgd.py#L85>
 
-It does not install on Python 3.11 or newer; the classes are read from the unpacked source
-distribution (``python conformance_peers install``), without the parts that do not compile.
+It does not install on Python 3.11 or newer. Its classes are read from the unpacked source
+distribution, without the parts that do not compile.
 """
 
 from __future__ import annotations

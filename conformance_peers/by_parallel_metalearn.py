@@ -1,12 +1,14 @@
-"""parallel-metalearn (imported as ``metalearn``) as its documentation shows it.
+"""parallel-metalearn (imported as `metalearn`), as its documentation shows it.
 
-* the parts and ``backend="vmap"`` or ``"sequential"``: the project's description on the package
-  index, "Minimal Working Example" and "Usage Example";
-* networks with LSTM or GRU: ``nn_models/pytorch2metalearn.py``, "Translates standard PyTorch models
-  into vmap/functional compatible models"; it fails on batch norm (``reports/``), so those are
-  replaced by the library's own layer, as ``nn_models/CNN2D4L.py`` uses it;
-* another loss: a subclass of ``BaseLoss``, as the note in ``model_wrappers/MAMLWrapper.py`` says;
-* tasks of unequal size: padded, with ``samples_mask``, as ``loss/CEloss.py`` reads it.
+* The parts ("Minimal Working Example") and the two backends ("Usage Example"):
+  <https://github.com/Razani-Ali/parallel-metalearn/blob/214bcac821cd4c0fb21e32cd277cef73f7cc1e61/README.md>
+* LSTM and GRU are translated; this fails on batch norm, so that is the library's own layer:
+  <https://github.com/Razani-Ali/parallel-metalearn/blob/214bcac821cd4c0fb21e32cd277cef73f7cc1e61/metalearn/nn_models/pytorch2metalearn.py>
+  <https://github.com/Razani-Ali/parallel-metalearn/blob/214bcac821cd4c0fb21e32cd277cef73f7cc1e61/metalearn/nn_models/CNN2D4L.py>
+* Another loss is a subclass of `BaseLoss` ("Developer Note"):
+  <https://github.com/Razani-Ali/parallel-metalearn/blob/214bcac821cd4c0fb21e32cd277cef73f7cc1e61/metalearn/model_wrappers/MAMLWrapper.py>
+* Tasks of unequal size are padded, with `samples_mask`:
+  <https://github.com/Razani-Ali/parallel-metalearn/blob/214bcac821cd4c0fb21e32cd277cef73f7cc1e61/metalearn/loss/CEloss.py>
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""``torch.func`` as PyTorch's own examples show it.
+"""`torch.func`, as PyTorch's own examples show it.
 
-* one task after another: github.com/pytorch/pytorch/blob/main/functorch/examples/maml_omniglot/
-  maml-omniglot-ptonly.py, lines 139-165, with ``torch.func.functional_call`` for the functional
-  network of then;
-* all tasks at once: maml-omniglot-transforms.py in that folder, lines 116-173: ``grad`` and
-  ``vmap`` inside, ``backward()`` of the summed losses outside;
-* batch norm under ``vmap``: docs.pytorch.org/docs/stable/func.batch_norm.html, option 3,
-  ``torch.func.replace_all_batch_norm_modules_``, where a network is in training mode;
-* ``randomness="different"``: docs.pytorch.org/docs/stable/func.ux_limitations.html#randomness.
+* One task after another (`train`), with the functional call of today:
+  <https://github.com/pytorch/pytorch/blob/main/functorch/examples/maml_omniglot/maml-omniglot-ptonly.py>
+* All tasks at once (`loss_for_task`), `grad` and `vmap` inside, `backward` outside:
+  <https://github.com/pytorch/pytorch/blob/main/functorch/examples/maml_omniglot/maml-omniglot-transforms.py>
+* Batch norm under `vmap`, for networks in training mode:
+  <https://docs.pytorch.org/docs/stable/func.batch_norm.html> (`replace_all_batch_norm_modules_`)
+* Randomness under `vmap`:
+  <https://docs.pytorch.org/docs/stable/func.ux_limitations.html#randomness>
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""TorchOpt as its documentation shows it.
+"""TorchOpt, as its documentation shows it.
 
-* the loop: github.com/metaopt/torchopt/blob/main/examples/few-shot/maml_omniglot.py, lines 131-175;
-* ``MetaSGD(momentum=…)``, ``MetaAdam``: torchopt.readthedocs.io, "Differentiable optimizer";
-* implicit: github.com/metaopt/torchopt/blob/main/examples/iMAML/imaml_omniglot.py, lines 268-314,
-  with as many steps of conjugate gradient as the problem needs.
+* The loop, with one backward pass of all tasks:
+  <https://github.com/metaopt/torchopt/blob/960fb0aa53f27bad1af0bdf018b5ad4be077949a/examples/few-shot/maml_omniglot.py#L130-L176>
+* `MetaSGD(momentum=...)` and `MetaAdam`:
+  <https://github.com/metaopt/torchopt/blob/960fb0aa53f27bad1af0bdf018b5ad4be077949a/docs/source/optimizer/optim.rst>
+* Implicit, with as many steps of conjugate gradient as the problem needs:
+  <https://github.com/metaopt/torchopt/blob/960fb0aa53f27bad1af0bdf018b5ad4be077949a/examples/iMAML/imaml_omniglot_functional.py#L259>
 """
 
 from __future__ import annotations

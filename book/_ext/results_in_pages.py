@@ -15,7 +15,7 @@ from typing import Any
 # A page, and the module of tools/ that generates its parts by their names.
 PAGES = {
     name: f"{name}_page"
-    for name in ("benchmarks", "claims", "emoji", "teach_it")
+    for name in ("benchmarks", "claims", "conformance", "emoji", "teach_it")
 }
 MARK = re.compile(r"^% from results: (\w+)$", re.MULTILINE)
 

@@ -1,9 +1,9 @@
-'''Floor 8: is a meta-gradient right? Cases with right values, for any library and your own code.
+"""Floor 8: is a meta-gradient right? Cases with right values, for any library and your own code.
 
 A learner is judged as one function. This is a whole one, and what it is given and returns::
 
     def meta_gradient(module, loss, tasks, *, inner_lr, inner_steps):
-        """The mean over the tasks of d(query loss)/d(start), a tensor for each parameter's name."""
+        # the mean over the tasks of d(query loss)/d(start): a tensor for each parameter's name
         module.zero_grad()
         for task in tasks:
             params = dict(module.named_parameters())
@@ -29,7 +29,7 @@ not take is "not offered", and so is one for which it returns ``NotImplemented``
   (:data:`OPTIMIZERS`).
 * ``prox_weight``: strength λ of a pull ``λ/2 |p - start|²`` in the inner loop; the steps are
   enough to reach the minimum, so that implicit gradients are right as well.
-'''
+"""
 
 from metalearn_tut.conformance.case import Case
 from metalearn_tut.conformance.cases import CASES, GROUPS

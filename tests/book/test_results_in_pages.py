@@ -20,7 +20,7 @@ def extension(monkeypatch):
     return results_in_pages
 
 
-@pytest.mark.parametrize("name", ["benchmarks", "claims", "teach_it"])
+@pytest.mark.parametrize("name", ["benchmarks", "claims", "conformance", "teach_it"])
 def test_a_page_is_filled_and_others_are_left_as_they_are(extension, name):
     text = (ROOT / "book" / f"{name}.md").read_text("utf-8")
     source = [text]

@@ -111,9 +111,9 @@ def by_backend(
         backend=backend,
         device=torch.device("cpu"),
     )
+    prefix, metas = "backbone.net.", dict(model.named_parameters())
     algorithm.step(iter([batch(tasks)]), training=True)
-    prefix = "backbone.net."
-    found = {n.removeprefix(prefix): p.grad for n, p in model.named_parameters()}
+    found = {n.removeprefix(prefix): p.grad for n, p in metas.items()}
     found = {before(n, given): g for n, g in found.items()}
     return found | {f"rates.{n}": r.grad.reshape(rates[n].shape) for n, r in own.items()}
 

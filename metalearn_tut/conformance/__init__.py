@@ -26,7 +26,7 @@ not take is "not offered", and so is one for which it returns ``NotImplemented``
 * ``rates``: a dictionary of parameter name to its learned rate, a scalar or one for each step
   ``[inner_steps]``, in place of ``inner_lr``; their gradients are returned as ``rates.NAME``.
 * ``optimizer``: ``"momentum"`` or ``"adam"`` in the inner loop, as ``torch.optim`` has them
-  (:data:`OPTIMIZERS`).
+  (``"adam_eps"`` with a large eps; :data:`~metalearn_tut.conformance.truth.OPTIMIZERS`).
 * ``prox_weight``: strength λ of a pull ``λ/2 |p - start|²`` in the inner loop; the steps are
   enough to reach the minimum, so that implicit gradients are right as well.
 """

@@ -46,7 +46,7 @@ class Case:
     name: str
     build: Callable[[], nn.Module]
     tasks: Callable[[], list[Task]]
-    loss: TaskLoss = F.mse_loss
+    loss: TaskLoss = field(default_factory=lambda: F.mse_loss)
     inner_lr: float = 0.25
     inner_steps: int = 2
     options: Mapping[str, Any] = field(default_factory=dict)

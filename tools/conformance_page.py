@@ -129,23 +129,25 @@ def silent(results: Results) -> str:
     for side, case in results.wrong():
         if not side.startswith("ours"):
             found.setdefault(report_of(side, case) or "", []).append((side, case))
-    rows = []
+    rows, peers = [], {side for side in results.sides if not side.startswith("ours")}
     for name in (n for n in REPORTS if n in found):
         report, who = REPORTS[name], found[name]
         most = max(results.sides[side][case]["error"] for side, case in who)
-        sides = list(dict.fromkeys(SIDES[side].title for side, _ in who))
-        known = thread(report.upstream) if report.upstream else "no thread found"
+        sides = dict.fromkeys(side for side, _ in who)
+        titles = "all peers" if peers <= set(sides) else "; ".join(SIDES[s].title for s in sides)
+        known = thread(report.upstream) if report.upstream else ""
         said = docstring(results.root / PEERS / "reports" / f"{name}.py").rstrip(".")
-        script = f"[`{name}.py`]({SOURCE}/reports/{name}.py)"
-        rows.append([plain(said), "; ".join(sides), amount(most), report.instead, known, script])
-    head = ["what", "wrong", "by up to", "right instead", "known", "shown by"]
+        script = f"[{plain(said)}]({SOURCE}/reports/{name}.py)"
+        rows.append([script, titles, amount(most), report.instead, known])
+    head = ["what", "wrong", "by up to", "right instead", "thread"]
     return table(head, rows) if rows else f"This was {NOT_YET}."
 
 
 def thread(upstream: str) -> str:
     """A link to ``owner/name#number``."""
     repository, _, number = upstream.partition("#")
-    return f"[{upstream}](https://github.com/{repository}/issues/{number})"
+    name = repository.partition("/")[2]
+    return f"[{name}#{number}](https://github.com/{repository}/issues/{number})"
 
 
 def rest(results: Results) -> str:
@@ -156,7 +158,7 @@ def rest(results: Results) -> str:
         for line in folded(f"All cases: {group}", [rows_of(results, [c.name for c in cases])])
     ]
     boxes += folded("What is said where one refuses or stops", [loud(results)])
-    boxes += folded("How each was used", used(results))
+    boxes = ["::::{div} judged", *boxes, "::::", *folded("How each was used", used(results))]
     told = [
         circumstances(side, {**file, "config": {"peers": file["config"]["packages"]}})
         for side, file in results.files.items()

@@ -1,4 +1,4 @@
-"""torch: functional_call leaves its tensors in a module with two names (pytorch/pytorch#164759)."""
+"""torch: functional_call leaves its tensors in a module with two names."""
 
 import torch
 from torch.func import functional_call

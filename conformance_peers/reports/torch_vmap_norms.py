@@ -1,4 +1,4 @@
-"""torch: under vmap, norms with weights have a wrong second derivative (pytorch/functorch#534)."""
+"""torch: under vmap, norms with weights have a wrong second derivative."""
 
 import torch
 from torch.func import grad, vmap

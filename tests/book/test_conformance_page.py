@@ -47,7 +47,7 @@ def test_every_library_that_is_wrong_stands_among_the_silent_errors():
 
 
 def test_every_adapter_is_linked_and_says_what_it_follows():
-    for side in SIDES.values():
+    for side in filter(lambda side: side.adapter, SIDES.values()):
         assert f"/{side.adapter}.py" in PARTS["rest"]
     assert "<http" not in PARTS["rest"]
 

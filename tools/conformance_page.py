@@ -86,7 +86,7 @@ def cell(verdict: dict[str, Any] | None) -> str:
     if verdict is None or verdict["kind"] == "not offered":
         return ""
     if verdict["kind"] in ("refused", "crash"):
-        return "refuses" if verdict["kind"] == "refused" else "stops"
+        return "–" if verdict["kind"] == "refused" else "stops"
     off = verdict["error"]
     if verdict["kind"] == "right":
         return "✓" if off < 1e-6 else f"✓\u00a0{amount(off)}"
@@ -138,7 +138,8 @@ def silent(results: Results) -> str:
         known = thread(report.upstream) if report.upstream else ""
         said = docstring(results.root / PEERS / "reports" / f"{name}.py").rstrip(".")
         script = f"[{plain(said)}]({SOURCE}/reports/{name}.py)"
-        rows.append([script, titles, amount(most), report.instead, known])
+        by = amount(most) if most > 1e-6 else "changed"
+        rows.append([script, titles, by, report.instead, known])
     head = ["what", "wrong", "by up to", "right instead", "thread"]
     return table(head, rows) if rows else f"This was {NOT_YET}."
 

@@ -22,7 +22,7 @@ SIDES = {
     "ours_functional": Side("this package, `functional`", "ours"),
     "ours_recomputed": Side("this package, `functional` with `recompute=True`", ""),
     "ours_vectorised": Side("this package, `vectorised`", "ours, vectorised"),
-    "ours_higher": Side("this package, `higher`", "ours, by `higher`"),
+    "ours_higher": Side("this package, `higher`", "ours, `higher`"),
     "ours_implicit": Side("this package, `implicit`", ""),
     "higher": Side("`higher`", "`higher`", "by_higher"),
     "learn2learn": Side("learn2learn", "learn2learn", "by_learn2learn"),

@@ -75,7 +75,7 @@ def test_other_results_make_another_page(tmp_path):
     [
         (None, ""),
         ({"kind": "not offered"}, ""),
-        ({"kind": "refused"}, "refuses"),
+        ({"kind": "refused"}, "–"),
         ({"kind": "crash"}, "stops"),
         ({"kind": "right", "error": 2e-5}, "✓\u00a02e\u201105"),
         ({"kind": "wrong", "error": float("inf")}, "**NaN**"),

@@ -81,7 +81,7 @@ def cell(verdict: dict[str, Any] | None) -> str:
     Examples
     --------
     >>> cell({"kind": "right", "error": 1e-9}), cell({"kind": "wrong", "error": 0.0326})
-    ('✓', '**3.3 %**')
+    ('✓', '**3.3\\xa0%**')
     """
     if verdict is None or verdict["kind"] == "not offered":
         return ""

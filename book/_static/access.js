@@ -14,4 +14,13 @@ document.addEventListener("DOMContentLoaded", () => {
     const page = unfolding.closest("li").querySelector("a").textContent.trim();
     unfolding.setAttribute("aria-label", `Pages of ${page}`);
   }
+  // What scrolls sideways is scrolled by the arrow keys, once the keyboard has come to it.
+  const reach = () => {
+    for (const wide of all(".bd-article :is(pre, .pst-scrollable-table-container, div.math)")) {
+      if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+    }
+  };
+  reach();
+  addEventListener("load", reach);
+  addEventListener("resize", reach);
 });

@@ -29,13 +29,14 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 2147483647
 export IPYTHONDIR := $(CURDIR)/build/ipython
 
-.PHONY: help setup glyphs test test-all book dist screenshots notebooks format lint bench constraints clean FORCE
+.PHONY: help setup glyphs test test-all book dist robust screenshots notebooks format lint bench constraints clean FORCE
 
 help:
 	@echo 'make setup        create $(VENV) and install the pinned versions (every other target does it too)'
 	@echo 'make test         what decides most, in five minutes: ruff, unit tests, every notebook, the book contract'
 	@echo 'make test-all     the slow tests, too'
 	@echo 'make book         execute every notebook, build the book, check it, print its address'
+	@echo 'make robust       every chapter with five seeds, one and two threads; CHAPTERS="07 08" for some'
 	@echo 'make dist         the files of a release, made and tried: wheel, source, zipped book, notebooks'
 	@echo 'make screenshots  pictures of every page, wide and narrow, light and dark (needs chromium)'
 	@echo 'make notebooks    executed copies of the notebooks in build/executed'
@@ -82,7 +83,8 @@ test: lint glyphs
 	@$(BIN)/python tools/notebook_times.py build/junit.xml
 	@tail -n 1 build/pytest.log
 
-# Runs killed at many moments, every network as a file, real data, the chapters as Colab runs them.
+# Runs killed at many moments, every network as a file, real data, the chapters as Colab runs them
+# and with another seed.
 test-all: export METALEARN_TUT_SLOW := 1
 test-all: test
 
@@ -117,6 +119,10 @@ book: notebooks
 
 dist: book
 	$(BIN)/python tools/dist.py $(HTML) build/executed dist
+
+# What the chapters say, for other trainings: every assertion with five seeds, one and two threads.
+robust: $(READY) glyphs
+	$(BIN)/python tools/robust.py $(CHAPTERS)
 
 screenshots: book
 	$(BIN)/python tools/screenshots.py $(HTML) build/screenshots

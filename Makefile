@@ -29,7 +29,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 2147483647
 export IPYTHONDIR := $(CURDIR)/build/ipython
 
-.PHONY: help setup glyphs test test-all book dist robust screenshots notebooks format lint bench constraints clean FORCE
+.PHONY: help setup glyphs test test-all book robust dist screenshots notebooks format lint bench constraints clean FORCE
 
 help:
 	@echo 'make setup        create $(VENV) and install the pinned versions (every other target does it too)'
@@ -117,12 +117,12 @@ book: notebooks
 	@$(MAKE) --no-print-directory $(HTML)/.checked
 	@echo $(CURDIR)/$(HTML)/index.html
 
-dist: book
-	$(BIN)/python tools/dist.py $(HTML) build/executed dist
-
 # What the chapters say, for other trainings: every assertion with five seeds, one and two threads.
 robust: $(READY) glyphs
 	$(BIN)/python tools/robust.py $(CHAPTERS)
+
+dist: book
+	$(BIN)/python tools/dist.py $(HTML) build/executed dist
 
 screenshots: book
 	$(BIN)/python tools/screenshots.py $(HTML) build/screenshots

@@ -9,8 +9,8 @@ the result is `results/emoji/NAME_SPLIT_SEED.json`. An interrupted training goes
 The recipe was chosen on validation classes. A MAML learner first learns with one inner step, which
 from a head at zero moves the head alone; then both steps of the whole network are trained. Its
 tasks have 60 ways, since more rivals teach more, and every fourth class other colors. The gradient
-of a mean over 60 classes is a twelfth of one over 5 for each row of the head: its rates are
-enlarged accordingly in the end.
+of a mean over 60 classes is for each row of the head a twelfth of one over 5: its rates are made
+smaller accordingly in the end.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def for_ways(trained: Learner, config: dict[str, Any]) -> Learner:
     given_to(learner, trained)
     with torch.no_grad():
         for rate, before in _rates_of_head(learner, trained):
-            rate.copy_(before * TRAIN_WAYS / config["tasks"]["ways"])
+            rate.copy_(before * config["tasks"]["ways"] / TRAIN_WAYS)
     return learner
 
 

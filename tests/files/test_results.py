@@ -1,4 +1,4 @@
-"""The numbers that the README prints are those in results/."""
+"""The numbers that pages print of the shipped learners are those in results/."""
 
 import json
 import re
@@ -7,8 +7,7 @@ from pathlib import Path
 import benchmarks_page
 import pretrain_emoji
 import pytest
-import side_by_side
-from PIL import Image
+import using_page
 
 from metalearn_tut import evaluate, pretrained, tasks
 
@@ -25,38 +24,31 @@ def test_every_shipped_learner_has_a_result_and_is_small():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_readme_prints_what_was_measured(name):
+def test_the_page_shows_what_was_measured(name):
     values = json.loads((ROOT / "results" / "pretrained" / f"{name}.json").read_text())["values"]
-    (row,) = re.findall(rf"^\| `{name}` \|.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    _, _, _, deployable, transductive, training, _ = (cell.strip() for cell in row.split("|"))
-    for cell, norm in ((deployable, "support"), (transductive, "batch")):
-        assert cell == f"{values[norm]['mean']:.3f} ± {values[norm]['half_width']:.3f}"
-    assert training == f"{values['training_seconds'] / 60:.0f} min"
+    rows = using_page.generated()["learners"]
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", rows, re.MULTILINE)
+    for cell, norm in zip(row.split(" | ")[3:], ("support", "batch"), strict=True):
+        share, half = (100 * values[norm][n] for n in ("mean", "half_width"))
+        assert cell.removesuffix(" |") == f"{share:.1f} ± {half:.1f}\u00a0%"
 
 
-def test_the_readme_prints_the_measured_speed_and_memory():
+@pytest.mark.parametrize("name", EMOJI)
+def test_of_emoji_it_shows_what_holds_across_artists(name):
+    if name not in pretrained.available():
+        pytest.skip("not shipped")
+    values = json.loads((ROOT / "results" / "emoji" / f"{name}.json").read_text())["values"]
+    (row,) = (r for r in values["rows"] if r["ways"] == 5 and r["cross_artist"])
+    shown = f"{100 * row['accuracy']:.1f} ± {100 * row['half_width']:.1f}"
+    (line,) = re.findall(rf"^\| `{name}` \|.*$", using_page.generated()["learners"], re.MULTILINE)
+    assert shown in line
+
+
+def test_peers_and_package_compute_the_same():
     results = benchmarks_page.Results(ROOT)
     assert results.values("meta_training")["gradient_difference"] < 1e-5
-    readme = (ROOT / "README.md").read_text()
-    cases = results.cases()
-    for which, said in (
-        ("", "is {:.1f} to {:.1f} times as fast as with the fastest"),
-        ("28x28", ": {:.1f} to {:.1f} times at 28×28 pixels"),
-        ("84x84", ", {:.1f} to {:.1f} times at 84×84"),
-    ):
-        some = {name: case for name, case in cases.items() if which in name}
-        factors = [each["of_medians"] for each in benchmarks_page.ratios(some)]
-        assert said.format(min(factors), max(factors)) in readme
-    shares = sorted(benchmarks_page.more_memory(results))
-    assert f"takes {shares[0]:.1f} to {shares[-1]:.1f} times the memory" in readme
-
-
-def test_the_readme_prints_how_fast_the_inverse_is():
     path = ROOT / "results" / "benchmarks" / "saliency.json"
     values = json.loads(path.read_text())["values"]
-    ratios = sorted(round(each["ratio"]) for each in values.values())
-    said = "{} to {} times as fast as one update per row".format(*ratios)
-    assert said in (ROOT / "README.md").read_text()
     assert all(each["inverse_difference"] < 1e-6 for each in values.values())
 
 
@@ -89,8 +81,3 @@ def test_a_shipped_learner_of_other_data_can_be_loaded():
     task = tasks.glyphs("test").sampler(ways=20, shots=1, queries=1)[0]
     predict = learner.adapt(task.support_x, task.support_y)
     assert (predict(task.query_x).argmax(-1) == task.query_y).float().mean() > 0.5  # chance 0.05
-
-
-def test_the_readmes_figure_is_of_these_numbers():
-    with Image.open(side_by_side.FIGURE) as figure:
-        assert figure.text["Description"] == side_by_side.digest()

@@ -30,7 +30,7 @@ def processor() -> str:
 
 def commit() -> str:
     """The commit of the source tree, with ``+changes`` if the tree differs from it."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]  # the whole package
 
     def git(*arguments: str) -> str:
         run = ["git", "-C", str(here), *arguments]

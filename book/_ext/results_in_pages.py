@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 # A page, and the module of tools/ that generates its parts by their names.
-PAGES = {"intro": "front_page"} | {
+PAGES = {
     name: f"{name}_page"
     for name in (
         *("benchmarks", "claims", "conformance", "emoji"),
         *("install", "teach_it", "using"),
     )
 }
-PAGES["A2_reproducing"] = "reproducing_page"
+PAGES |= {"intro": "front_page", "A2_reproducing": "reproducing_page"}
 MARK = re.compile(r"^% from results: (\w+)$", re.MULTILINE)
 
 

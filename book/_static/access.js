@@ -14,4 +14,15 @@ document.addEventListener("DOMContentLoaded", () => {
     const page = unfolding.closest("li").querySelector("a").textContent.trim();
     unfolding.setAttribute("aria-label", `Pages of ${page}`);
   }
+  all(".citation-list").forEach((list) => list.removeAttribute("role")); // its entries are no items
+
+  // What scrolls sideways is scrolled by the arrow keys, once the keyboard has come to it.
+  const reach = () => {
+    for (const wide of all(".bd-article :is(pre, .pst-scrollable-table-container, div.math)")) {
+      if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+    }
+  };
+  reach();
+  addEventListener("load", reach);
+  addEventListener("resize", reach);
 });

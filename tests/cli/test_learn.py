@@ -150,6 +150,31 @@ def test_a_number_after_a_name_counts_pictures(name, label):
 
 
 @pytest.mark.usefixtures("kept_nothing")
+def test_colored_drawings_are_learned_by_a_learner_of_emoji(capsys, tmp_path):
+    task = tasks.emoji("test", cross_artist=True).sampler(5, 1, 2, seed=4)[0]
+    for i, x in enumerate([*task.support_x, task.query_x[2]]):
+        where = tmp_path / ("new.png" if i == 5 else f"five/{NAMES[i]}.png")
+        where.parent.mkdir(exist_ok=True)
+        picture = Image.fromarray(x.permute(1, 2, 0).numpy()).resize((160, 160))
+        sheet = Image.new("RGB", (240, 200), "white")
+        sheet.paste(picture, (60, 20))
+        sheet.save(where)
+    code, out, said = command(capsys, "learn", tmp_path / "five", tmp_path / "new.png")
+    assert code == 0 and "colored drawings on plain ground, so emoji_5way_1shot learns" in out, said
+    assert f"new.png: {NAMES[task.query_y[2]]} " in out
+
+
+@pytest.mark.usefixtures("kept_nothing")
+def test_photographs_are_not_what_it_was_made_for(five, capsys):
+    for path in [*five.glob("*.png"), Path("new0.jpg")]:
+        noise = np.random.default_rng(len(path.stem)).integers(0, 256, (60, 80, 3), np.uint8)
+        Image.fromarray(noise).save(path)
+    code, out, said = command(capsys, "learn", five, "new0.jpg")
+    assert code == 0 and "photographs, so " in out, said
+    assert ("do not rely on it" in out) == ("so emoji" in out)
+
+
+@pytest.mark.usefixtures("kept_nothing")
 def test_what_the_learner_was_not_made_for_is_said(five, capsys):
     for name in NAMES[:2]:
         Path(five, f"{name}.png").unlink()

@@ -6,6 +6,7 @@ from pathlib import Path
 import benchmarks_page
 import pretrain_emoji
 import pytest
+import using_page
 
 from metalearn_tut import evaluate, pretrained, tasks
 
@@ -19,6 +20,28 @@ def test_every_shipped_learner_has_a_result_and_is_small():
     assert all((ROOT / "results" / "emoji" / f"{name}.json").exists() for name in EMOJI)
     assert all(pretrained.path(name).stat().st_size < 500_000 for name in NAMES + EMOJI)
     assert pretrained.path("emoji_5way_1shot_small").stat().st_size < 20 * 1024
+
+
+def shown(name):
+    """The row of a learner on the page "Use the package"."""
+    rows = using_page.generated()["learners"].splitlines()
+    (row,) = (row for row in rows if row.startswith(f"| `{name}` |"))
+    return row
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_shows_what_was_measured(name):
+    values = json.loads((ROOT / "results" / "pretrained" / f"{name}.json").read_text())["values"]
+    for norm in ("support", "batch"):
+        share, half = (100 * values[norm][n] for n in ("mean", "half_width"))
+        assert f"| {share:.1f} ± {half:.1f}\u00a0%" in shown(name)
+
+
+@pytest.mark.parametrize("name", EMOJI)
+def test_of_emoji_it_shows_what_holds_across_artists(name):
+    values = json.loads((ROOT / "results" / "emoji" / f"{name}.json").read_text())["values"]
+    (row,) = (r for r in values["rows"] if r["ways"] == 5 and r["cross_artist"])
+    assert f"| {100 * row['accuracy']:.1f} ± {100 * row['half_width']:.1f}\u00a0%" in shown(name)
 
 
 def test_what_was_timed_computes_the_same():

@@ -14,6 +14,7 @@ from typing import Annotated
 
 from metalearn_tut.cli.options import COMMANDS
 from metalearn_tut.cli.parser import Stopped, add_command, typer
+from metalearn_tut.machine import keep_memory
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 _DEBUG = typer.Option(
@@ -49,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         Ctrl-C; 1 for what should not happen.
     """
     given = [a for a in arguments if a != "--debug"]
+    keep_memory()
     try:
         _check_empty(given)
         return app(given or ["--help"], "metalearn-tut", standalone_mode=False, obj=arguments) or 0

@@ -13,6 +13,7 @@ from metalearn_tut.checks import whole_number
 from metalearn_tut.evaluation.intervals import Evaluation
 from metalearn_tut.files.content import content_hash, described
 from metalearn_tut.learners.learner import Learner
+from metalearn_tut.machine import keep_memory
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.models.norms import TaskBatchNorm2d
 from metalearn_tut.models.proof import depends_on_others
@@ -97,6 +98,7 @@ def evaluate(
     >>> len(result.values), result.steps, result.half_width < 0.1
     (50, 1, True)
     """
+    keep_memory()
     n_tasks = check_n_tasks(sampler, n_tasks)
     if steps is not None and not hasattr(learner, "inner_steps"):
         raise ValueError(f"steps={steps}, but {type(learner).__name__} takes no inner steps")

@@ -30,6 +30,7 @@ from metalearn_tut.files.content import as_json
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.files.resume import Resume
 from metalearn_tut.files.tensor_file import copy_tensors
+from metalearn_tut.machine import keep_memory
 
 Ask = Callable[[Sequence[int], State, int], Mapping[int, Any]]
 """(clients, the server's state, round) -> what came back of each: a Reply, or what went wrong."""
@@ -107,6 +108,7 @@ def run_rounds(
     >>> records[0]["clients"], records[0]["left_out"], records[0]["bytes_up"]
     (['node 1', 'node 4'], {}, 240)
     """
+    keep_memory()
     (save_every,) = check_count(save_every=save_every)
     ask = in_process(federation) if ask is None else ask
     file, run = (None, {}) if out is None else (Path(out) / SERVER, federation.describe())

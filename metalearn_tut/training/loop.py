@@ -19,6 +19,7 @@ from metalearn_tut.evaluation.accuracy import task_values
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.state import settings_of
+from metalearn_tut.machine import keep_memory
 from metalearn_tut.scoring import Metric
 from metalearn_tut.tasks.sampler import TaskSampler
 from metalearn_tut.training.checkpoint import RunFolder
@@ -148,6 +149,7 @@ def meta_train(
     >>> len(history.loss), len(history.accuracy)
     (3, 3)
     """
+    keep_memory()
     (save_every,) = check_count(save_every=save_every)
     plan = TrainingPlan(
         *(sampler, steps, tasks_per_step, aggregate, clip),

@@ -206,7 +206,7 @@ def looped(
 
         return value.detach(), outputs.detach(), gradients
 
-    return collect(metas, map(row, batch), deferred)
+    return collect(metas, row, batch, deferred)
 
 
 def stacked(

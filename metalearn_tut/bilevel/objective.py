@@ -125,14 +125,19 @@ def query_loss(
 
     if step_weights is None:
         return on_query(inner_loop(descended, params, path=path, steps=steps, **inner))
-    if len(step_weights) != steps or not steps:
-        raise ValueError(
-            f"step_weights must have one weight for each of the {steps} inner steps (at least "
-            f"one), got {len(step_weights)}"
-        )
+    check_step_weights(step_weights, steps)
     total: Tensor | float = 0.0
     reached = path(descended, params, steps=steps, **inner)
     for weight, adapted in zip(step_weights, reached, strict=True):
         value, outputs = on_query(adapted)
         total = total + weight * value
     return total, outputs
+
+
+def check_step_weights(step_weights: Sequence[float] | None, steps: int) -> None:
+    """Refuse weights that are not one for each step, of which there is one at least."""
+    if step_weights is not None and (len(step_weights) != steps or not steps):
+        raise ValueError(
+            f"step_weights must have one weight for each of the {steps} inner steps (at least "
+            f"one), got {len(step_weights)}"
+        )

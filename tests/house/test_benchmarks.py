@@ -60,7 +60,7 @@ def test_each_peer_computes_the_gradient_of_the_package(peer, our_network):
 @pytest.mark.slow
 def test_each_engine_computes_the_gradient_of_the_package():
     own = [name for name, side in SIDES.items() if side.peer is None]
-    assert len(own) == 5
+    assert len(own) == 6
     assert max(gaps["float64"] for gaps in differences(own, TINY).values()) < 1e-10
 
 
@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     assert asked == []
     log.finish({"all": log.known})
     written = json.loads((tmp_path / "x.json").read_text())
-    assert written["config"] == {"seconds": 2, "peers": HERE}
+    assert written["config"] == {"seconds": 2, "equal": rounds.EQUAL, "peers": HERE}
     assert written["values"]["all"]["a"] == {"value": 1} and "torch" in written["versions"]
     assert run({"seconds": 2})[1] == ["a", "b", "c"]
 

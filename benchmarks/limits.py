@@ -65,6 +65,7 @@ def operations(case: Case) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--cases", type=json.loads, default=SMALL + LARGE)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
@@ -77,12 +78,13 @@ def main() -> None:
         train = trainer(SIDES["package"], case)
         train(1)
         steps = 5 if case.size == 28 else 2
-        seconds = least(lambda t=train, n=steps: t(n), 2) / steps
+        seconds = least(lambda t=train, n=steps: t(n), arguments.rounds) / steps
         found = {"operations": operations(case), "seconds": seconds}
         found["share"] = found["operations"] / peak / seconds
         values["cases"][str(case)] = found
         print(f"{case}: {found['share']:.0%} of the peak", flush=True)
-    write_result(arguments.out, config={"command": "python benchmarks/limits.py"}, values=values)
+    config = {"command": "python benchmarks/limits.py", "rounds": arguments.rounds}
+    write_result(arguments.out, config=config, values=values)
 
 
 if __name__ == "__main__":

@@ -58,17 +58,15 @@ class Results:
         found = self.load(f"benchmarks/{name}.json")
         return found and found["values"]
 
-    def cases(self) -> dict[str, Result]:
-        """The cases of the meta-training step in which a peer was measured, with equal means."""
-        found = (self.values("meta_training") or {}).get("cases", {})
-        return {name: case for name, case in found.items() if case.get("as_shown")}
+    def equal(self, name: str) -> dict[str, Any]:
+        """The same of a benchmark in which all sides have equal means; nothing of older ones."""
+        found = self.load(f"benchmarks/{name}.json")
+        return found["values"] if found and found["config"].get("equal") else {}
 
-    def memory(self) -> dict[str, Result]:
-        """The cases whose memory was measured, the package's in one process."""
-        found = self.values("memory") or {}
-        return {
-            n: case for n, case in found.items() if "package, two processes" in case["megabytes"]
-        }
+    def cases(self) -> dict[str, Result]:
+        """The cases of the meta-training step in which a peer was measured."""
+        found = self.equal("meta_training").get("cases", {})
+        return {name: case for name, case in found.items() if case["fastest_peer"]}
 
 
 def ratios(cases: dict[str, Result], means: str = "equal") -> list[float]:

@@ -19,20 +19,22 @@ EXECUTED := $(patsubst book/%,build/executed/%,$(sort $(wildcard book/*.ipynb)))
 HTML     := _build/html
 CLAIMS   := $(wildcard results/claims/*.json results/claims/*/*/*.json results/paper_scale/*/*/*.json tools/claims_*.py)
 SPEED    := $(wildcard results/benchmarks/*.json tools/benchmarks_*.py benchmarks/tried.json)
-READING  := tests/book/test_book_browser.py tools/browser.py tools/check_pages.py tools/check_pages.js
+READING  := tests/book/test_book_browser.py tools/browser.py tools/access.py tools/check_pages.py tools/check_pages.js
 
 # One thread per process: two notebooks at a time fill two cores. And nobody's own start-up files.
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export IPYTHONDIR := $(CURDIR)/build/ipython
 
-.PHONY: help setup glyphs test test-all book screenshots notebooks format lint bench constraints clean FORCE
+.PHONY: help setup glyphs test test-all book robust dist screenshots notebooks format lint bench constraints clean FORCE
 
 help:
 	@echo 'make setup        create $(VENV) and install the pinned versions (every other target does it too)'
 	@echo 'make test         what decides most, in five minutes: ruff, unit tests, every notebook, the book contract'
 	@echo 'make test-all     the slow tests, too'
 	@echo 'make book         execute every notebook, build the book, check it, print its address'
+	@echo 'make robust       every chapter with five seeds, one and two threads; CHAPTERS="07 08" for some'
+	@echo 'make dist         the files of a release, made and tried: wheel, source, zipped book, notebooks'
 	@echo 'make screenshots  pictures of every page, wide and narrow, light and dark (needs chromium)'
 	@echo 'make notebooks    executed copies of the notebooks in build/executed'
 	@echo 'make format       format code and notebooks, remove outputs'
@@ -78,7 +80,8 @@ test: lint glyphs
 	@$(BIN)/python tools/notebook_times.py build/junit.xml
 	@tail -n 1 build/pytest.log
 
-# Runs killed at many moments, every network as a file, real data, the chapters as Colab runs them.
+# Runs killed at many moments, every network as a file, real data, the chapters as Colab runs them
+# and with another seed.
 test-all: export METALEARN_TUT_SLOW := 1
 test-all: test
 
@@ -96,10 +99,11 @@ notebooks: $(READY) glyphs
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of
 # them, since a page that is not made again would keep its warnings to itself.
-$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py $(READING)
+$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py tools/own_wheel.py $(READING)
 	@rm -rf build/book $(HTML) _build/.doctrees
 	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/
+	@$(BIN)/python tools/own_wheel.py build/book/_extra/wheel
 	@sed 's/execute_notebooks: force/execute_notebooks: "off"/' _config.yml > build/_config.yml
 	$(BIN)/jupyter-book build build/book --config build/_config.yml --path-output . -n -W --keep-going -q
 	$(BIN)/python tools/check_book.py $(HTML) book build/executed
@@ -109,6 +113,13 @@ $(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _c
 book: notebooks
 	@$(MAKE) --no-print-directory $(HTML)/.checked
 	@echo $(CURDIR)/$(HTML)/index.html
+
+# What the chapters say, for other trainings: every assertion with five seeds, one and two threads.
+robust: $(READY) glyphs
+	$(BIN)/python tools/robust.py $(CHAPTERS)
+
+dist: book
+	$(BIN)/python tools/dist.py $(HTML) build/executed dist
 
 screenshots: book
 	$(BIN)/python tools/screenshots.py $(HTML) build/screenshots

@@ -53,6 +53,13 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
+def check_rate(rate: float) -> float:
+    """``rate`` if it is a probability; refuse it if not."""
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate must be a probability in 0..1, got {rate}")
+    return rate
+
+
 def check_count(**counts: int) -> tuple[int, ...]:
     """Numbers of ways, examples or tasks as Python's integers; refuse what is not >= 1.
 

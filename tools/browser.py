@@ -81,6 +81,12 @@ def resize(driver: webdriver.Chrome, width: int, height: int = 900) -> None:
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
+def ask_for(driver: webdriver.Chrome, feature: str, value: str) -> None:
+    """Tell pages what their reader asked this machine for, such as less motion."""
+    features = {"features": [{"name": feature, "value": value}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+
+
 def switch_theme(driver: webdriver.Chrome, theme: str) -> bool:
     """Press the theme button until the page is ``light`` or ``dark``; whether it became so."""
     for _ in range(4):

@@ -51,7 +51,9 @@ def reports(root: Path = ROOT) -> dict[str, Report]:
 def generated(root: Path = ROOT) -> dict[str, str]:
     """Everything on the page that may change with a result in ``root/results``, in one part."""
     found = reports(root)
-    parts = [headlines(found)]
+    ended = sum(report.done for report in found.values())
+    begun = sum(0 < len(report.records) < report.total for report in found.values())
+    parts = [f"Of {len(found)} studies {ended} ended and {begun} are running.", headlines(found)]
     for paper in PAPERS:
         of_paper = [report for name, report in found.items() if paper_of(name) == paper]
         parts += [_heading(paper)]
@@ -69,18 +71,23 @@ def paper_of(name: str) -> str:
 
 
 def headlines(found: dict[str, Report]) -> str:
-    """One table of all claims: verdict, effect over trainings, data, and what is ours."""
+    """One table of all claims, those first that are decided, then those that have numbers."""
+    claims = [(name, finding) for name, report in found.items() for finding in report.claims()]
+    claims.sort(key=lambda claim: _place(claim[1], found[claim[0]]))
     rows = ["| claim | data | verdict | difference | what is ours |", "| - | - | - | - | - |"]
-    for name, report in found.items():
-        title, data = PAPERS[paper_of(name)].title, report.study.data
-        for finding in report.claims():
-            claim = finding.of
-            cells = [f"{title}: {claim.text}", data, "", "", claim.ours]
-            cells = [plain(cell) for cell in cells]
-            cells[2] = verdict(finding, report)
-            cells[3] = plain(shown(finding))
-            rows.append(f"| {' | '.join(cells)} |")
+    for name, finding in claims:
+        text = f"{PAPERS[paper_of(name)].title}: {finding.of.text}"
+        cells = [plain(text), plain(found[name].study.data), verdict(finding, found[name])]
+        cells += [plain(shown(finding)), plain(finding.of.ours)]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _place(finding: Finding, report: Report) -> int:
+    """Where a claim stands in the table: decided, not decided, running, not begun."""
+    if finding.effect is not None:
+        return int(finding.verdict == OPEN)
+    return 2 if report.records else 3
 
 
 def verdict(finding: Finding, report: Report) -> str:
@@ -220,18 +227,6 @@ def _paper_scale(name: str, root: Path) -> list[str]:
     if name in RUN_ON_A_GPU:
         said, command = f"run, see {RUN_ON_A_GPU[name]}", command.removesuffix(" --device cuda")
     return [f"At the paper's scale, on a GPU: {said}.", f"```\n{command}\n```"]
-
-
-def readme(root: Path = ROOT) -> dict[str, str]:
-    """For the README, by study: its first claim's effect and verdict, or how far it is."""
-    found = {}
-    for name, report in reports(root).items():
-        finding = report.claims()[0]
-        said = verdict(finding, report).strip("*")
-        effect = finding.effect
-        number = f"{effect.mean:+.3f} ± {effect.over_seeds:.3f}, " if effect else ""
-        found[name] = f"{number}{said}"
-    return found
 
 
 if __name__ == "__main__":

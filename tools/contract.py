@@ -2,8 +2,8 @@
 
 Each rule takes a notebook and yields one sentence per breach: those on its file stand here, those
 on code, shape and text in ``contract_code.py``, ``contract_shape.py`` and ``contract_text.py``,
-that on times in ``contract_clock.py``; what only chapters of the second edition keep to is in
-``contract_second.py``.
+that on times in ``contract_clock.py``; what only chapters keep to is in ``contract_chapter.py``,
+and symbols, over all chapters, in ``contract_symbols.py``.
 What can be seen only after a run (every cell ran, every figure is on its page, the comparisons
 were made) is checked by ``check_book.py``.
 """
@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from contract_chapter import chapter
 from contract_clock import clock
 from contract_code import code, code_cells, exercise_names, figures, optional_data, order
-from contract_second import CHAPTER as SECOND_CHAPTER
-from contract_second import is_second, second
-from contract_shape import exercises, frame, length, predictions, sections, skeleton_of
+from contract_shape import appendix, exercises, is_appendix
 from contract_text import glossary_terms, markup, page_prose, spelling, unexplained, unlinked
 from format_notebooks import METADATA
 from nbformat import NotebookNode
@@ -91,10 +90,7 @@ def breaches(notebook: NotebookNode, name: str, around: Around) -> list[str]:
         exercises,
     ):
         found += of_any(notebook)
-    rewritten = is_second(name)
-    found += sections(notebook, SECOND_CHAPTER if rewritten else skeleton_of(name))
-    for of_form in (second,) if rewritten else (frame, length, predictions):
-        found += of_form(notebook, name)
+    found += appendix(notebook, name) if is_appendix(name) else chapter(notebook, name)
     number = name.partition("_")[0].lstrip("0")
     found += spelling(shown_text(notebook))
     found += unexplained(notebook, around.notation, number)

@@ -14,33 +14,13 @@ from contract_text import page_prose, words
 from nbformat import NotebookNode
 
 OWN = "..."  # one or more sections that only this chapter has
-CHAPTER = (
-    "The question",
-    "Smallest case by hand",
-    OWN,
-    "Same as the reference module",
-    "See the mechanism",
-    "Take the idea away",
-    "What could go wrong",
-    "Does it help, and when not",
-    "Exercises",
-    "Summary",
-)
 APPENDIX = ("The question", OWN, "Exercises", "Summary")
-WORDS, APPENDIX_WORDS = (1800, 3000), (300, 2000)
-CELLS, APPENDIX_CELLS = (18, 40), (5, 40)
-MEDIAN_LINES = 12
-PREDICTIONS = 3
+WORDS, CELLS, MEDIAN_LINES = (300, 2000), (5, 40), (1, 12)
 
 
 def is_appendix(name: str) -> bool:
     """Whether a notebook is an appendix: ``A1_...``; chapters are ``01_...``."""
     return name.startswith("A")
-
-
-def skeleton_of(name: str) -> tuple[str, ...]:
-    """The sections of a notebook in the form of the first edition."""
-    return APPENDIX if is_appendix(name) else CHAPTER
 
 
 def headings(notebook: NotebookNode) -> list[tuple[int, str]]:
@@ -65,45 +45,43 @@ def sections(notebook: NotebookNode, skeleton: tuple[str, ...]) -> Iterator[str]
         yield f"sections must be {'; '.join(skeleton)}, and are {'; '.join(names)}"
 
 
-def frame(notebook: NotebookNode, name: str) -> Iterator[str]:
-    """What stands under the title, and at the end of the page."""
-    first, last = notebook.cells[0].source, notebook.cells[-1].source
+def appendix(notebook: NotebookNode, name: str) -> Iterator[str]:
+    """All that only an appendix is asked for: a frame, small cells, predictions at their answer."""
+    yield from sections(notebook, APPENDIX)
+    yield from titled(notebook, name)
+    if "[Open an issue about this page](" not in notebook.cells[-1].source:
+        yield "the last cell needs '[Open an issue about this page]('"
+    lines = [cell.source.count("\n") + 1 for cell in code_cells(notebook)]
+    yield from within("words", words(page_prose(notebook)), WORDS)
+    yield from within("code cells", len(lines), CELLS)
+    yield from within("lines in the median cell", statistics.median(lines or [0]), MEDIAN_LINES)
+    for cell, answer in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
+        if predicts(cell) and (answer is None or answer.cell_type != "code"):
+            yield f"the prediction in cell {cell.id!r} stands before no code cell"
+
+
+def predicts(cell: NotebookNode) -> bool:
+    """Whether a cell asks the reader for a prediction."""
+    return cell.cell_type == "markdown" and bool(re.search(r"(?m)^\*\*Predict", cell.source))
+
+
+def titled(notebook: NotebookNode, name: str) -> Iterator[str]:
+    """The line under the title."""
     if not re.search(
         r"^CPU · about \d+ s · needs .+ · \[open it in Colab\]"
         rf"\(https://colab\.research\.google\.com/github/\S+/book/{name}\.ipynb\)$",
-        first,
+        notebook.cells[0].source,
         re.MULTILINE,
     ):
         yield "the title cell needs 'CPU · about N s · needs …' and the page's own Colab link"
-    ending = ("[Open an issue about this page](",)
-    if not is_appendix(name):
-        ending += ("**Questions.**", "**Further reading.**")
-    yield from (f"the last cell needs {part!r}" for part in ending if part not in last)
 
 
-def length(notebook: NotebookNode, name: str) -> Iterator[str]:
-    """Neither too short to explain nor too long to read; small cells."""
-    lines = [cell.source.count("\n") + 1 for cell in code_cells(notebook)]
-    appendix = is_appendix(name)
-    for what, number, (least, most) in (
-        ("words", words(page_prose(notebook)), APPENDIX_WORDS if appendix else WORDS),
-        ("code cells", len(lines), APPENDIX_CELLS if appendix else CELLS),
-        ("lines in the median cell", statistics.median(lines or [0]), (1, MEDIAN_LINES)),
-    ):
-        if not least <= number <= most:
-            yield f"{number:g} {what}, {least} to {most} are allowed"
-
-
-def predictions(notebook: NotebookNode, name: str) -> Iterator[str]:
-    """Predictions stand right before the cell that answers them."""
-    count, cells = 0, notebook.cells
-    for number, cell in enumerate(cells):
-        if cell.cell_type == "markdown" and re.search(r"(?m)^\*\*Predict", cell.source):
-            count += 1
-            if number + 1 == len(cells) or cells[number + 1].cell_type != "code":
-                yield f"the prediction in cell {cell.id!r} stands before no code cell"
-    if count < PREDICTIONS and not is_appendix(name):
-        yield f"{count} predictions, at least {PREDICTIONS} are needed"
+def within(what: str, number: float, limits: tuple[int, int]) -> Iterator[str]:
+    """A sentence about a number that is not within its limits."""
+    least, most = limits
+    if not least <= number <= most:
+        allowed = f"{least} to {most} are" if most > least else f"{most} are"
+        yield f"{number:g} {what}, {allowed} allowed"
 
 
 @dataclass

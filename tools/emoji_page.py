@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import statistics
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from benchmarks_text import table
 from claims_text import folded
 
 from metalearn_tut import tasks
+from metalearn_tut.claims.statistics import student_quantile
 from metalearn_tut.tasks.emoji.index import EmojiClass, read_index
 from metalearn_tut.tasks.emoji.splits import read_splits, split_of
 from metalearn_tut.tasks.source import SPLITS
@@ -93,19 +97,37 @@ def splits() -> str:
 
 
 def accuracies(root: Path = ROOT) -> str:
-    """Accuracy of every method of ``results/emoji/``, a column for each number of ways."""
-    found: dict[tuple[str, str], dict[int, str]] = {}
+    """Accuracy of every method of ``results/emoji/``, a column for each number of ways.
+
+    The interval is over tasks where there is one training, and over trainings where there are more.
+    """
+    found: dict[tuple[str, str], dict[int, list[dict[str, float]]]] = {}
     for file in sorted((root / "results" / "emoji").glob("*.json")):
         for row in json.loads(file.read_text("utf-8"))["values"]["rows"]:
             key = _KINDS[row["split_by"], row["cross_artist"]], row["method"]
-            shown = f"{row['accuracy']:.3f} ± {row['half_width']:.3f}"
-            found.setdefault(key, {})[row["ways"]] = shown
+            found.setdefault(key, {}).setdefault(row["ways"], []).append(row)
     order = list(_KINDS.values())
     rows = [
-        [kind, method, *(ways.get(n, "") for n in (5, 20))]
+        [kind, _named(method, ways), *(_shown(ways.get(n, [])) for n in (5, 20))]
         for (kind, method), ways in sorted(found.items(), key=lambda item: order.index(item[0][0]))
     ]
     return table(["test tasks", "method", "5-way 1-shot", "20-way 1-shot"], rows)
+
+
+def _named(method: str, ways: Mapping[int, list[Any]]) -> str:
+    trainings = max(map(len, ways.values()))
+    name = f"`{method}`" if "_" in method else method
+    return name if trainings == 1 else f"{name}, {trainings} trainings"
+
+
+def _shown(trainings: list[dict[str, float]]) -> str:
+    if not trainings:
+        return ""
+    if len(trainings) == 1:
+        return f"{trainings[0]['accuracy']:.3f} ± {trainings[0]['half_width']:.3f}"
+    values = [row["accuracy"] for row in trainings]
+    deviation = student_quantile(len(values) - 1) * statistics.stdev(values)
+    return f"{statistics.fmean(values):.3f} ± {deviation / math.sqrt(len(values)):.3f}"
 
 
 def left_out() -> str:

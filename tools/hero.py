@@ -4,7 +4,8 @@
 
 Draws `book/_static/hero.webp`, which moves, and `book/_static/hero.png`, its last frame, from the
 shipped emoji learner: the drawings are those of one task of held-out classes, queries by other
-artists, and the bars are what the learner answers. `--task` chooses another task.
+artists, and the bars are what the learner answers. `--task` chooses another task, `--learner`
+another shipped learner.
 """
 
 from __future__ import annotations
@@ -25,19 +26,25 @@ from metalearn_tut.nb.plots import COLORS
 from metalearn_tut.tasks.task import Task
 
 STATIC = Path(__file__).parents[1] / "book" / "_static"
-LEARNER = "emoji_5way_1shot"
 QUERIES = 3
 GROW = 5  # frames in which bars reach their length
 SHORT, LONG = 70, 2500  # milliseconds
 
 
-def answers(task: Task) -> torch.Tensor:
+def answers(learner: str, task: Task) -> torch.Tensor:
     """The learner's probabilities for each query of the task: ``[queries, ways]``."""
-    predict = pretrained.load(LEARNER).adapt(task.support_x, task.support_y)
+    predict = pretrained.load(learner).adapt(task.support_x, task.support_y)
     return predict(task.query_x).softmax(-1).detach()
 
 
-def frame(task: Task, shown: Sequence[int], told: torch.Tensor, step: float) -> Image.Image:
+def kilobytes(learner: str) -> int:
+    """Of a learner's file."""
+    return round(pretrained.path(learner).stat().st_size / 1000)
+
+
+def frame(
+    task: Task, shown: Sequence[int], told: torch.Tensor, step: float, kilobytes: int
+) -> Image.Image:
     """One picture.
 
     ``step`` up to the number of ways: so many support drawings are there; up to one more: the
@@ -45,7 +52,7 @@ def frame(task: Task, shown: Sequence[int], told: torch.Tensor, step: float) -> 
     """
     data = io.BytesIO()
     with schematic.sheet(10.4, 4.5) as ax:
-        _support(ax, task, step)
+        _support(ax, task, step, kilobytes)
         if step > task.ways + 1:
             schematic.text(ax, 5.9, 4.2, "somebody else's drawings of them", ha="left")
         for row, q in enumerate(shown):
@@ -56,8 +63,7 @@ def frame(task: Task, shown: Sequence[int], told: torch.Tensor, step: float) -> 
     return Image.open(data).convert("RGB")
 
 
-def _support(ax: Axes, task: Task, step: float) -> None:
-    kilobytes = round(pretrained.path(LEARNER).stat().st_size / 1000)
+def _support(ax: Axes, task: Task, step: float, kilobytes: int) -> None:
     said = "two gradient steps" if step > task.ways else ""
     schematic.text(ax, 0.35, 4.2, "five things it never saw, one drawing of each", ha="left")
     schematic.box(ax, 4.12, 2.05, 2.0, 1.5, f"learner\n{kilobytes} kB\n{said}")
@@ -93,15 +99,18 @@ def steps(ways: int) -> Iterator[tuple[float, int]]:
 def main() -> None:
     """Draw both files."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--learner", default="emoji_5way_1shot", choices=pretrained.available())
     parser.add_argument("--task", type=int, default=0, help="which task of the test classes")
     parser.add_argument("--queries", type=int, nargs=QUERIES, default=[0, 4, 8])
     given = parser.parse_args()
     mpl.use("agg")
-    source = tasks.emoji("test", cross_artist=True)
+    in_color = given.learner.startswith("emoji")
+    source = tasks.emoji("test", cross_artist=True) if in_color else tasks.glyphs("test")
     task = source.sampler(ways=5, shots=1, queries=3, seed=1)[given.task]
-    told = answers(task)
+    told = answers(given.learner, task)
     moments = list(steps(task.ways))
-    frames = [frame(task, given.queries, told, step) for step, _ in moments]
+    size = kilobytes(given.learner)
+    frames = [frame(task, given.queries, told, step, size) for step, _ in moments]
     frames[-1].save(STATIC / "hero.png", optimize=True)
     times = [milliseconds for _, milliseconds in moments]
     moving = {"save_all": True, "append_images": frames[1:], "duration": times, "loop": 0}

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 # A page, and the module of tools/ that generates its parts by their names.
-PAGES = {
+PAGES = {"intro": "front_page"} | {
     name: f"{name}_page"
-    for name in ("benchmarks", "claims", "emoji", "teach_it")
+    for name in (
+        *("benchmarks", "claims", "emoji"),
+        *("install", "teach_it", "using"),
+    )
 }
+PAGES["A2_reproducing"] = "reproducing_page"
 MARK = re.compile(r"^% from results: (\w+)$", re.MULTILINE)
 
 

@@ -99,12 +99,15 @@ def _parameter(told: Option) -> Parameter:
         kind = Enum(told.name, {value: value for value in told.choices}, type=str)
         default = kind(default) if isinstance(default, str) else default
     if told.positional:  # what it means is said in the docstring: click 8.5 loses its help
-        info = typer.Argument()
+        info = typer.Argument(autocompletion=told.complete)
     elif kind is bool and default is False:  # on when named
         info = typer.Option(told.flag, help=told.help, show_default=False)
     else:
         shown = default not in (None, Parameter.empty)
-        info = typer.Option(help=told.help, min=told.min, max=told.max, show_default=shown)
+        limits = {"min": told.min, "max": told.max}
+        info = typer.Option(
+            help=told.help, show_default=shown, autocompletion=told.complete, **limits
+        )
     annotation = Annotated[kind | None if default is None else kind, info]
     return Parameter(told.name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
@@ -113,6 +116,8 @@ def _plain(value: Any) -> Any:
     """What the parser read, as commands take it."""
     if isinstance(value, Path):
         return expanded(value)
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
     return value.value if isinstance(value, Enum) else value
 
 

@@ -1,4 +1,4 @@
-"""The command line, ``metalearn-tut``: ``data | train | federate | evaluate | prune | ...``.
+"""The command line, ``metalearn-tut``: ``demo | learn | data | train | evaluate | ...``.
 
 What each command can be told is in ``cli.options``, what it does in ``cli.commands``.
 """
@@ -16,15 +16,33 @@ from metalearn_tut.cli.options import COMMANDS
 from metalearn_tut.cli.parser import Stopped, add_command, typer
 from metalearn_tut.machine import keep_memory
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+OVERVIEW = """\
+Few-shot learning of compact models. What one can do:
+
+  metalearn-tut demo                       draw five things, watch a network learn them
+  metalearn-tut learn FOLDER NEW.png       learn your own few pictures, and name another
+  metalearn-tut train --out runs/mine      meta-train a learner (data says from what)
+  metalearn-tut evaluate runs/mine         measure it on new classes, with an interval
+  metalearn-tut prune | export | federate  make it small, or a file, or train on nodes
+  metalearn-tut reproduce --list           what the papers claim, and what decides it
+  metalearn-tut COMMAND --help             how; --install-completion lets Tab complete"""
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 _DEBUG = typer.Option(
     "--debug", help="Show where a mistake happened (anywhere in a command).", show_default=False
 )
+
+_COMPLETING = "_METALEARN_TUT_COMPLETE"  # set by a shell that asks what could follow
 
 
 @app.callback()
 def about(debug: Annotated[bool, _DEBUG] = False) -> None:
     """Few-shot learning of compact models: get data, train a learner, evaluate it.
+
+    \b
+    A first look:
+      metalearn-tut demo
+      metalearn-tut learn five_pictures new.png
 
     \b
     A first learner, from data that comes with the package:
@@ -53,7 +71,10 @@ def run(arguments: Sequence[str]) -> int:
     keep_memory()
     try:
         _check_empty(given)
-        return app(given or ["--help"], "metalearn-tut", standalone_mode=False, obj=arguments) or 0
+        if not given and _COMPLETING not in os.environ:
+            print(OVERVIEW)
+            return 0
+        return app(given, "metalearn-tut", standalone_mode=False, obj=arguments) or 0
     except Exception as error:
         if given != list(arguments) or os.environ.get("METALEARN_TUT_DEBUG"):
             traceback.print_exc()

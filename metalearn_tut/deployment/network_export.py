@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from metalearn_tut.deployment.onnx_model import Session, onnx_bytes, require_extra
+from metalearn_tut.deployment.onnx_model import Session, onnx_bytes, require_extra, with_notes
 from metalearn_tut.evaluation import cost
 from metalearn_tut.files.cache import atomic_write
 from metalearn_tut.models.bound import with_tensors
@@ -58,6 +58,7 @@ def export_network(
     *,
     seed: int = 0,
     examples: Tensor | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> Exported:
     """Write a deployed network as an ONNX file, if onnxruntime computes the same from it.
 
@@ -80,6 +81,8 @@ def export_network(
     examples : Tensor [B, ...], optional
         Inputs to compare by instead of random ones, and whose kind the file takes: for a network
         that reads integers, such as words.
+    notes : mapping of str to str, optional
+        Kept in the file as its metadata, such as what the classes are called.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def export_network(
     require_extra()
     network = _plain(network)
     inputs = _inputs(input_shape, seed) if examples is None else _repeated(examples, input_shape)
-    data = onnx_bytes(network, inputs[1])
+    data = with_notes(onnx_bytes(network, inputs[1]), notes or {})
     session = Session(data)
     difference = max(_difference(network, session, x) for x in inputs)
     with atomic_write(path) as temporary:

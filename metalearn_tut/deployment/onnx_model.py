@@ -35,6 +35,17 @@ def onnx_bytes(network: nn.Module, x: Tensor) -> bytes:
     return model_bytes(network, {INPUT: x}, {INPUT: "batch"}, [OUTPUT])
 
 
+def with_notes(data: bytes, notes: Mapping[str, str]) -> bytes:
+    """The same model with these notes as its metadata."""
+    if not notes:
+        return data
+    import onnx
+
+    model = onnx.load_from_string(data)
+    onnx.helper.set_model_props(model, dict(notes))
+    return model.SerializeToString()
+
+
 def model_bytes(
     network: nn.Module,
     inputs: Mapping[str, Tensor],

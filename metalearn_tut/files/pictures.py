@@ -135,6 +135,11 @@ def decode_rgb(data: bytes, where: str, size: int) -> np.ndarray:
 
 
 def decode_square(data: bytes, where: str, size: int, channels: int) -> np.ndarray:
+    """One picture's file as :func:`middle_square` gives it."""
+    return middle_square(decode(data, where), size, channels)
+
+
+def middle_square(picture: Image, size: int, channels: int) -> np.ndarray:
     """The middle of one picture as ``uint8 [channels, size, size]``, its proportions kept.
 
     The shorter side is brought to ``size`` pixels, and what the longer has beyond is cut off in
@@ -142,7 +147,7 @@ def decode_square(data: bytes, where: str, size: int, channels: int) -> np.ndarr
     """
     from PIL import Image, ImageOps
 
-    image = decode(data, where).convert({1: "L", 3: "RGB"}[channels])
+    image = picture.convert({1: "L", 3: "RGB"}[channels])
     image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(image).reshape(size, size, channels)
     return pixels.transpose(2, 0, 1)

@@ -99,8 +99,8 @@ def study(ax: Axes, found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     found : mapping
         Of :func:`metalearn_tut.nb.recorded.study`.
     labels : mapping of str to str
-        From ``"arm - rival"``, with ``" (split)"`` unless that is ``test``, to what is written
-        beside the row; rows are drawn in this order.
+        From ``"arm - rival"``, with ``" (split)"`` unless that is ``test`` (then the rival's, if
+        it has another), to what is written beside the row; rows are drawn in this order.
 
     Returns
     -------
@@ -129,7 +129,8 @@ def study(ax: Axes, found: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 
 
 def _named(row: Mapping[str, Any]) -> str:
-    split = "" if row["split"] == "test" else f" ({row['split']})"
+    split = row["split"] if row["split"] != "test" else row.get("rival_split", "")
+    split = f" ({split})" if split else ""
     return f"{row['arm']} - {row['rival']}{split}"
 
 

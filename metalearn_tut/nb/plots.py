@@ -11,7 +11,6 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from metalearn_tut.tasks.task import Task
 
 # Okabe and Ito's colors, told apart by most color-blind readers, each with its own dash.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -58,54 +57,6 @@ def figure(
         yield axes
         plt.show()
         plt.close(fig)
-
-
-def show_task(axes: Sequence[Axes], task: Task, queries: int = 5) -> None:
-    """Draw a task's support images on the first axis and some queries per class on the second.
-
-    Parameters
-    ----------
-    axes : two Axes
-    task : Task
-        With image inputs ``[.., C, H, W]``; each class is one row.
-    queries : int, default 5
-        Query images drawn per class.
-    """
-    for ax, part, columns in zip(axes, ("support", "query"), (None, queries), strict=True):
-        x, y = getattr(task, f"{part}_x"), getattr(task, f"{part}_y")
-        rows = [np.concatenate(list(x[y == c][:columns, 0].numpy()), 1) for c in range(task.ways)]
-        ax.imshow(np.concatenate(rows), cmap="gray_r", interpolation="nearest")
-        side = x.shape[-1]
-        ax.set_yticks(
-            [side * (c + 0.5) for c in range(task.ways)], [str(c) for c in range(task.ways)]
-        )
-        ax.set_xticks([])
-        ax.set_ylabel("label")
-        ax.grid(False)
-        ax.set_title(f"{part} set")
-
-
-def intervals(
-    ax: Axes, results: Mapping[str, tuple[float, float]], *, chance: float | None = None
-) -> None:
-    """One point with its 95 % interval per method, and the chance level.
-
-    Parameters
-    ----------
-    results : mapping of name to (mean, half-width)
-    chance : float, optional
-        Drawn as a dotted line.
-    """
-    names = list(results)
-    for i, name in enumerate(names):
-        mean, half = results[name]
-        ax.errorbar(mean, i, xerr=half, fmt="o", capsize=4, color=COLORS[i % len(COLORS)])
-        ax.annotate(f"{mean:.3f}", (mean, i), (0, 8), textcoords="offset points", ha="center")
-    if chance is not None:
-        ax.axvline(chance, color="black", linestyle=":")
-        ax.annotate("chance", (chance, len(names) - 0.5), (4, 0), textcoords="offset points")
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
 
 
 def smooth(values: Sequence[float], window: int = 20) -> np.ndarray:

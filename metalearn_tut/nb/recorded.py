@@ -62,7 +62,8 @@ def study(name: str) -> dict[str, Any]:
         ``arm``, ``rival``, ``split``, ``verdict`` (None of what is no claim, or still runs),
         ``bounds`` (where a claim's margin lies, if it has one) and, once its jobs have ended, the
         differences ``seeds`` of the trainings and ``over_tasks``, the half-width of their
-        interval over tasks.
+        interval over tasks. The study ``compact`` also has a ``table``: accuracy and costs of
+        every arm, empty before the last job has ended.
 
     Raises
     ------

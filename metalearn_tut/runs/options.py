@@ -5,7 +5,7 @@ The command line is spelled from them. PyTorch takes seconds to import, so nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,7 +19,8 @@ class Option:
     ``default`` is ``dataclasses.MISSING`` if it must be told; ``choices`` are all that is allowed,
     if there are any. ``among`` maps names to dataclasses: the value is one of these, told by its
     name and by options of its own. A ``positional`` one is told by its place alone. What is
-    ``of_training`` is no part of a learner's configuration.
+    ``of_training`` is no part of a learner's configuration. ``complete`` gives the words that
+    begin as what was typed, for a shell that completes.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Option:
     min: float | None = None
     max: float | None = None
     among: Mapping[str, type] | None = None
+    complete: Callable[[str], list[str]] | None = None
     positional: bool = False
     of_training: bool = False
 

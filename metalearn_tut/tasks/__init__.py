@@ -3,6 +3,7 @@
 from metalearn_tut.tasks.arrays import from_arrays
 from metalearn_tut.tasks.cifar10 import cifar10
 from metalearn_tut.tasks.dataset import from_dataset
+from metalearn_tut.tasks.emoji.recoloring import Recolored
 from metalearn_tut.tasks.emoji.source import emoji
 from metalearn_tut.tasks.glyphs.source import glyphs
 from metalearn_tut.tasks.heterogeneity import Mixture, NoisyTasks, WithOutliers
@@ -22,6 +23,7 @@ __all__ = [
     "Mixture",
     "NoisyTasks",
     "Pool",
+    "Recolored",
     "Task",
     "TaskBatch",
     "TaskSampler",

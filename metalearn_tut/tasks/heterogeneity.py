@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metalearn_tut.checks import check_choice, check_index, check_seed
+from metalearn_tut.checks import check_choice, check_index, check_rate, check_seed
 from metalearn_tut.tasks.sampler import TaskSampler, distinct, raw_draws, unit
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -73,7 +73,7 @@ class NoisyTasks(TaskSampler):
     def __init__(
         self, sampler: TaskSampler, rate: float, kind: str = "permuted", seed: int = 0
     ) -> None:
-        _check_rate(rate)
+        check_rate(rate)
         check_choice("kind", kind, KINDS)
         self.sampler, self.rate, self.kind, self.seed = sampler, rate, kind, check_seed(seed)
         self._corrupted(sampler[0], 0)  # refuse now what cannot be corrupted
@@ -127,7 +127,7 @@ class WithOutliers(TaskSampler):
     def __init__(
         self, sampler: TaskSampler, outliers: TaskSampler, rate: float, seed: int = 0
     ) -> None:
-        _check_rate(rate)
+        check_rate(rate)
         self.seed = check_seed(seed)
         _check_alike([sampler, outliers])
         self.sampler, self.outliers, self.rate = sampler, outliers, rate
@@ -236,11 +236,6 @@ def _random(task: Task, seed: int, index: int) -> Tensor:
     ways = 1 + int(torch.cat([task.support_y, task.query_y]).max())
     draws = raw_draws(seed, index, len(task.support_y), _LABELS)
     return torch.tensor([d % ways for d in draws], dtype=task.support_y.dtype)
-
-
-def _check_rate(rate: float) -> None:
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate must be a probability in 0..1, got {rate}")
 
 
 def _check_alike(samplers: Sequence[TaskSampler]) -> None:

@@ -4,6 +4,7 @@ Needs chromium and chromedriver, and for the pages ``make book`` (or METALEARN_T
 of other built pages). The checks of one page stand in ``tools/check_pages.py``.
 """
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -250,6 +251,32 @@ def test_the_keyboard_comes_first_to_a_visible_link_to_the_text(driver, html):
     assert urlsplit(driver.current_url).fragment == one(driver, "main").get_attribute("id")
 
 
+def test_the_first_picture_moves_unless_the_reader_asked_for_stillness(driver, html):
+    browser.visit(driver, (html / "intro.html").as_uri())
+    shown = "return document.querySelector('article picture img').currentSrc"
+    assert driver.execute_script(shown).endswith("/hero.webp")
+    browser.ask_for(driver, "prefers-reduced-motion", "reduce")
+    try:
+        wait(driver, lambda _: driver.execute_script(shown).endswith("/hero.png"))
+    finally:
+        browser.ask_for(driver, "prefers-reduced-motion", "no-preference")
+
+
+def test_the_wheel_that_the_page_offers_is_there_with_its_checksum(driver, html):
+    browser.visit(driver, (html / "install.html").as_uri())
+    (link,) = all_of(driver, "article a[href$='.whl']")
+    file = Path(urlsplit(link.get_attribute("href")).path)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in one(driver, "article").text
+
+
+def test_a_folded_cell_and_the_themes_buttons_are_called_what_they_read(driver, html):
+    """Screen readers heard the same words for every folded cell."""
+    browser.visit(driver, (html / f"{CHAPTERS[0]}.html").as_uri())
+    names = [s.accessible_name for s in all_of(driver, "details.hide > summary")]
+    assert names and names == [s.text for s in all_of(driver, "details.hide > summary")]
+    assert one(driver, ".theme-switch-button").accessible_name == "Color mode"
+
+
 def test_the_theme_stays_from_page_to_page(driver, html):
     browser.resize(driver, browser.DESKTOP)
     browser.visit(driver, (html / "intro.html").as_uri())
@@ -268,6 +295,7 @@ MADE = """<!doctype html>
 <html lang="en" data-theme="light">
 <head>
 <meta charset="utf-8">
+<title>A page</title>
 <style>
   body { color: #222; background: #fff; }
   [data-theme="dark"] body { color: #ddd; background: #111; }
@@ -280,13 +308,14 @@ MADE = """<!doctype html>
 <script src="MATHJAX"></script>
 </head>
 <body>
+  <h1>A page</h1>
   <button class="theme-switch-button" onclick="turn()">Theme</button>
   <p>Text with <span class="math">\\(x^2\\)</span> in it.</p>
   <details><summary>More</summary><span>Folded.</span></details>
   <div class="cell_input">
-    <pre>a_line_that_is_wider_than_a_phone = "but scrolls by itself, as code may do"</pre>
+    <pre tabindex="0">a_line_that_is_wider_than_a_phone = "but scrolls, as code may do"</pre>
   </div>
-  <figure><img src="plot.png"><figcaption>A plot.</figcaption></figure>
+  <figure><img src="plot.png" alt="A dot"><figcaption>A plot.</figcaption></figure>
 </body>
 </html>"""
 
@@ -297,6 +326,8 @@ def made(driver, tmp_path):
 
     def check(old="", new="", background="white"):
         Image.new("RGBA", (40, 30), background).save(tmp_path / "plot.png")
+        frames = [Image.new("RGB", (40, 30), color) for color in ("white", "red")]
+        frames[0].save(tmp_path / "moves.webp", save_all=True, append_images=frames[1:])
         assert old in MADE
         text = MADE.replace(old, new) if old else MADE
         mathjax = (BOOK / "_extra/mathjax/tex-mml-chtml.js").as_uri()
@@ -327,9 +358,9 @@ def test_a_faultless_page_passes(made):
             '<p style="width: 500px; text-align: right">',
             'too wide for a page of 400 px: p "Text with',
         ),
-        ("<pre>", '<pre style="overflow: hidden">', "too wide for a page of 400 px: pre"),
+        ("<pre ", '<pre style="overflow: hidden" ', "too wide for a page of 400 px: pre"),
         ("<p>", '<div style="width: 500px">.</div><p>', "a page of 400 px scrolls sideways"),
-        ("<pre>", '<pre style="width: 300px">', 'scrolls on a desktop: "a_line_that'),
+        ("<pre ", '<pre style="width: 300px" ', 'scrolls on a desktop: "a_line_that'),
         (
             "Text with",
             '<div class="math" style="width: 9px; overflow: auto">\\(x+y\\)</div>',
@@ -348,6 +379,11 @@ def test_a_faultless_page_passes(made):
         ("<p>", '<p style="font-weight: 200">', "letters too thin: p"),
         ("<img", '<img style="filter: invert(1)"', "image recolored: plot.png"),
         (' onclick="turn()"', "", "its button does not make it dark"),
+        ("plot.png", "moves.webp", "moves for those who asked for stillness: moves.webp"),
+        (' alt="A dot"', "", "access, image-alt: Images must have alternative text: img"),
+        ("<title>A page</title>", "", "access, document-title: "),
+        (">Theme<", "><", "access, button-name: "),
+        ("<summary>More", "<summary>", "access, summary-name: "),
     ],
 )
 def test_a_fault_of_a_page_is_named(made, old, new, sentence):

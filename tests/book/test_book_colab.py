@@ -1,4 +1,5 @@
-"""The notebooks as Colab runs them: alone, without our package, which their first cell installs.
+"""The notebooks as Colab runs them: alone, but for the package's wheel, which a reader uploaded and
+their first cell installs.
 
 METALEARN_TUT_SLOW=1 runs them all, in a minute each, and with METALEARN_TUT_RERUN=1 also from the
 last cell back to the first, as readers may. The environment is a new one that borrows PyTorch,
@@ -13,10 +14,12 @@ import shutil
 import subprocess
 import sys
 import venv
-from importlib.metadata import distribution, version
+import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import nbformat
+import own_wheel
 import pytest
 import set_repository
 from contract_code import code_cells
@@ -85,15 +88,8 @@ def slow():
 
 @pytest.fixture(scope="session")
 def wheel(slow, tmp_path_factory):
-    """Our package, built from a copy: setuptools would leave its work in the source folder."""
-    source, result = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-TEXT", "LICENSE-DATA"):
-        shutil.copy(ROOT / name, source / name)
-    shutil.copytree(ROOT / "metalearn_tut", source / "metalearn_tut")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--wheel-dir", result, source], check=True)
-    (built,) = result.iterdir()
-    return built
+    """Our package as the book brings it along."""
+    return own_wheel.build(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
@@ -104,15 +100,16 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def colab(wheel, home, tmp_path):
-    """``colab(*arguments)`` runs a new environment's Python in an empty folder."""
+    """``colab(*arguments)`` runs a new environment's Python beside the uploaded wheel alone."""
     place = tmp_path / "environment"
     venv.create(place, with_pip=True)
     (packages,) = place.glob("lib/python*/site-packages")
     (packages / "borrowed.pth").write_text(str(borrow(tmp_path / "borrowed")))
     (tmp_path / "empty").mkdir()
+    shutil.copy(wheel, tmp_path / "empty")
     ours = ("METALEARN_TUT_", "PYTHON", "XDG_", "JUPYTER", "IPYTHON", "MPL")
     kept = {k: value for k, value in os.environ.items() if not k.startswith(ours)}
-    kept |= {"HOME": str(home), "METALEARN_TUT_WHEEL": str(wheel), "MPLBACKEND": "agg"}
+    kept |= {"HOME": str(home), "MPLBACKEND": "agg"}
 
     def run(*arguments):
         command = [place / "bin/python", *arguments]
@@ -154,17 +151,32 @@ def test_the_notebook_runs_alone_after_installing_the_package(path, colab, tmp_p
 # The first cell alone, with a Python that has no packages at all
 
 
-def first_cell(folder, before="", **environment):
-    command = [sys.executable, "-S", "-c", f"{before}\n{FIRST_CELL}"]
+HOSTED = FIRST_CELL.replace(set_repository.NOBODY, "somebody")
+
+
+def first_cell(folder, before="", code=FIRST_CELL, **environment):
+    command = [sys.executable, "-S", "-c", f"{before}\n{code}"]
     kept = {k: v for k, v in os.environ.items() if k not in ("METALEARN_TUT_WHEEL", "PYTHONPATH")}
     kept |= environment
     return subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True)
 
 
 def test_without_the_package_the_first_cell_says_what_to_do(tmp_path):
-    last = first_cell(tmp_path).stderr.strip().splitlines()[-1]
-    address = re.escape(f"git+{set_repository.current(ROOT)}@v")
-    assert re.fullmatch(rf"ModuleNotFoundError: run this first: pip install {address}\S+", last)
+    last = first_cell(tmp_path, code=HOSTED).stderr.strip().splitlines()[-1]
+    address = r"git\+https://github\.com/somebody/metalearn-tut@v[\d.]+"
+    assert re.fullmatch(rf"ModuleNotFoundError: run this first: pip install {address}", last)
+
+
+@pytest.mark.parametrize("on_colab", [False, True])
+def test_nothing_is_installed_from_an_address_that_is_nobodys(tmp_path, on_colab):
+    """Whoever owned it could run code in every reader's notebook."""
+    assert "_" in set_repository.NOBODY  # which no name on GitHub has
+    before = f"{RECORDED}sys.modules['google.colab'] = sys" if on_colab else RECORDED
+    ran = first_cell(tmp_path, before, code=HOSTED.replace("somebody", set_repository.NOBODY))
+    assert ran.stdout == "" and ran.returncode == 1
+    assert ran.stderr.strip().splitlines()[-1] == (
+        'ModuleNotFoundError: install the wheel of the page "Install"; on Colab upload it here'
+    )
 
 
 RECORDED = """
@@ -173,10 +185,26 @@ subprocess.run = lambda command, check: print(*command[4:])
 """
 
 
-@pytest.mark.parametrize("given", [{}, {"METALEARN_TUT_WHEEL": "/x/y.whl"}], ids=["tag", "wheel"])
+@pytest.mark.parametrize("given", ["address", "variable", "uploaded"])
 def test_on_colab_the_first_cell_installs_the_package_and_leaves_torch_alone(given, tmp_path):
-    before = RECORDED if given else f"{RECORDED}sys.modules['google.colab'] = sys"
-    lines = first_cell(tmp_path, before, **given).stdout.splitlines()
-    address = f"git+{set_repository.current(ROOT)}@v{version('metalearn-tut')}"
-    assert lines[0] == f"--quiet --no-deps {given.get('METALEARN_TUT_WHEEL', address)} higher"
+    before, environment = f"{RECORDED}sys.modules['google.colab'] = sys", {}
+    package = f"git+https://github.com/somebody/metalearn-tut@v{own_wheel.version()}"
+    if given == "variable":
+        package = environment["METALEARN_TUT_WHEEL"] = "/x/y.whl"
+    if given == "uploaded":
+        package = own_wheel.name()
+        (tmp_path / package).touch()
+    lines = first_cell(tmp_path, before, HOSTED, **environment).stdout.splitlines()
+    assert lines[0] == f"--quiet --no-deps {package} higher"
     assert not set(" ".join(lines).split()) & set(ON_COLAB)
+
+
+def test_the_wheel_is_the_same_each_time_and_holds_the_whole_package(tmp_path):
+    first, second = (own_wheel.build(tmp_path / name) for name in ("a", "b"))
+    assert first.name == second.name == own_wheel.name()
+    assert own_wheel.checksum(first) == own_wheel.checksum(second)
+    with zipfile.ZipFile(first) as file:
+        inside = {name for name in file.namelist() if name.startswith("metalearn_tut/")}
+    package = [p for p in (ROOT / "metalearn_tut").rglob("*") if p.is_file()]
+    there = {p.relative_to(ROOT).as_posix() for p in package if p.suffix != ".pyc"}
+    assert inside == there

@@ -1,6 +1,9 @@
 """The pages of the book fit together, and so do the files around them."""
 
 import ast
+import importlib
+import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ import nbformat
 import pytest
 import yaml
 from contract_code import figure_names, imported, undeclared
-from contract_text import citations, links, spelling
+from contract_text import citations, glossary_terms, links, spelling
 from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
@@ -76,7 +79,8 @@ def test_links_are_found_in_markdown():
 
 @pytest.mark.parametrize("path", sorted(BOOK.rglob("*.md")), ids=lambda path: path.stem)
 def test_spelling_of_the_pages_is_american(path):
-    found = set(spelling(path.read_text("utf-8")))
+    named = re.sub(r"^\.\. auto.*$", "", path.read_text("utf-8"), flags=re.MULTILINE)
+    found = set(spelling(named))
     assert found == set()
 
 
@@ -115,3 +119,62 @@ def test_imports_are_declared_dependencies(folder):
     for path in (ROOT / folder).rglob("*.py"):
         found = imported(ast.parse(path.read_text("utf-8")))
         assert undeclared(found - (set() if inside else own), declared) == set(), path
+
+
+def test_every_term_says_where_it_is_taught_with_a_picture_of_that_chapter():
+    text = (BOOK / "glossary.md").read_text("utf-8")
+    terms = glossary_terms(text)
+    entries = re.split(r"(?m)^(?=\S)", text)
+    shown = {p.stem: figure_names(nbformat.read(p, 4)) for p in BOOK.glob("*.ipynb")}
+    places = re.compile(r"^  (?:Taught in|In the package:) \{doc\}`(?:[\w ]+ <)?([\w/]+)>?`", re.M)
+    for term in terms:
+        (entry,) = [e for e in entries if e.startswith(f"{term}\n")]
+        (place,) = places.findall(entry)
+        assert (BOOK / f"{place}.ipynb").is_file() or (BOOK / f"{place}.md").is_file()
+        for figure in re.findall(r"\{numref\}`([\w-]+)`", entry):
+            assert figure in shown[place], f"{term}: {figure} is not in {place}"
+        if place in shown:  # the chapter uses the word
+            page = contract.page_text(BOOK / f"{place}.ipynb")
+            word = re.escape(term).replace(r"\ ", r"[\s-]+")
+            assert re.search(word, page, re.IGNORECASE), f"{place} never says {term}"
+
+
+def test_what_a_room_offers_stands_on_its_page_once():
+    rooms = yaml.safe_load((BOOK / "_toc.yml").read_text("utf-8"))["parts"][-1]["chapters"]
+    (user,) = (part for part in rooms if part["file"] == "api/index")
+    for file in (section["file"] for section in user["sections"]):
+        room = file.rpartition("/")[2]
+        if room in ("cli", "claims"):
+            continue
+        text = (BOOK / f"{file}.md").read_text("utf-8")
+        listed = re.findall(rf"auto(?:function|class):: metalearn_tut\.{room}\.(\w+)$", text, re.M)
+        module = importlib.import_module(f"metalearn_tut.{room}")
+        offered = {
+            name
+            for name in getattr(module, "__all__", listed)
+            if inspect.isfunction(getattr(module, name)) or inspect.isclass(getattr(module, name))
+        }
+        assert sorted(listed) == sorted(offered), room
+        first = text.index("```python")
+        assert first < text.index("{eval-rst}"), f"{room}: a use comes first"
+
+
+def test_the_function_for_flower_is_a_federation():
+    """The page's own code, run; and the settings are those that LocalFlower takes."""
+    from metalearn_tut import gating
+    from metalearn_tut.federated.flower.app import DEFAULTS
+    from metalearn_tut.federated.flower.local import LocalFlower
+
+    text = (BOOK / "api" / "federated.md").read_text("utf-8").partition("## The same rounds")[2]
+    module, use = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    space = {}
+    exec(module, space)
+    federation = space["experiment"](nodes=10, rounds=1)
+    assert len(federation.nodes) == 8 and isinstance(federation.learner, gating.MetaGater)
+    exec(use.partition("with ")[0], space)
+    assert set(space["config"]) <= set(DEFAULTS)
+    assert len(space["experiment"](**json.loads(space["config"]["arguments"])).nodes) == 8
+    call = re.search(r"LocalFlower\((.*)\) as flower", use)[1]
+    taken = inspect.signature(LocalFlower).bind("folder", clients=8, config={}).arguments
+    assert re.findall(r"(\w+)=", call) == [name for name in taken if name != "folder"]
+    inspect.signature(LocalFlower.run).bind(None, limit=3600)

@@ -12,6 +12,7 @@ import claims_page
 import claims_text
 import matplotlib as mpl
 import pytest
+import reproducing_page
 import toy_study
 from claims_page import PAPERS
 
@@ -117,11 +118,35 @@ def test_a_file_of_another_configuration_counts_for_nothing(toy, tmp_path):
     assert "running (3 of 4 jobs)" in claims_page.generated(tmp_path)["claims"]
 
 
-def test_the_readmes_numbers_come_from_the_same_files(toy, tmp_path):
+def test_decided_claims_stand_first(page):
+    table = page.partition("\n## ")[0]
+    places = [re.search(r"\| (\*\*|not decided|running|not begun)", row)[1]
+              for row in table.splitlines()[4:]]  # fmt: skip
+    order = ["**", "not decided", "running", "not begun"]
+    assert places == sorted(places, key=order.index) and places[0] == "**"
+    finding = Finding(toy_study.CLAIM, Effect((0.4, 0.4), 0.0, 4))
+    open_one = replace(finding, effect=Effect((-0.4, 0.4), 0.0, 4))
+    missing = replace(finding, effect=None)
+    cases = (finding, {"a": {}}), (open_one, {"a": {}}), (missing, {"a": {}}), (missing, {})
+    fits = [claims_page._place(f, report.Report(toy_study.STUDY, r, 4)) for f, r in cases]
+    assert fits == [0, 1, 2, 3]
+
+
+def test_the_appendix_says_what_is_on_file(toy, tmp_path):
     toy(long=[[9, 9], [9, 8]], short=[[5, 5], [5, 4]])
-    assert claims_page.readme(tmp_path) == {"hetrom": "+0.400 ± 0.000, holds"}
-    toy(long=[None, [9, 8]], short=[[5, 5], [5, 4]])
-    assert claims_page.readme(tmp_path) == {"hetrom": "running (3 of 4 jobs)"}
+    said = reproducing_page.generated(tmp_path)
+    assert "11 studies, 47 claims, 16 hours" in said["first_round"]
+    assert "20 of its claims were called kept." in said["first_round"]
+    assert said["decided"].splitlines() == [
+        "Of 1 studies 1 has ended. Of 1 claims 1 have their numbers: 1 holds, 0 does not hold, "
+        "0 not decided.",
+        "",
+        "| claim | verdict | points of accuracy |",
+        "| - | - | - |",
+        "| HeTRoM: Practice helps. | **holds** | +40.0 ±\u00a00.0 |",
+    ]
+    toy(long=[[9, 9], None], short=[[5, 5], [5, 4]])
+    assert reproducing_page.decided(tmp_path).startswith("Of 1 studies 0 have ended. Of 1 claims 0")
 
 
 # The figure

@@ -6,6 +6,7 @@ import pytest
 import recorded_studies
 
 from metalearn_tut import claims
+from metalearn_tut.claims.report import Report
 from metalearn_tut.claims.statistics import HOLDS
 from metalearn_tut.nb import recorded
 
@@ -47,3 +48,20 @@ def test_a_comparison_whose_jobs_have_ended_has_its_numbers(monkeypatch, tmp_pat
     assert first["seeds"] == pytest.approx([0.2] * 5)
     assert first["over_tasks"] == 0 and first["verdict"] == HOLDS
     assert all("seeds" not in row for row in others)
+
+
+def test_the_table_of_all_learners_is_there_once_all_jobs_have_ended(monkeypatch, tmp_path):
+    costs = {"parameters": 10, "macs": 20, "bytes": 30, "learner_bytes": 40}
+
+    def records(jobs, folder):
+        right = {job.name: {"right": "3 4", "of": 5} for job in jobs}
+        return {n: {"values": {"values": {"test": r, "cost": costs}}} for n, r in right.items()}
+
+    assert recorded_studies.found(tmp_path)["compact"]["table"] == {}
+    monkeypatch.setattr("metalearn_tut.claims.report.records_of", records)
+    compact = Report.of(claims.load("compact"), tmp_path)
+    monkeypatch.setattr(Report, "claims", lambda self: [])
+    monkeypatch.setattr(Report, "reported", lambda self: [])
+    table = recorded_studies._of(compact)["table"]
+    assert len(table) == 12 and "tsmd-anp50" in table
+    assert table["maml8"] == {"accuracy": 0.7, "over_seeds": 0.0, **costs}

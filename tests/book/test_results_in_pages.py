@@ -20,22 +20,25 @@ def extension(monkeypatch):
     return results_in_pages
 
 
-@pytest.mark.parametrize("name", ["benchmarks", "claims", "teach_it"])
+NAMES = ["A2_reproducing", "benchmarks", "claims", "intro", "install", "teach_it", "using"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_page_is_filled_and_others_are_left_as_they_are(extension, name):
     text = (ROOT / "book" / f"{name}.md").read_text("utf-8")
     source = [text]
-    extension.write(None, "intro", source)
+    extension.write(None, "notation", source)
     assert source == [text]
     extension.write(None, name, source)
-    for part, said in import_module(f"{name}_page").generated().items():
+    for part, said in import_module(extension.PAGES[name]).generated().items():
         text = text.replace(f"% from results: {part}\n", f"{said}\n")
     assert source == [text] and "% from results" not in text
 
 
 def test_sphinx_fills_them_anew_in_every_build(extension):
-    env = SimpleNamespace(found_docs={"intro", "benchmarks", "claims"})
+    env = SimpleNamespace(found_docs={"notation", "benchmarks", "claims"})
     assert extension.always(None, env, set(), set(), set()) == ["benchmarks", "claims"]
-    env = SimpleNamespace(found_docs={"intro", "claims"})
+    env = SimpleNamespace(found_docs={"notation", "claims"})
     assert extension.always(None, env, set(), set(), set()) == ["claims"]
     hooks = []
     extension.setup(SimpleNamespace(connect=lambda *hook: hooks.append(hook)))

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import access
 import background
 import browser
 import check_pages
@@ -30,12 +31,25 @@ GRAY = next(of["name"] for of in learners.shown() if of["channels"] == 1)
 PHONE = 360
 
 
+def test_the_page_that_the_command_opens_is_the_demo_of_the_book():
+    assert alone.PAGE.read_text("utf-8") == alone.text("../") + "\n"
+
+
 @pytest.fixture(scope="module")
 def driver():
     if (reason := browser.missing()) is not None:
         pytest.skip(reason)
     with browser.browser() as started:
         yield started
+
+
+@pytest.mark.parametrize("width", [browser.DESKTOP, PHONE])
+def test_everyone_can_use_it(driver, page, width):
+    """At first, and with an answer."""
+    open_page(driver, page, width)
+    assert access.serious(driver) == []
+    start(driver, GRAY)
+    assert access.serious(driver) == []
 
 
 @pytest.fixture(scope="module")

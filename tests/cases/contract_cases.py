@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
 import contract
-import contract_shape
 import format_notebooks
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -55,64 +52,80 @@ AFTER = """:::{solution-end}
 :label: ex-two
 
 Open-ended. What if?
+:::
+
+:::{exercise} Three
+:label: ex-three
+
+Open-ended. And then?
 :::"""
 SUMMARY = """## Summary
-
-**Questions.** Why?
 
 **Further reading.** {cite:p}`finn2017maml`.
 
 [Open an issue about this page](https://a.b)"""
+IMPORTS = """import torch
+
+from metalearn_tut import nb
+from metalearn_tut.nb import plots"""
+MINE = "def my_one(x):\n    raise NotImplementedError\n\n\nnb.check_one(my_one)"
+SOLVED = "def one(x):\n    return x\n\n\nnb.check_one(one)"
 
 
-def section(title: str) -> list[nbformat.NotebookNode]:
-    """A heading, 220 words, a formula, a prediction, and two cells."""
-    text = rf"## {title}" + "\n\n" + "word " * 220 + r"$\frac12 \bar a < b^{\mathcal S_1}$."
-    text += "\n\n**Predict:** is it small?"
-    name = "".join(filter(str.isalpha, title)).lower()
-    return [new_markdown_cell(text), new_code_cell(f"{name} = 1"), new_code_cell(f"print({name})")]
+def code(source: str, name: str, *tags: str, **metadata: object) -> nbformat.NotebookNode:
+    """A code cell with an id."""
+    return new_code_cell(source, id=name, metadata={"tags": list(tags), **metadata})
 
 
 def chapter(*cells: nbformat.NotebookNode, name: str = NAME) -> nbformat.NotebookNode:
-    """A notebook that keeps the contract, and ``cells`` before its mechanism."""
-    sections = [title for title in contract_shape.CHAPTER[:-2] if title != contract_shape.OWN]
-    at = sections.index("Same as the reference module")
-    sections.insert(at, "The loop")
-    body = {title: section(title) for title in sections}
-    body["See the mechanism"][:0] = cells
-    start = [
+    """A notebook that keeps the contract, and ``cells`` before its pitfalls."""
+    prose = "\n\n".join(f"## {title}\n\n" + "word " * 520 for title in ("A finding", "Another"))
+    formula = r"Let $\frac12 \bar a < b^{\mathcal S_1}$."
+    every = [
         new_markdown_cell(TITLE.replace(NAME, name)),
-        new_code_cell(SETUP.rstrip("\n")),
-        new_code_cell(
-            "import matplotlib.pyplot as plt\nimport torch\n\nfrom metalearn_tut import nb"
-        ),
-    ]
-    body["The question"].append(new_code_cell("plt.plot([1, 2])", metadata={"mystnb": FIGURE}))
-    end = [
+        code(SETUP.rstrip("\n"), "setup", "hide-input"),
+        code(IMPORTS, "imports", "hide-input"),
+        code("plots.curve([1, 2])", "fig-first", "hide-input", mystnb=FIGURE),
+        new_markdown_cell("## In one minute\n\nWhat it is, in short."),
+        new_markdown_cell(f"{prose}\n\n{formula}"),
+        code("def step(w):\n    return torch.sin(w)", "idea"),
+        new_markdown_cell("**Predict:** is it small?"),
+        code("print(torch.ones(2))", "answer", "hide-output"),
+        code("nb.compare('a', 1, 1)\nnb.compare('b', 1, 1)", "two"),
+        code("found = 1", "found"),
+        code("print(found)", "shown"),
+        *cells,
+        new_markdown_cell("## Pitfalls\n\nMany."),
+        code("print(1)", "pitfall"),
         new_markdown_cell(EXERCISE),
-        new_code_cell("def my_one(x):\n    raise NotImplementedError\n\n\nnb.check_one(my_one)"),
+        code(MINE, "mine"),
         new_markdown_cell(SOLUTION),
-        new_code_cell(
-            "def one(x):\n    return x\n\n\nnb.check_one(one)", metadata={"tags": ["solution"]}
-        ),
+        code(SOLVED, "solved", "solution"),
         new_markdown_cell(AFTER),
-        new_code_cell("print('Well done.')"),
         new_markdown_cell(SUMMARY),
+        new_markdown_cell("## Checked on this page\n\nFolded."),
+        code("nb.compare('c', 1, 1)\nassert True", "checked", "hide-cell"),
     ]
-    every = [*start, *(cell for cells_ in body.values() for cell in cells_), *end]
     return format_notebooks.formatted(new_notebook(cells=every), SETUP.rstrip("\n"))
 
 
 def appendix() -> nbformat.NotebookNode:
-    """The same with only the sections that an appendix needs, and one of its own."""
-    notebook, kept = chapter(name=APPENDIX), True
-    cells, notebook.cells = notebook.cells, []
-    for cell in cells:
-        if title := re.match("## (.*)", cell.source):
-            kept = title[1] in (*contract_shape.APPENDIX, "The loop")
-        if kept:
-            notebook.cells.append(cell)
-    return notebook
+    """A notebook that keeps what an appendix is asked for."""
+    cells = [
+        new_markdown_cell(TITLE.replace(NAME, APPENDIX)),
+        code(SETUP.rstrip("\n"), "setup"),
+        code(IMPORTS, "imports"),
+        new_markdown_cell("## The question\n\n" + "word " * 300 + "**Predict:** No."),
+        new_markdown_cell("## The loop\n\n**Predict:** is it small?"),
+        code("print(torch.ones(2))", "answer"),
+        code("nb.compare('a', 1, 1)", "one"),
+        new_markdown_cell(EXERCISE),
+        code(MINE, "mine"),
+        new_markdown_cell(SOLUTION),
+        code(SOLVED, "solved", "solution"),
+        new_markdown_cell(f"{AFTER}\n\n{SUMMARY}"),
+    ]
+    return format_notebooks.formatted(new_notebook(cells=cells), SETUP.rstrip("\n"))
 
 
 def broken(notebook: nbformat.NotebookNode, name: str = NAME) -> str:
@@ -130,4 +143,14 @@ def replaced(old: str, new: str) -> str:
     notebook = chapter()
     cell = cell_with(notebook, old)
     cell.source = cell.source.replace(old, new)
+    return broken(notebook)
+
+
+def changed(text: str, source: str | None = None, *tags: str) -> str:
+    """The breaches after the cell with ``text`` got another source, and these tags alone."""
+    notebook = chapter()
+    cell = cell_with(notebook, text)
+    cell.source = cell.source if source is None else source
+    if cell.cell_type == "code":
+        cell.metadata["tags"] = list(tags)
     return broken(notebook)

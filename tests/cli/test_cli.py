@@ -57,13 +57,14 @@ def trained(tmp_path_factory):
 def test_help_teaches_and_does_not_wait_for_pytorch():
     code = (
         "import sys; from metalearn_tut.cli import program as cli\n"
-        "for name in ' data train federate evaluate prune export reproduce'.split(' '):\n"
+        "for name in ' demo learn data train federate evaluate prune export reproduce'.split(\n"
+        "    ' '):\n"
         "    assert cli.run([*name.split(), '--help']) == 0\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("Examples:") == 7 and "metalearn-tut train --data glyphs" in run.stdout
+    assert run.stdout.count("Examples:") == 9 and "metalearn-tut train --data glyphs" in run.stdout
     assert "\\[" not in run.stdout
 
 

@@ -1,11 +1,14 @@
 """The files around the package agree with each other."""
 
+import hashlib
 import re
 import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import install_page
+import own_wheel
 import pytest
 import set_repository
 import yaml
@@ -93,17 +96,27 @@ def test_the_conda_environment_installs_the_same_pins():
     assert section == {"pip": ["-c constraints.txt", "-e .[book,test,deploy,federated]"]}
 
 
-def test_the_readme_shows_the_versions_that_are_pinned_and_required():
+def test_the_page_shows_the_versions_that_are_pinned_and_required():
     row = re.compile(r"^\| (\w[\w-]*) \| (\d\S* \| \d[^|]*) \|$", re.MULTILINE)
-    rows = dict(row.findall(read("README.md")))
+    rows = dict(row.findall(install_page.versions()))
     assert len(rows) >= 6
     bounds = {r.name: r for r in REQUIREMENTS}
-    tested_python, _ = rows.pop("Python").split(" | ")
+    tested_python, least = rows.pop("Python").split(" | ")
+    assert PROJECT["requires-python"] == f">={least}"
     for name, row in rows.items():
         tested, least = row.split(" | ")
         assert [tested] == pins(name, tested_python)
         lower = [s.version for s in bounds[name].specifier if s.operator == ">="]
         assert [least.split(",")[0]] == lower
+
+
+def test_the_page_links_to_the_wheel_with_its_checksum(tmp_path, monkeypatch):
+    monkeypatch.setattr(install_page, "FOLDER", tmp_path)
+    assert "`make book` puts" in install_page.brought()
+    (tmp_path / own_wheel.name()).write_bytes(b"a wheel")
+    said = install_page.brought()
+    assert f'href="wheel/{own_wheel.name()}"' in said
+    assert hashlib.sha256(b"a wheel").hexdigest() in said
 
 
 def test_the_version_stands_the_same_everywhere():
@@ -162,6 +175,16 @@ def test_the_project_moves_with_one_command(tmp_path):
     set_repository.move(tmp_path, f"https://github.com/{old}")
     for name in ("pyproject.toml", *REPOSITORY_FILES):
         assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+def test_until_somebody_hosts_it_the_address_is_nobodys():
+    """No name on GitHub has an underscore, so that nobody can register it and serve code."""
+    slug = set_repository.slug_of(set_repository.current(ROOT))
+    owner = slug.split("/")[0]
+    assert owner == set_repository.NOBODY or re.fullmatch(r"[A-Za-z\d]+(-[A-Za-z\d]+)*", owner)
+    assert set_repository.site(slug) in read("README.md")
+    said = "Whoever hosts it sets the address once: `python tools/set_repository.py"
+    assert owner != set_repository.NOBODY or said in " ".join(read("README.md").split())
 
 
 def test_an_address_of_another_form_is_refused():

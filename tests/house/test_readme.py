@@ -1,76 +1,110 @@
-"""The README's table of chapters says what the chapters and the results say."""
+"""What README and first page say at first sight: short, true, and the same as the results."""
 
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
-import nbformat
+import front_page
 import pytest
-import yaml
+from claims_page import reports
+
+from metalearn_tut import claims, pretrained
+from metalearn_tut.claims.statistics import FAILS, HOLDS, OPEN
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-ROWS = {
-    path: (float(minutes), said)
-    for path, minutes, said in re.findall(
-        r"^\| \[[^]]+\]\(book/(\w+)\.ipynb\) \[▶\]\(\S+\) \| ([\d.]+) \| (.+) \|$", README, re.M
+INTRO = (ROOT / "book/intro.md").read_text("utf-8")
+CHAPTERS = front_page.chapters()
+
+
+def test_it_is_read_in_half_a_minute():
+    lines = README.splitlines()
+    assert len(lines) < 120
+    first = lines.index("## Ten lines")
+    words = re.sub(r"<[^>]+>|\]\([^)]*\)", " ", "\n".join(lines[1:first])).split()
+    assert len(words) < 150
+
+
+def test_its_tables_are_those_that_the_results_give():
+    assert front_page.written(README, front_page.for_readme()) == README, (
+        "run python tools/front_page.py"
     )
-}
 
 
-def values(study, claim):
-    path = ROOT / "results" / "claims" / "first_round.json"
-    return json.loads(path.read_text("utf-8"))[study]["claims"][str(claim)]["values"]
+def test_every_chapter_has_a_question_and_links_to_the_page_and_to_colab():
+    assert set(CHAPTERS) <= set(front_page.QUESTIONS)
+    for name in CHAPTERS.values():
+        runs = front_page.file_of(name).suffix == ".ipynb"
+        assert README.count(f"/{name}.html) [▶](https://colab.research.google.com/") == runs
+        assert README.count(f"/{name}.html)") >= 1
+        assert bool(README.count(f"/blob/main/book/{name}.ipynb)")) == runs
+    assert {number for *_, number in front_page.LIMITS} <= set(CHAPTERS)
 
 
-def gap(difference):
-    return f"{difference['mean']:+.3f} ± {difference['over_tasks']:.3f}"
+def test_an_answer_is_that_of_the_studys_first_claim_or_it_is_running():
+    found = reports()
+    for asked in front_page.QUESTIONS.values():
+        assert bool(asked.study) != bool(asked.answer and not asked.study)
+        if asked.study:
+            said = front_page.answered(found[asked.study], asked.answer)
+            ended = found[asked.study].claims()[0].effect is not None
+            assert (said == front_page.RUNNING) != ended
+            assert README.count(said) >= 1
 
 
-def numbers(said):
-    return re.findall(r"[+-]?\d\.\d+ ± \d\.\d+", said)
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (HOLDS, "Yes: −1.2 ± 0.3 points, 5 trainings, there."),
+        (FAILS, "No: −1.2 ± 0.3 points, 5 trainings, there."),
+        (OPEN, "Not decided: −1.2 ± 0.3 points, 5 trainings, there."),
+        (None, "Running."),
+    ],
+)
+def test_a_verdict_is_said_with_its_interval_over_trainings(verdict, said):
+    effect = SimpleNamespace(mean=-0.0123, over_seeds=0.0031, over_tasks=0.5)
+    finding = SimpleNamespace(effect=effect if verdict else None, verdict=verdict)
+    assert front_page.sentence(finding, 5, "there") == said
 
 
-def test_every_chapter_has_a_row_and_a_link_to_colab():
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text("utf-8"))
-    parts = [part for part in toc["parts"] if part.get("caption") in ("Chapters", "Appendix")]
-    listed = [page["file"] for part in parts for page in part["chapters"]]
-    assert list(ROWS) == listed
-    for name in listed:
-        assert README.count(f"/blob/main/book/{name}.ipynb") == 1
+def test_a_question_is_about_what_the_studys_first_claim_says():
+    """Where a claim is changed, look at the question again."""
+    says = {
+        "hetrom": "With random labels in 30 % of the training tasks",
+        "anp": "85 % of the weights can go",
+        "abp_cifar10": "Without a third of its blocks",
+        "tsmd": "A student that an adapted teacher guides learns a task better",
+        "metagater": "With half of the multiply-adds, gated networks",
+        "compact": "Prune a wide learner by ANP rather than train a narrow one",
+    }
+    asked = {a.study for a in front_page.QUESTIONS.values() if a.study}
+    assert asked == set(says)
+    for study, words in says.items():
+        assert claims.load(study).claims[0].text.startswith(words)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_a_chapter_takes_as_long_as_it_says(name):
-    title = nbformat.read(ROOT / "book" / f"{name}.ipynb", as_version=4).cells[0].source
-    seconds = int(re.search(r"CPU · about (\d+) s", title)[1])
-    assert ROWS[name][0] == pytest.approx(seconds / 60, abs=0.051)
+def test_a_readme_without_its_marks_is_refused():
+    with pytest.raises(
+        ValueError, match=r"needs one <!-- made by tools/front_page\.py: limits -->"
+    ):
+        front_page.written(README.replace("front_page.py: limits", ""), front_page.for_readme())
 
 
-def test_the_differences_are_those_on_record():
-    noisy, clean = values("hetrom", 1)["labels-0.5"], values("hetrom", 3)
-    hetrom = [gap(noisy["hetrom - mean"]), gap(clean["hetrom - mean"])]
-    assert numbers(ROWS["03_rank_losses"][1]) == hetrom
-    one, five = values("anp", 1)["conv64"], values("anp_second", 1)["conv64_5shot"]
-    anp = [gap(one["conv64-anp - dense"]), gap(five["anp - dense"])]
-    assert numbers(ROWS["04_anp_saliency"][1]) == anp
-    assert numbers(ROWS["05_abp_block_voting"][1]) == [
-        gap(values("abp", 2)["0.4"]["abp - unpruned"])
-    ]
-    assert values("abp", 3)["scratch"]["abp - other"]["mean"] < 0
-    more = values("tsmd", 6)["1-shot"]["teacher - alone"]
-    tsmd = [gap(values("tsmd", 1)["1-shot"]["tsmd - student"]), gap(more)]
-    assert numbers(ROWS["06_tsmd_distillation"][1]) == tsmd
-    gated, said = values("metagater", 1)["10"], ROWS["07_metagater_federated_gates"][1]
-    assert numbers(said) == [gap(gated["gated - dense"])]
-    assert said.startswith(f"{gated['macs']['gated-0.5']:.2f} of the multiply-adds")
-    pruned = values("compact", 1)["gap"]
-    assert numbers(ROWS["08_compact_learners"][1]) == [gap(pruned)]
+def test_the_learner_that_is_shown_has_the_size_that_is_said():
+    name = re.search(r'pretrained\.load\("(\w+)"\)', README)[1]
+    said = f"{pretrained.path(name).stat().st_size / 1000:.0f} kB"
+    assert f'("{name}")  # Conv4, {said}' in README
+    for text in (README, INTRO):
+        assert f"a learner of {said}" in text
+    (file,) = (ROOT / "results").glob(f"*/{name}.json")
+    values = json.loads(file.read_text("utf-8"))["values"]
+    if "support" in values:
+        found = values["support"]
+        assert f"{found['mean']:.4f} ± {found['half_width']:.4f} (600 tasks" in README
 
 
-def test_the_shipped_learner_is_the_one_of_chapter_2():
-    path = ROOT / "results" / "pretrained" / "glyphs_5way_1shot.json"
-    found = json.loads(path.read_text("utf-8"))["values"]["support"]
-    assert numbers(ROWS["02_bilevel_maml"][1]) == [
-        f"{found['mean']:.3f} ± {found['half_width']:.3f}"
-    ]
+def test_no_number_of_the_first_round_is_left():
+    for text in (README, INTRO):
+        assert not re.search(r"[+-]0\.\d{3} ± ", text)
+        assert "side_by_side" not in text and "first_round" not in text

@@ -95,6 +95,15 @@ def test_a_study_shows_its_verdicts_in_colors_and_what_still_runs():
         assert low < -0.2 and high > 0.2 + forest.Row([0.1, 0.2, 0.3], 0).over_trainings
 
 
+def test_a_row_has_the_rivals_split_if_its_own_is_the_usual_one():
+    rows = [{**STUDY["rows"][0], "rival": "a", "rival_split": split} for split in ("x", "y")]
+    rows.append({**STUDY["rows"][1], "rival_split": "test"})
+    labels = {"a - a (y)": "2nd", "a - a (x)": "1st", "a - c (hard)": "3rd"}
+    with plots.figure() as ax:
+        forest.study(ax, {**STUDY, "rows": rows}, labels)
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["2nd", "1st", "3rd"]
+
+
 def test_a_study_that_has_ended_says_so_and_one_without_numbers_can_be_drawn():
     with plots.figure() as ax:
         ended = {**STUDY, "done": 8}

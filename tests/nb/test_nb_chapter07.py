@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from metalearn_tut import gating
 from metalearn_tut.gating import ChannelGatedConv4
@@ -12,14 +11,14 @@ from metalearn_tut.nb.chapters import chapter07
 # Exercise 1: the end of the rounds
 
 
-def by_formula(a, h, sizes, T0, alpha, beta):
-    pulls = sizes * (1 - (1 - beta * h * (1 - alpha * h) ** 2) ** T0)
+def by_formula(a, h, sizes, steps, alpha, beta):
+    pulls = sizes * (1 - (1 - beta * h * (1 - alpha * h) ** 2) ** steps)
     return (pulls * a).sum() / pulls.sum()
 
 
-def by_solving(a, h, sizes, T0, alpha, beta):
+def by_solving(a, h, sizes, steps, alpha, beta):
     """A round is linear in where it starts: two rounds say where it ends."""
-    r = (1 - beta * h * (1 - alpha * h) ** 2) ** T0
+    r = (1 - beta * h * (1 - alpha * h) ** 2) ** steps
     first, second = (((sizes * (a + r * (s - a))).sum() / sizes.sum()) for s in (0.0, 1.0))
     return first / (1 - (second - first))
 
@@ -27,24 +26,13 @@ def by_solving(a, h, sizes, T0, alpha, beta):
 def with_formula(change):
     """The formula with other arguments."""
 
-    def answer(a, h, sizes, T0, alpha, beta):
-        return by_formula(*change(a, h, sizes, T0, alpha, beta))
+    def answer(a, h, sizes, steps, alpha, beta):
+        return by_formula(*change(a, h, sizes, steps, alpha, beta))
 
     return answer
 
 
-# Exercise 2: two opening rates
-
-
-def by_logarithms(u):
-    return (2 * u).sigmoid(), (1 + u.exp()).log().log() - u
-
-
-def by_softplus(u):
-    return 1 / (1 + (-2 * u).exp()), F.softplus(u).log() - u
-
-
-# Exercise 3: what open filters cost
+# Exercise 2: what open filters cost
 
 
 def layer_by_layer(masks, sides, channels, hidden):
@@ -78,25 +66,18 @@ def inputs_all_open(masks, sides, channels, hidden):
 
 RIGHT = {
     "end": [by_formula, by_solving],
-    "rates": [by_logarithms, by_softplus],
     "work": [layer_by_layer, image_by_image],
 }
 WRONG = {
     "end": [
         lambda a, h, sizes, *rest: (sizes * a).sum() / sizes.sum(),
         lambda a, h, sizes, *rest: a.mean(),
-        with_formula(lambda a, h, sizes, T0, *rest: (a, h, torch.ones_like(sizes), T0, *rest)),
-        with_formula(lambda a, h, sizes, T0, alpha, beta: (a, h, sizes, T0, 0.0, beta)),
-        with_formula(lambda a, h, sizes, T0, alpha, beta: (a, h, sizes, 1, alpha, beta)),
+        with_formula(
+            lambda a, h, sizes, steps, *rest: (a, h, torch.ones_like(sizes), steps, *rest)
+        ),
+        with_formula(lambda a, h, sizes, steps, alpha, beta: (a, h, sizes, steps, 0.0, beta)),
+        with_formula(lambda a, h, sizes, steps, alpha, beta: (a, h, sizes, 1, alpha, beta)),
         lambda *given: by_formula(*given)[None],
-    ],
-    "rates": [
-        lambda u: (u.sigmoid(), by_logarithms(u)[1]),
-        lambda u: (1 - (-u.exp()).exp(), by_logarithms(u)[1]),
-        lambda u: (by_logarithms(u)[0], torch.zeros_like(u)),
-        lambda u: (by_logarithms(u)[0], -by_logarithms(u)[1]),
-        lambda u: (by_logarithms(u)[0], torch.full_like(u, -0.3665)),  # right at 0 only
-        lambda u: by_logarithms(u[:1]),
     ],
     "work": [
         inputs_all_open,
@@ -119,7 +100,7 @@ def test_right_answers_are_accepted(name, capsys):
     ("name", "number"), [(name, n) for name, answers in WRONG.items() for n in range(len(answers))]
 )
 def test_wrong_answers_are_refused(name, number):
-    with pytest.raises(AssertionError, match=r"^(end of rounds|rate|multiplications) "):
+    with pytest.raises(AssertionError, match=r"^(end of rounds|multiplications) "):
         getattr(chapter07, f"check_{name}")(WRONG[name][number])
 
 

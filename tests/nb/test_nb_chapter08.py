@@ -30,21 +30,7 @@ def one_by_one(costs, accuracy):
     return torch.tensor([not d for d in dominated])
 
 
-# Exercise 2: a residual block
-
-
-def by_formula(c, w, side):
-    weights = 10 * c * w + 18 * w**2
-    return weights + 8 * w, weights * side**2
-
-
-def layer_by_layer(c, w, side):
-    layers = [(c, w, 9), (w, w, 9), (w, w, 9), (c, w, 1)]
-    parameters = sum(i * o * k + 2 * o for i, o, k in layers)
-    return parameters, sum(side * side * i * o * k for i, o, k in layers)
-
-
-# Exercise 3: prototypes with a scale
+# Exercise 2: prototypes with a scale
 
 
 def linear(weight, bias):
@@ -64,7 +50,6 @@ def shifted(centers, scale):
 
 RIGHT = {
     "front": [all_at_once, one_by_one],
-    "block": [by_formula, layer_by_layer],
     "head": [scaled, shifted],
 }
 WRONG = {
@@ -75,14 +60,6 @@ WRONG = {
         lambda costs, accuracy: all_at_once(costs, -accuracy),
         lambda costs, accuracy: accuracy == accuracy.max(),
         lambda costs, accuracy: all_at_once(costs, accuracy)[:-1],
-    ],
-    "block": [
-        lambda c, w, side: (by_formula(c, w, side)[0] - 8 * w, by_formula(c, w, side)[1]),
-        lambda c, w, side: (by_formula(c, w, side)[0] - c * w, by_formula(c, w, side)[1]),
-        lambda c, w, side: (by_formula(c, w, side)[0], by_formula(c, w, side // 2)[1]),
-        lambda c, w, side: (by_formula(c, w, side)[0],) * 2,
-        lambda c, w, side: (by_formula(c, w, side)[0], by_formula(c, w, side)[0] * side**2),
-        lambda c, w, side: (27 * c * w + c * w + 8 * w, (27 * c * w + c * w) * side**2),
     ],
     "head": [
         lambda centers, scale: linear(2 * centers, -centers.square().sum(1)),

@@ -1,4 +1,9 @@
-"""The demo of "Teach it five things" on a page of its own, which needs no built book."""
+"""The demo of "Teach it five things" on a page of its own, which needs no built book.
+
+    python tools/teach_it/alone.py
+
+writes ``book/_extra/teach/index.html``, which ``metalearn-tut demo`` opens.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,15 @@ from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 BOOK = Path(__file__).parents[2] / "book"
+PAGE = BOOK / "_extra/teach/index.html"
 HANG = 1800  # seconds: what takes longer hangs, however busy the machine is
 AROUND = """<!doctype html>
 <html lang="en" data-theme="light">
 <head>
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Teach it five things</title>
+BASE
 <style>
   html {
     --pst-color-text-base: #222832; --pst-color-text-muted: #48566b; --pst-color-border: #c9c9c9;
@@ -25,7 +34,7 @@ AROUND = """<!doctype html>
   }
   *, ::before { box-sizing: border-box; }
   body {
-    max-width: 700px; margin: 16px; font: 16px/1.6 sans-serif;
+    max-width: 700px; margin: 16px auto; padding: 0 16px; font: 16px/1.6 sans-serif;
     color: var(--pst-color-text-base); background: var(--pst-color-background);
   }
 </style>
@@ -35,8 +44,13 @@ AROUND = """<!doctype html>
 </script>
 </head>
 <body>
-<button class="theme-switch-button" onclick="turn()">Theme</button>
+<main>
+<h1>Teach it five things</h1>
+<p>Draw five things, one picture of each. Then draw one of them again: does a network recognize it
+that has never seen any of them before?</p>
+<button class="theme-switch-button" onclick="turn()">Light or dark</button>
 DEMO
+</main>
 </body>
 </html>"""
 
@@ -48,12 +62,18 @@ def demo() -> str:
     return found
 
 
+def text(base: str = "") -> str:
+    """The page; ``base`` says where the folders ``teach`` and ``onnxruntime`` are."""
+    head = f'<base href="{base}">' if base else ""
+    return AROUND.replace("BASE\n", f"{head}\n" if head else "").replace("DEMO", demo().rstrip())
+
+
 def write(folder: Path) -> Path:
     """The page, in an empty folder, beside what the book puts beside its pages."""
     for name in ("teach", "onnxruntime"):
         (folder / name).symlink_to(BOOK / "_extra" / name)
     page = folder / "teach_it.html"
-    page.write_text(AROUND.replace("DEMO", demo()), "utf-8")
+    page.write_text(text(), "utf-8")
     return page
 
 
@@ -94,3 +114,8 @@ def start(driver: webdriver.Chrome, learner: str) -> None:
     choose(driver, learner)
     press(driver, "start")
     answered(driver, f"Teach.last.learner === '{learner}'")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text("../") + "\n", "utf-8")
+    print(PAGE)

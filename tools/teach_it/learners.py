@@ -30,6 +30,9 @@ WHERE = "Teach.learners = "
 STEPS = {1: "one gradient step", 2: "two gradient steps", 3: "three gradient steps"}
 # What the page calls them, in its order.
 TITLES = {
+    "emoji_5way_1shot": "Color, large",
+    "emoji_5way_1shot_small": "Color, small",
+    "emoji_protonet": "Color, prototypes",
     "glyphs_5way_1shot": "Gray, large",
     "glyphs_5way_1shot_small": "Gray, small",
 }
@@ -38,8 +41,7 @@ TITLES = {
 def described(name: str, files: dict[str, bytes]) -> dict[str, Any]:
     """What the page says about a learner."""
     config = load_config(pretrained.path(name))
-    measured = json.loads((ROOT / f"results/pretrained/{name}.json").read_text("utf-8"))["values"]
-    measured = measured.get("support", measured)
+    right, half_width, n_tasks = worth(name, config["data"]["name"])
     return {
         "name": name,
         "title": TITLES[name],
@@ -48,11 +50,22 @@ def described(name: str, files: dict[str, bytes]) -> dict[str, Any]:
         "pictures": config["data"]["name"],
         "does": STEPS.get(config["algorithm"].get("inner_steps"), "five averages, no gradient"),
         "bytes": len(files["learn"]),
-        "right": round(measured["mean"], 4),
-        "half_width": round(measured["half_width"], 4),
-        "tasks": measured["n_tasks"],
+        "right": round(right, 4),
+        "half_width": round(half_width, 4),
+        "tasks": n_tasks,
         "sha256": checksum(name),
     }
+
+
+def worth(name: str, data: str) -> tuple[float, float, int]:
+    """Accuracy on test tasks of five ways, half its interval, and the number of tasks."""
+    folder = "emoji" if data == "emoji" else "pretrained"
+    result = json.loads((ROOT / "results" / folder / f"{name}.json").read_text("utf-8"))
+    if data == "emoji":
+        first = result["values"]["rows"][0]  # new things, by any artist
+        return first["accuracy"], first["half_width"], result["config"]["tasks"]
+    values = result["values"]["support"]
+    return values["mean"], values["half_width"], values["n_tasks"]
 
 
 def checksum(name: str) -> str:

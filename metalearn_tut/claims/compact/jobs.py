@@ -10,6 +10,7 @@ from metalearn_tut.claims.learners import answers_to, build, deployed_cost, trai
 from metalearn_tut.claims.study import Config, Values
 from metalearn_tut.claims.tasks import TasksFrom, sampler
 from metalearn_tut.claims.tsmd.jobs import teacher
+from metalearn_tut.deployment import export_learner
 from metalearn_tut.distillation import MetaDistiller
 from metalearn_tut.gating.evaluation import Watched, is_gated
 from metalearn_tut.learners.learner import Learner
@@ -24,7 +25,7 @@ def alone(config: Config, folder: Path) -> Values:
 
     ``config`` has ``learner`` (see :func:`~metalearn_tut.claims.learners.trained`) and ``tests``.
     """
-    return measured(trained(config["learner"], folder), config)
+    return measured(trained(config["learner"], folder), config, folder)
 
 
 def taught(config: Config, folder: Path) -> Values:
@@ -38,7 +39,7 @@ def taught(config: Config, folder: Path) -> Values:
     pair = MetaDistiller(guide, student, **config["distil"])
     train(pair, config["student"], folder / "training")
     if "schedule" not in config:
-        return measured(pair, config)
+        return measured(pair, config, folder)
     tasks = sampler(config["student"]["tasks"])
     retraining = dict(config["retrain"])
     steps = retraining.pop("steps")
@@ -52,17 +53,22 @@ def taught(config: Config, folder: Path) -> Values:
     criterion = saliency.Criterion(**config["criterion"])
     options = {"out": folder / "rounds", "resume": True, "progress": False}
     saliency.anp_prune(student, TasksFrom(tasks, SCORING), rounds, criterion, **options)
-    return measured(pair, config)
+    return measured(pair, config, folder)
 
 
-def measured(learner: Learner, config: Config) -> Values:
+def measured(learner: Learner, config: Config, folder: Path) -> Values:
     """Right answers by split, and the ``cost`` of the network that is deployed for a task.
 
-    The multiply-adds of a gated network are the mean over all test images.
+    The multiply-adds of a gated network are the mean over all test images. ``learner_bytes`` is the
+    size of ``learner.onnx`` in ``folder``, the file that learns: of a student without its teacher.
     """
     watched = Watched(learner) if is_gated(learner) else learner
     values = answers_to(watched, config["tests"])
     values["cost"] = deployed_cost(learner, config["tests"]["test"])
     if isinstance(watched, Watched):
         values["cost"]["macs"] *= statistics.fmean(watched.shares)
+    shape = sampler(config["tests"]["test"])[0].support_x.shape[1:]
+    file = folder / "learner.onnx"
+    export_learner(getattr(learner, "student", learner), file, shape)
+    values["cost"]["learner_bytes"] = file.stat().st_size
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from metalearn_tut.runs.options import option
 
@@ -11,7 +12,15 @@ SOURCES = ("emoji", "glyphs", "omniglot", "mini_imagenet", "image_folder")
 SPLITS = ("train", "validation", "test")
 NORMS = ("batch", "support", "group", "none")
 
-RUN = partial(option, positional=True)
+
+def shipped(beginning: str) -> list[str]:
+    """The learners that come with the package, whose names begin so: no PyTorch is needed."""
+    folder = Path(__file__).parents[2] / "pretrained"
+    names = sorted(path.stem for path in folder.glob("*.safetensors"))
+    return [name for name in names if name.startswith(beginning)]
+
+
+RUN = partial(option, positional=True, complete=shipped)
 ROOT = partial(option, default=None, help="Folder of the data's files.")
 ROTATIONS = partial(option, default=False, help="Quarter turns are classes of their own.")
 WITHIN_GROUP = partial(option, default=False, help="Tasks within one script or alphabet.")

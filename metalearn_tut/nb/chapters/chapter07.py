@@ -1,4 +1,4 @@
-"""Checks of chapter 7's exercises: the end of rounds, opening rates, what open filters cost."""
+"""Checks of chapter 7's exercises: the end of rounds, what open filters cost."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 from metalearn_tut.nb import check, close
 
-__all__ = ["check_end", "check_rates", "check_work"]
+__all__ = ["check_end", "check_work"]
 
 
 def check_end(my_end: Callable[[Tensor, Tensor, Tensor, int, float, float], Tensor]) -> None:
-    """Exercise 7.1: where rounds of ``T0`` local steps end, for quadratic nodes.
+    """Exercise 7.1: where rounds of ``steps`` local steps end, for quadratic nodes.
 
-    ``my_end(a, h, sizes, T0, alpha, beta)`` in float64; the right answer is found by taking
+    ``my_end(a, h, sizes, steps, alpha, beta)`` in float64; the right answer is found by taking
     the rounds.
 
     Examples
     --------
-    >>> def answer(a, h, sizes, T0, alpha, beta):
-    ...     pulls = sizes * (1 - (1 - beta * h * (1 - alpha * h) ** 2) ** T0)
+    >>> def answer(a, h, sizes, steps, alpha, beta):
+    ...     pulls = sizes * (1 - (1 - beta * h * (1 - alpha * h) ** 2) ** steps)
     ...     return (pulls * a).sum() / pulls.sum()
     >>> check_end(answer)
     Exercise 7.1: correct
@@ -30,27 +30,27 @@ def check_end(my_end: Callable[[Tensor, Tensor, Tensor, int, float, float], Tens
 
     def verify() -> None:
         generator = torch.Generator().manual_seed(0)
-        for n, T0, alpha, beta in ((2, 1, 0.1, 0.1), (3, 4, 0.2, 0.3), (5, 30, 0.0, 0.2)):
+        for n, steps, alpha, beta in ((2, 1, 0.1, 0.1), (3, 4, 0.2, 0.3), (5, 30, 0.0, 0.2)):
             a = 3 * torch.randn(n, generator=generator).double()
             h = 0.5 + 2 * torch.rand(n, generator=generator).double()
             sizes = torch.randint(1, 50, (n,), generator=generator).double()
             if n == 3:
                 sizes[1] = 0
-            what = f"end of rounds of {n} nodes, T0 = {T0}, alpha = {alpha}, beta = {beta}"
-            right = _end_of_rounds(a, h, sizes, T0, alpha, beta)
-            close(my_end(a, h, sizes, T0, alpha, beta), right, what)
+            what = f"end of rounds of {n} nodes, steps = {steps}, alpha = {alpha}, beta = {beta}"
+            right = _end_of_rounds(a, h, sizes, steps, alpha, beta)
+            close(my_end(a, h, sizes, steps, alpha, beta), right, what)
 
     check("Exercise 7.1", verify)
 
 
 def _end_of_rounds(
-    a: Tensor, h: Tensor, sizes: Tensor, T0: int, alpha: float, beta: float
+    a: Tensor, h: Tensor, sizes: Tensor, steps: int, alpha: float, beta: float
 ) -> Tensor:
     """By taking rounds until nothing moves, each node's slope from its two inner steps."""
     theta, moved = torch.zeros((), dtype=torch.float64), 1.0
     while moved > 1e-12:
         own = theta.expand_as(a)
-        for _ in range(T0):
+        for _ in range(steps):
             adapted = own - alpha * h * (own - a)
             own = own - beta * (1 - alpha * h) * h * (adapted - a)
         before, theta = theta, (sizes * own).sum() / sizes.sum()
@@ -58,37 +58,8 @@ def _end_of_rounds(
     return theta
 
 
-def check_rates(my_rates: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-    """Exercise 7.2: how often the gate of two logits opens, and what one Gumbel variable lacks.
-
-    ``my_rates(u)`` for a float64 tensor ``u``. Both are measured over noise that is spread
-    evenly: the rate, and the rate that the number added to ``u`` leads to.
-    """
-
-    def verify() -> None:
-        u = torch.tensor([-1.5, -0.2, 0.0, 0.8, 2.0], dtype=torch.float64)
-        even = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-        rate, added = my_rates(u.clone())
-        logistic = (even / (1 - even)).log()  # the difference of two Gumbel variables
-        for value, mine in zip(u, _rows(rate, u, "rate"), strict=True):
-            right = (2 * value + logistic >= 0).double().mean()
-            close(mine, right, f"rate of the two logits at u = {value:g}", tolerance=2e-5)
-        gumbel = -(-even.log()).log()
-        for value, mine in zip(u, _rows(added, u, "number added"), strict=True):
-            found = (value + mine + gumbel >= 0).double().mean()
-            what = f"rate with your number added, at u = {value:g}"
-            close(found, value.sigmoid(), what, tolerance=2e-5)
-
-    check("Exercise 7.2", verify)
-
-
-def _rows(values: Tensor, u: Tensor, what: str) -> list[Tensor]:
-    close(torch.as_tensor(values).shape, u.shape, f"rate or number: shape of the {what}")
-    return list(values)
-
-
 def check_work(my_work: Callable[[Sequence[Tensor], Sequence[int], int, int], Tensor]) -> None:
-    """Exercise 7.3: multiplications of gated convolutions, image by image.
+    """Exercise 7.2: multiplications of gated convolutions, image by image.
 
     ``my_work(masks, sides, channels, hidden)``; the right answer counts, with ones for weights
     and images, what convolutions of the open filters and linear layers add up.
@@ -110,7 +81,7 @@ def check_work(my_work: Callable[[Sequence[Tensor], Sequence[int], int, int], Te
             what = f"multiplications of {len(filters)} layers with {filters} filters"
             close(my_work([mask.clone() for mask in masks], sides, channels, hidden), right, what)
 
-    check("Exercise 7.3", verify)
+    check("Exercise 7.2", verify)
 
 
 def _counted(masks: Sequence[Tensor], sides: Sequence[int], channels: int, hidden: int) -> int:

@@ -1,4 +1,4 @@
-"""Checks of chapter 8's exercises: a front of several costs, a residual block, a scaled head."""
+"""Checks of chapter 8's exercises: a front of several costs, a scaled head."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from metalearn_tut.evaluation import cost
-from metalearn_tut.models.resnet12 import ResidualBlock
 from metalearn_tut.nb import check, close
 
-__all__ = ["check_block", "check_front", "check_head"]
+__all__ = ["check_front", "check_head"]
 
 
 def check_front(my_front: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -53,25 +51,8 @@ def _needless(cost_a: Tensor, a: Tensor, cost_b: Tensor, b: Tensor) -> bool:
     return nowhere_worse and bool((cost_b < cost_a).any() or b > a)
 
 
-def check_block(my_block: Callable[[int, int, int], tuple[int, int]]) -> None:
-    """Exercise 8.2: parameters and multiply-adds of a residual block.
-
-    ``my_block(c, w, side)``; the right answer builds the block and counts.
-    """
-
-    def verify() -> None:
-        for c, w, side in ((1, 4, 28), (4, 8, 14), (8, 8, 7), (16, 40, 5)):
-            block = ResidualBlock(c, w, "support", (w, w))
-            what = f"block of {c} to {w} channels at {side}x{side}"
-            parameters, macs = my_block(c, w, side)
-            close(parameters, cost.parameters(block), f"{what}: parameters")
-            close(macs, cost.macs(block, (c, side, side)), f"{what}: multiply-adds")
-
-    check("Exercise 8.2", verify)
-
-
 def check_head(my_head: Callable[[Tensor, Tensor], nn.Linear]) -> None:
-    """Exercise 8.3: prototypes with a scale for each feature as a linear layer.
+    """Exercise 8.2: prototypes with a scale for each feature as a linear layer.
 
     ``my_head(centers, scale)`` in float64; its probabilities must be those of the negative
     scaled squared distances.
@@ -89,4 +70,4 @@ def check_head(my_head: Callable[[Tensor, Tensor], nn.Linear]) -> None:
             what = f"head of {ways} prototypes: probabilities"
             close(found, (-gaps.sum(2)).softmax(1), what)
 
-    check("Exercise 8.3", verify)
+    check("Exercise 8.2", verify)

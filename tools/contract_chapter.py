@@ -1,8 +1,4 @@
-"""What a chapter in the form of the second edition keeps to; see ``contract.py``.
-
-While the book is being rewritten some chapters are in this form and the others in the first, which
-``contract_shape.py`` has. With the last chapter ``SECOND`` goes, and the first form with it.
-"""
+"""What a chapter, and no appendix, keeps to: how it begins, how it checks; see ``contract.py``."""
 
 from __future__ import annotations
 
@@ -11,28 +7,14 @@ import re
 from collections.abc import Iterator
 
 from contract_code import CHECKED, IDEA, code_cells, imported, made_and_taken, parsed, tagged
-from contract_shape import OWN, exercise_parts
+from contract_shape import OWN, exercise_parts, predicts, sections, titled, within
 from contract_text import page_prose, words
 from nbformat import NotebookNode
-
-SECOND = {
-    "01_few_shot_tasks",
-    "02_bilevel_maml",
-    "03_rank_losses",
-    "04_anp_saliency",
-    "05_abp_block_voting",
-    "06_tsmd_distillation",
-}  # for as long as both forms are in use
 
 CHAPTER = ("In one minute", OWN, "Pitfalls", "Exercises", "Summary", "Checked on this page")
 WORDS, CELLS = (1000, 2400), (10, 22)
 PREDICTIONS, COMPARISONS, EXERCISES = 4, 2, 3
 FOLDED = ("hide-cell", "hide-output")
-
-
-def is_second(name: str) -> bool:
-    """Whether a chapter has been rewritten."""
-    return name in SECOND
 
 
 def shown(cell: NotebookNode) -> bool:
@@ -90,7 +72,7 @@ def predictions(notebook: NotebookNode) -> Iterator[str]:
     """Few, and the answer is folded."""
     count = 0
     for cell, answer in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
-        if cell.cell_type == "markdown" and re.search(r"(?m)^\*\*Predict", cell.source):
+        if predicts(cell):
             count += 1
             if answer is None or answer.cell_type != "code" or not tagged(answer, "hide-output"):
                 yield f"the prediction in cell {cell.id!r} needs a cell with hide-output below it"
@@ -100,13 +82,7 @@ def predictions(notebook: NotebookNode) -> Iterator[str]:
 
 def frame(notebook: NotebookNode, name: str) -> Iterator[str]:
     """The line under the title, and what the summary ends with."""
-    if not re.search(
-        r"^CPU · about \d+ s · needs .+ · \[open it in Colab\]"
-        rf"\(https://colab\.research\.google\.com/github/\S+/book/{name}\.ipynb\)$",
-        notebook.cells[0].source,
-        re.MULTILINE,
-    ):
-        yield "the title cell needs 'CPU · about N s · needs …' and the page's own Colab link"
+    yield from titled(notebook, name)
     summary = page_prose(notebook).rpartition("## Summary")[2]
     for part in ("**Further reading.**", "[Open an issue about this page]("):
         if part not in summary:
@@ -116,18 +92,14 @@ def frame(notebook: NotebookNode, name: str) -> Iterator[str]:
 def length(notebook: NotebookNode) -> Iterator[str]:
     """Short enough to be read at one sitting."""
     exercises = sum(part.kind == "exercise" for part in exercise_parts(notebook))
-    for what, number, (least, most) in (
-        ("words", words(page_prose(notebook)), WORDS),
-        ("code cells", len(code_cells(notebook)), CELLS),
-        ("exercises", exercises, (EXERCISES, EXERCISES)),
-    ):
-        if not least <= number <= most:
-            allowed = f"{least} to {most} are" if most > least else f"{most} are"
-            yield f"{number:g} {what}, {allowed} allowed"
+    yield from within("words", words(page_prose(notebook)), WORDS)
+    yield from within("code cells", len(code_cells(notebook)), CELLS)
+    yield from within("exercises", exercises, (EXERCISES, EXERCISES))
 
 
-def second(notebook: NotebookNode, name: str) -> Iterator[str]:
-    """All that only the second edition asks for."""
+def chapter(notebook: NotebookNode, name: str) -> Iterator[str]:
+    """All that only a chapter is asked for."""
+    yield from sections(notebook, CHAPTER)
     yield from picture_first(notebook)
     yield from idea(notebook)
     yield from quiet(notebook)

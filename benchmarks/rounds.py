@@ -30,7 +30,7 @@ class Log:
     """
 
     def __init__(self, out: Path, **config: Any) -> None:
-        self.out, self.config = out, {**config, "equal": EQUAL, "peers": versions()}
+        self.out, self.config = out, {"equal": EQUAL, **config, "peers": versions()}
         circumstances = json.dumps([digest(), processor(), self.config])
         self.path = UNFINISHED / f"{out.stem}.jsonl"
         lines = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []

@@ -19,6 +19,7 @@ EXECUTED := $(patsubst book/%,build/executed/%,$(sort $(wildcard book/*.ipynb)))
 HTML     := _build/html
 CLAIMS   := $(wildcard results/claims/*.json results/claims/*/*/*.json results/paper_scale/*/*/*.json tools/claims_*.py)
 SPEED    := $(wildcard results/benchmarks/*.json tools/benchmarks_*.py benchmarks/tried.json)
+JUDGED   := $(wildcard results/conformance/*.json tools/conformance_*.py conformance_peers/*.py conformance_peers/reports/*.py)
 READING  := tests/book/test_book_browser.py tools/browser.py tools/access.py tools/check_pages.py tools/check_pages.js
 
 # One thread per process: two notebooks at a time fill two cores. And nobody's own start-up files.
@@ -26,7 +27,7 @@ export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export IPYTHONDIR := $(CURDIR)/build/ipython
 
-.PHONY: help setup glyphs test test-all book robust dist screenshots notebooks format lint bench constraints clean FORCE
+.PHONY: help setup glyphs test test-all book robust dist screenshots notebooks format lint bench conformance constraints clean FORCE
 
 help:
 	@echo 'make setup        create $(VENV) and install the pinned versions (every other target does it too)'
@@ -40,6 +41,7 @@ help:
 	@echo 'make format       format code and notebooks, remove outputs'
 	@echo 'make lint         ruff, without changing anything'
 	@echo 'make bench        the benchmarks, into results/'
+	@echo 'make conformance  judge the meta-gradients of this package and of its peers, into results/'
 	@echo 'make constraints  write constraints.txt anew; UPGRADE=--upgrade takes the newest versions'
 	@echo 'make clean        remove what was built; the environment stays'
 	@echo
@@ -99,7 +101,7 @@ notebooks: $(READY) glyphs
 
 # The pages are made from the executed copies, so that a notebook runs once; and always all of
 # them, since a page that is not made again would keep its warnings to itself.
-$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py tools/own_wheel.py $(READING)
+$(HTML)/.checked: $(EXECUTED) $(PAGES) $(CLAIMS) $(SPEED) $(JUDGED) $(SOURCES) $(READY) _config.yml tools/check_book.py tools/contract_code.py tools/own_wheel.py $(READING)
 	@rm -rf build/book $(HTML) _build/.doctrees
 	@cp -R book build/book && rm -f build/book/*.toml build/book/*.py
 	@cp $(EXECUTED) build/book/
@@ -127,6 +129,10 @@ screenshots: book
 bench: $(READY)
 	$(PIP) -e '.[bench]'
 	env -u OMP_NUM_THREADS -u MKL_NUM_THREADS $(BIN)/python benchmarks
+
+conformance: $(READY)
+	$(BIN)/python conformance_peers install
+	$(BIN)/python conformance_peers
 
 constraints: $(READY)
 	$(PIP) uv

@@ -24,7 +24,7 @@ FLOORS = (
     ("rank_losses", "saliency", "block_voting", "distillation", "gating", "evaluation"),
     ("training", "federated", "deployment"),
     ("runs", "pretrained", "nb"),
-    ("claims",),
+    ("claims", "conformance"),
     ("cli", "__main__"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS, start=1) for module in modules}

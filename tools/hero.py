@@ -100,7 +100,7 @@ def main() -> None:
     """Draw both files."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--learner", default="emoji_5way_1shot", choices=pretrained.available())
-    parser.add_argument("--task", type=int, default=0, help="which task of the test classes")
+    parser.add_argument("--task", type=int, default=22, help="which task of the test classes")
     parser.add_argument("--queries", type=int, nargs=QUERIES, default=[0, 4, 8])
     given = parser.parse_args()
     mpl.use("agg")

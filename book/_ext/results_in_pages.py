@@ -16,7 +16,7 @@ from typing import Any
 PAGES = {"intro": "front_page"} | {
     name: f"{name}_page"
     for name in (
-        *("benchmarks", "claims", "emoji"),
+        *("benchmarks", "claims", "conformance", "emoji"),
         *("install", "teach_it", "using"),
     )
 }

@@ -112,7 +112,14 @@ def test_imports_are_declared_dependencies(folder):
     declared = {name.lower() for name in (CORE | optional if inside else EVERY)}
     own = {
         name
-        for place in ("tools", "tools/paper_scale", "book/_ext", "benchmarks", folder)
+        for place in (
+            "tools",
+            "tools/paper_scale",
+            "book/_ext",
+            "benchmarks",
+            "conformance_peers",
+            folder,
+        )
         for path in (ROOT / place).rglob("*.py")
         for name in (path.stem, path.parent.name)
     }

@@ -20,7 +20,16 @@ def extension(monkeypatch):
     return results_in_pages
 
 
-NAMES = ["A2_reproducing", "benchmarks", "claims", "intro", "install", "teach_it", "using"]
+NAMES = [
+    "A2_reproducing",
+    "benchmarks",
+    "claims",
+    "conformance",
+    "intro",
+    "install",
+    "teach_it",
+    "using",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

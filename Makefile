@@ -25,9 +25,6 @@ READING  := tests/book/test_book_browser.py tools/browser.py tools/access.py too
 # One thread per process: two notebooks at a time fill two cores. And nobody's own start-up files.
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
-# glibc would give every large tensor's memory back to the system, and fault it in again.
-export MALLOC_MMAP_THRESHOLD_ := 1073741824
-export MALLOC_TRIM_THRESHOLD_ := 2147483647
 export IPYTHONDIR := $(CURDIR)/build/ipython
 
 .PHONY: help setup glyphs test test-all book robust dist screenshots notebooks format lint bench conformance constraints clean FORCE

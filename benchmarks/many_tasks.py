@@ -24,7 +24,7 @@ from rounds import Log, beside, fresh, in_turns
 from sides import PEERS
 
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
-ASKED = ("package, all tasks at once", "package, one process", "higher")
+ASKED = ("package, all tasks at once", "package", "higher")
 CASES = (FIRST, FIRST._replace(steps=5))
 
 
@@ -72,9 +72,10 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU here: --device cpu measures the same on the processor")
     given = {name: getattr(arguments, name) for name in ("device", "tasks", "repeats")}
+    equal = "one process, one " + ("GPU" if arguments.device == "cuda" else "processor")
     command = f"python benchmarks/many_tasks.py --device {arguments.device}"
     out = arguments.out or RESULTS / f"many_tasks_{arguments.device}.json"
-    log = Log(out, command=command, rounds=arguments.rounds, **given)
+    log = Log(out, command=command, rounds=arguments.rounds, equal=equal, **given)
     values = {}
     for case in cases:
         gaps = log.get(f"gradients, {case}", lambda c=case: differences(ASKED, c, arguments.device))

@@ -16,14 +16,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from cases import Case
 from meta_training import SIDES, present, trainer
 from rounds import Log, fresh, in_turns
+from sides import PEERS
 
 RESULT = Path(__file__).parents[1] / "results" / "benchmarks" / "memory.json"
-CASES = (Case(32, 28, 1, 1), Case(32, 28, 5, 5), Case(32, 84, 1, 5))
-ASKED = ("package", "package, one process", "higher", "learn2learn", "torchopt")
+CASES = (Case(32, 28, 1, 1), Case(32, 28, 5, 5), Case(32, 84, 1, 1), Case(32, 84, 1, 5))
+ASKED = ("package", "package, one worker", "package, two processes", *PEERS)
 
 
 def held(status: str) -> dict[str, float]:
@@ -40,7 +40,7 @@ def together(processes: Sequence[Mapping[str, float]], key: str) -> float:
 
 
 def work(side: str, case: Case) -> dict[str, dict[str, float]]:
-    torch.set_num_threads(SIDES[side].threads)
+    SIDES[side].begin()
     train = trainer(SIDES[side], case)
     status = Path("/proc/self/status")
     before = held(status.read_text())

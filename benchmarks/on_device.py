@@ -176,7 +176,7 @@ def measured(name: str, count: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--learner", action="append", choices=LEARNERS)
-    parser.add_argument("--tasks", type=int, default=600)
+    parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--out", type=Path, default=RESULT)
     told = parser.parse_args()

@@ -17,6 +17,9 @@ from sides import versions
 from metalearn_tut.cli.launch import worker_environment
 from metalearn_tut.files.provenance import processor, write_result
 
+EQUAL = "one process, two cores, memory kept"
+"""What every side has, unless its name says otherwise."""
+
 UNFINISHED = Path(__file__).parents[1] / "build" / "bench"
 
 
@@ -27,7 +30,7 @@ class Log:
     """
 
     def __init__(self, out: Path, **config: Any) -> None:
-        self.out, self.config = out, {**config, "peers": versions()}
+        self.out, self.config = out, {"equal": EQUAL, **config, "peers": versions()}
         circumstances = json.dumps([digest(), processor(), self.config])
         self.path = UNFINISHED / f"{out.stem}.jsonl"
         lines = self.path.read_text("utf-8").splitlines() if self.path.is_file() else []

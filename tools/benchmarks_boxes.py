@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from benchmarks_text import milliseconds, peaks
+from benchmarks_text import milliseconds, peaks, short
 
 if TYPE_CHECKING:
     from benchmarks_page import Results
@@ -22,14 +22,15 @@ def engines(results: Results) -> Iterator[Box]:
         if case["seconds"].get("package, one thread") is not None:
             gaps, rows = case["differences"], []
             for side, seconds in case["seconds"].items():
-                gap = f"{gaps[side]['float64']:.0e}, {gaps[side]['float32']:.0e}"
+                own = gaps.get(side)  # other means alone make no other gradient
+                gap = f"{own['float64']:.0e}, {own['float32']:.0e}" if own else ""
                 rows.append([side, milliseconds(statistics.median(seconds)), gap])
             yield f"Engines and networks: {name}", head, rows
 
 
 def megabytes(results: Results) -> Iterator[Box]:
     """Each case's memory."""
-    for name, case in (results.values("memory") or {}).items():
+    for name, case in results.equal("memory").items():
         peak, before = peaks(case), peaks(case, "before")
         rows = [[side, f"{before[side]:.0f} MB", f"{peak[side]:.0f} MB"] for side in peak]
         yield f"Memory: {name}", ["side", "before the first step", "at most"], rows
@@ -41,7 +42,7 @@ def single_tables(results: Results) -> Iterator[Box]:
         middle = {name: statistics.median(each) for name, each in started["seconds"].items()}
         rows = [[f"`{name}`", f"{each:.2f} s"] for name, each in middle.items()]
         yield "Imports and the command line", ["start", "time"], rows
-    if (one := results.values("one_task")) is not None:
+    if one := results.equal("one_task"):
         rows = [[name, f"{statistics.median(r):.0f}"] for name, r in one["sampling"].items()]
         yield "Drawing tasks", ["tasks", "per second, one thread"], rows
     if (scoring := results.values("saliency")) is not None:
@@ -56,8 +57,15 @@ def single_tables(results: Results) -> Iterator[Box]:
         rows = [[name, f"{cost['ratio']:.0f}"] for name, cost in costs.items()]
         head = ["notebook", f"pieces of work, each about a second; {budget:.0f} are allowed"]
         yield "What the notebooks cost", head, rows
-    if (first := results.load("claims/first_round.json")) is not None:
-        gated = first["metagater"]["claims"]["6"]["values"]["ratios"]
-        rows = [[name, f"{r['macs']:.2f}", f"{r['time']:.2f}"] for name, r in gated.items()]
-        head = ["network, share of filters open", "multiply-adds", "time"]
+    if (gated := results.values("gated")) is not None:
+        rows = [[short(name), f"{r['macs']:.2f}", f"{r['time']:.2f}"] for name, r in gated.items()]
+        head = ["images, share of filters open", "multiply-adds", "time"]
         yield "Gated inference, relative to no gates", head, rows
+    if (device := results.values("on_device")) is not None:
+        rows = [
+            [f"`{name}`", n, *(f"{took[side]:.1f} ms" for side in ("onnxruntime", "torch"))]
+            for name, found in device.items()
+            for n, took in found["milliseconds"].items()
+        ]
+        head = ["learner", "threads", "its file in onnxruntime", "in PyTorch"]
+        yield "Learning a task and answering", head, rows

@@ -89,6 +89,25 @@ def peaks(case: Mapping[str, Any], when: str = "peak") -> dict[str, float]:
     return {side: max(r[when] for r in rounds) for side, rounds in case["megabytes"].items()}
 
 
+def limit(far: Mapping[str, Any]) -> str:
+    """How far a step is from the peak of the machine."""
+    peak = far["machine"]
+    rows = [
+        [
+            *(short(name), f"{case['operations'] / 1e9:.1f}", milliseconds(case["seconds"])),
+            f"{100 * case['share']:.0f}\u00a0%",
+        ]
+        for name, case in far["cases"].items()
+    ]
+    head = ["a step", "billion operations in convolutions and products", "time", "of the peak"]
+    best = max(peak["product, operations a second"], peak["convolution, operations a second"])
+    return (
+        f"The machine does {best / 1e9:.0f} billion operations a second in a large product or "
+        f"convolution, and moves {peak['copy, bytes a second'] / 1e9:.0f} GB a second in a copy:"
+        f"\n\n{table(head, rows)}"
+    )
+
+
 def circumstances(name: str, result: Mapping[str, Any]) -> str:
     """A list item: when, where and with what a benchmark was run."""
     used = {**result["versions"], **result["config"].get("peers", {})}

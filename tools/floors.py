@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "metalearn_tut"
 PAGE = ROOT / "book" / "contributing.md"
 FLOORS = (
-    ("checks", "files"),
+    ("checks", "files", "machine"),
     ("tasks", "models", "scoring"),
     ("bilevel",),
     ("learners",),

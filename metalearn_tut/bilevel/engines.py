@@ -25,6 +25,7 @@ from metalearn_tut.bilevel.forward import (
     stepped_groups,
     trainable_of,
 )
+from metalearn_tut.bilevel.halves import in_halves
 from metalearn_tut.bilevel.implicit import implicit_gradients
 from metalearn_tut.bilevel.inner import Params, Rate, inner_path, private
 from metalearn_tut.bilevel.objective import (
@@ -176,6 +177,8 @@ def task_gradients(
             return implicit_gradients(model, batch, metas, start, deferred=deferred, **settings)
         if engine == "vectorised":
             return stacked(model, batch, metas, start, **settings)
+        if engine == "functional" and not deferred:
+            return in_halves(model, batch, metas, start, **settings)
         settings |= {"engine": engine, "deferred": deferred}
         return looped(model, batch, metas, start, **settings)
 
@@ -206,7 +209,7 @@ def looped(
 
         return value.detach(), outputs.detach(), gradients
 
-    return collect(metas, map(row, batch), deferred)
+    return collect(metas, row, batch, deferred)
 
 
 def stacked(

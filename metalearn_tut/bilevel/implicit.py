@@ -117,7 +117,7 @@ def implicit_gradients(
 
         return value.detach(), outputs.detach(), gradients
 
-    return collect(metas, map(row, batch), deferred)
+    return collect(metas, row, batch, deferred)
 
 
 def _check(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metalearn_tut.bilevel.forward import Forward, functional, one_tensor, query_outputs
 from metalearn_tut.bilevel.inner import Loss, Params, inner_loop, inner_path, private
+from metalearn_tut.machine.threads import each
 from metalearn_tut.scoring import TaskLoss, scalar_loss
 from metalearn_tut.tasks.task import Task, TaskBatch
 
@@ -60,12 +61,17 @@ class TaskGradients(NamedTuple):
 
 
 def collect(
-    names: Iterable[str], rows: Iterable[Row], deferred: bool
+    names: Iterable[str], row: Callable[[Task], Row], batch: TaskBatch, deferred: bool
 ) -> TaskGradients | DeferredGradients:
-    """Compute each row's gradients before the next row is drawn, or leave them all for later."""
+    """Each task's gradients, its graph freed before its thread begins another; or all for later."""
     if deferred:
-        return DeferredGradients.of_tasks(rows)
-    return TaskGradients.of_tasks(names, ((value, outputs, g()) for value, outputs, g in rows))
+        return DeferredGradients.of_tasks(each(row, batch))
+
+    def whole(task: Task) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        value, outputs, gradients = row(task)
+        return value, outputs, gradients()
+
+    return TaskGradients.of_tasks(names, each(whole, batch))
 
 
 def support_loss(forward: Forward, x: Tensor, y: Tensor, loss: TaskLoss) -> Loss:
@@ -119,14 +125,19 @@ def query_loss(
 
     if step_weights is None:
         return on_query(inner_loop(descended, params, path=path, steps=steps, **inner))
-    if len(step_weights) != steps or not steps:
-        raise ValueError(
-            f"step_weights must have one weight for each of the {steps} inner steps (at least "
-            f"one), got {len(step_weights)}"
-        )
+    check_step_weights(step_weights, steps)
     total: Tensor | float = 0.0
     reached = path(descended, params, steps=steps, **inner)
     for weight, adapted in zip(step_weights, reached, strict=True):
         value, outputs = on_query(adapted)
         total = total + weight * value
     return total, outputs
+
+
+def check_step_weights(step_weights: Sequence[float] | None, steps: int) -> None:
+    """Refuse weights that are not one for each step, of which there is one at least."""
+    if step_weights is not None and (len(step_weights) != steps or not steps):
+        raise ValueError(
+            f"step_weights must have one weight for each of the {steps} inner steps (at least "
+            f"one), got {len(step_weights)}"
+        )

@@ -20,6 +20,7 @@ from metalearn_tut.files.content import architecture, described
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.files.resume import Resume
 from metalearn_tut.files.tensor_file import copy_tensors
+from metalearn_tut.machine import keep_memory
 from metalearn_tut.models.mode import fixed_layers
 from metalearn_tut.tasks.task import as_float
 
@@ -92,6 +93,7 @@ def train_epochs(
     >>> len(history["loss"]), len(history["accuracy"])
     (3, 3)
     """
+    keep_memory()
     x, y = tensors(network, data)
     trained = check_trainable(network)
     recorded = recipe.recorded and x.device.type == "cuda"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -122,7 +121,6 @@ def reproduce(
     results: str | os.PathLike[str] = "results/claims",
     processes: int = 1,
     threads: int = 1,
-    environment: Mapping[str, str] | None = None,
 ) -> bool:
     """Run those of a study's jobs that have no record yet, and print its verdicts.
 
@@ -140,7 +138,7 @@ def reproduce(
         Where checkpoints are kept, in a folder of the study's name.
     results : path
         Where the records are, in ``NAME/jobs``.
-    processes, threads, environment
+    processes, threads
         See :func:`metalearn_tut.claims.runner.run_jobs`.
 
     Returns
@@ -169,7 +167,6 @@ def reproduce(
         clean=not quick,
         processes=processes,
         threads=threads,
-        environment=environment,
     )
     if not pilot:
         print(table(Report.of(study, results, quick)))

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
@@ -35,6 +35,7 @@ from metalearn_tut.claims.records import (
     write_record,
 )
 from metalearn_tut.claims.study import Job
+from metalearn_tut.machine import keep_memory
 
 _SPAWN = mp.get_context("spawn")  # a forked process would share PyTorch's threads and locks
 Where = tuple[Path, Path, bool]
@@ -68,7 +69,6 @@ def run_jobs(
     clean: bool = False,
     processes: int = 1,
     threads: int = 1,
-    environment: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Do all jobs that have no record yet, several at a time.
 
@@ -86,8 +86,6 @@ def run_jobs(
         Jobs at a time.
     threads : int, default 1
         PyTorch threads of each.
-    environment : mapping, optional
-        Environment variables of the processes beside the present ones.
 
     Returns
     -------
@@ -113,7 +111,7 @@ def run_jobs(
         check_clean()
     try:
         # Closed, which ends the workers, before anyone counts what they have kept.
-        ended = closing(_run(todo, (folder, kept, clean), processes, threads, environment or {}))
+        ended = closing(_run(todo, (folder, kept, clean), processes, threads))
         with _progress(len(jobs), outcome) as show, ended as each:
             for job, problem in each:
                 record = record_of(job, kept)
@@ -152,14 +150,13 @@ def _check(jobs: Sequence[Job]) -> None:
 class _Worker:
     """A pool of one process: who killed it is known, and no other job is killed with it."""
 
-    def __init__(self, environment: Mapping[str, str], *prepare: Any) -> None:
-        self.environment = environment
+    def __init__(self, *prepare: Any) -> None:
         self.options = {"mp_context": _SPAWN, "initializer": _prepare, "initargs": prepare}
         self.pool = ProcessPoolExecutor(1, **self.options)
 
     def start(self, job: Job, where: Where) -> Future[str | None]:
         """Do a job: what went wrong, if anything."""
-        with _inherited(self.environment):
+        with _deaf():
             try:
                 return self.pool.submit(attempt, job, *where)
             except BrokenProcessPool:  # by the job before
@@ -168,18 +165,12 @@ class _Worker:
 
 
 @contextmanager
-def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
-    """What a process has that is started meanwhile: these variables, and no ear for Ctrl-C.
-
-    That is for this process, which ends the others.
-    """
-    variables, handler = dict(os.environ), signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(environment)
+def _deaf() -> Iterator[None]:
+    """A process that is started meanwhile has no ear for Ctrl-C: this one ends the others."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(variables)
         signal.signal(signal.SIGINT, handler)
 
 
@@ -188,12 +179,11 @@ def _run(
     where: Where,
     processes: int,
     threads: int,
-    environment: Mapping[str, str],
 ) -> Iterator[tuple[Job, str | None]]:
     """Each job when it has ended, with what went wrong, if anything."""
     leash, our_end = _SPAWN.Pipe(duplex=False)
     waiting, running = iter(jobs), {}
-    workers = [_Worker(environment, leash, threads) for _ in range(processes)]
+    workers = [_Worker(leash, threads) for _ in range(processes)]
     try:
         for worker, job in zip(workers, waiting, strict=False):
             running[worker.start(job, where)] = job, worker
@@ -238,6 +228,7 @@ def _prepare(leash: Connection, threads: int) -> None:
     threading.Thread(target=_end_with, args=(leash,), daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its own is the system's, left over when this is killed
     torch.set_num_threads(threads)
+    keep_memory()
 
 
 def _end_with(leash: Connection) -> None:

@@ -21,10 +21,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import IO
 
-# glibc would hand every large tensor's memory back to the system and fault it in again.
-MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
-"""What a process that trains is told of memory, unless its environment says otherwise."""
-
 _GRACE = 60.0  # seconds that the others have to end by themselves when one has failed
 _EXPLAINED = (2, 128 + signal.SIGINT)  # exit codes of a command that has said why
 
@@ -72,7 +68,6 @@ def worker_environment(processes: int) -> dict[str, str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {
-        **MEMORY,
         **os.environ,
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),

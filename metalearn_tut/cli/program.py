@@ -14,6 +14,7 @@ from typing import Annotated
 
 from metalearn_tut.cli.options import COMMANDS
 from metalearn_tut.cli.parser import Stopped, add_command, typer
+from metalearn_tut.machine import keep_memory
 
 OVERVIEW = """\
 Few-shot learning of compact models. What one can do:
@@ -67,6 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         Ctrl-C; 1 for what should not happen.
     """
     given = [a for a in arguments if a != "--debug"]
+    keep_memory()
     try:
         _check_empty(given)
         if not given and _COMPLETING not in os.environ:

@@ -24,6 +24,7 @@ from metalearn_tut.learners.gradients import attach_gradients
 from metalearn_tut.learners.learner import Learner, TaskLosses
 from metalearn_tut.learners.maml import MAML
 from metalearn_tut.learners.predictor import Predictor
+from metalearn_tut.machine.threads import each
 from metalearn_tut.models.bound import at_rest, forget_statistics
 from metalearn_tut.scoring import Metric, TaskLoss, check_aligned, check_loss, scores
 from metalearn_tut.tasks.task import Task, TaskBatch
@@ -95,6 +96,8 @@ class MetaDistiller(Learner):
     >>> distiller.deploy(task)
     Linear(in_features=4, out_features=3, bias=True)
     """
+
+    in_threads = True
 
     def __init__(
         self,
@@ -203,8 +206,7 @@ class MetaDistiller(Learner):
         """Query losses with their meta-gradients attached, and the student's accuracy.
 
         The loss of a task is the sum of the student's and (unless fixed) the teacher's: each
-        depends on its own network's parameters alone, so that one backward pass gives both
-        gradients. ``progress`` is not used.
+        depends on its own network's parameters alone: one backward pass gives both gradients.
         """
         metas, own = self.meta_parameters(), self.working()
         if not metas:
@@ -221,7 +223,7 @@ class MetaDistiller(Learner):
         batch = prepare(batch, params, ways_of(self.student.model, params), losses)
         stream = OwnStream(batch.support_x.device)
         with torch.enable_grad():
-            rows = (task_row(own, task, psi, theta, stream) for task in batch)
+            rows = each(lambda task: task_row(own, task, psi, theta, stream), batch)
             result = TaskGradients.of_tasks(metas, rows)
         check_aligned(self.student.loss, result.outputs[0], batch.query_y[0])
         scored = scores(self.metric, result.outputs, batch.query_y)
@@ -248,8 +250,7 @@ class MetaDistiller(Learner):
         Returns
         -------
         Predictor
-            Of the student alone. A student trained by plain MAML gets "distillation at test
-            time only" here.
+            Of the student alone; of one trained by plain MAML, taught at test time only.
         """
         steps = self.student.inner_steps if steps is None else whole_number("steps", steps)
         teacher_steps = self.teacher_steps if teacher_steps is None else teacher_steps

@@ -35,7 +35,7 @@ def task_row(
     if trained and not guided.through_teacher:  # free the large graph, then build the next
         gradients = _gradients(value, psi.values())
         value, teachers = value.detach(), teachers.detach()
-    with torch.random.fork_rng(stream.gpus):
+    with stream.aside():
         steps = pair.student.inner_steps
         guides = guided.guides(pair.teacher.model, reached, task.support_x, steps)
     end = guided.learn(pair.student, theta, guides, *support)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+
+from metalearn_tut.machine.threads import in_threads
 
 
 class OwnStream:
@@ -26,9 +28,18 @@ class OwnStream:
     @contextmanager
     def __call__(self) -> Iterator[None]:
         """Draw from this stream inside; afterwards the generator is as it was."""
-        with torch.random.fork_rng(self.gpus):
+        if in_threads():
+            yield
+            return
+        with self.aside():
             torch.set_rng_state(self.states[0])
             for gpu, state in zip(self.gpus, self.states[1:], strict=True):
                 torch.cuda.set_rng_state(state, gpu)
             yield
             self.states = self._states()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Draw inside; afterwards the generator is as it was."""
+        with nullcontext() if in_threads() else torch.random.fork_rng(self.gpus):
+            yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from metalearn_tut.checks import whole_number
 from metalearn_tut.evaluation.intervals import Evaluation
 from metalearn_tut.files.content import content_hash, described
+from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.learners.learner import Learner
+from metalearn_tut.machine import keep_memory
+from metalearn_tut.machine.threads import each, workers_of
 from metalearn_tut.models.few_shot import FewShotNetwork
 from metalearn_tut.models.norms import TaskBatchNorm2d
 from metalearn_tut.models.proof import depends_on_others
 from metalearn_tut.scoring import Metric, check_function, is_finite, score
 from metalearn_tut.tasks.sampler import TaskSampler
+from metalearn_tut.tasks.task import Task
 
 PROTOCOLS = {
     "batch": "transductive: normalized by the query batch",
@@ -25,6 +29,7 @@ PROTOCOLS = {
     "group": "group norm: each image alone",
     "none": "no normalization across images",
 }
+_DRAWN = 16  # tasks in memory at a time
 
 
 def protocol_of(predict: Any, x: Tensor) -> str:
@@ -57,6 +62,7 @@ def evaluate(
     *,
     steps: int | None = None,
     metric: Metric | None = None,
+    workers: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Adapt to each of the first ``n_tasks`` tasks and score the query sets.
@@ -74,6 +80,8 @@ def evaluate(
     metric : callable, optional
         (outputs, targets) -> number, such as ``F.mse_loss``; the learner's own by default, and
         if it has none, the accuracy of logits ``[B, N]`` for class indices ``[B]``.
+    workers : int, optional
+        Tasks at a time, as for :func:`~metalearn_tut.training.meta_train`.
     progress : bool, default False
         Show a progress bar.
 
@@ -97,13 +105,16 @@ def evaluate(
     >>> len(result.values), result.steps, result.half_width < 0.1
     (50, 1, True)
     """
+    keep_memory()
     n_tasks = check_n_tasks(sampler, n_tasks)
     if steps is not None and not hasattr(learner, "inner_steps"):
         raise ValueError(f"steps={steps}, but {type(learner).__name__} takes no inner steps")
-    indices = _counted(n_tasks) if progress else range(n_tasks)
     metric = getattr(learner, "metric", None) if metric is None else metric
     check_function("metric", metric, optional=True)
-    values, finite = task_values(learner, sampler, indices, steps=steps, metric=metric)
+    bar = progress_bar(n_tasks, unit="task", desc="evaluate", show=progress)
+    with bar, workers_of(learner, workers, n_tasks):
+        told = {"steps": steps, "metric": metric, "done": bar.update}
+        values, finite = task_values(learner, sampler, range(n_tasks), **told)
     used = steps if steps is not None else getattr(learner, "inner_steps", None)
     name = "accuracy" if metric is None else getattr(metric, "__name__", type(metric).__name__)
     bad = n_tasks - int(finite.sum())
@@ -131,12 +142,15 @@ def check_n_tasks(sampler: TaskSampler, n_tasks: int, name: str = "n_tasks") -> 
 def task_values(
     learner: Learner,
     sampler: TaskSampler,
-    indices: Iterable[int],
+    indices: Sequence[int],
     *,
     steps: int | None = None,
     metric: Metric | None = None,
+    done: Callable[[int], object] = int,
 ) -> tuple[Tensor, Tensor]:
     """The loop behind :func:`evaluate`: of each task its score, and whether its outputs are finite.
+
+    ``done(n)`` is called when n more tasks are.
 
     Returns
     -------
@@ -144,17 +158,16 @@ def task_values(
     finite : bool Tensor [n]
     """
     options = {} if steps is None else {"steps": steps}
-    values, finite = [], []
-    for i in indices:
-        task = sampler[i]
+
+    def row(task: Task) -> tuple[Tensor, bool]:
         predict = learner.adapt(task.support_x, task.support_y, **options)
         outputs = predict(task.query_x)
-        values.append(score(metric, outputs, task.query_y.to(outputs.device)))
-        finite.append(is_finite(outputs))
+        return score(metric, outputs, task.query_y.to(outputs.device)), is_finite(outputs)
+
+    rows = []
+    for first in range(0, len(indices), _DRAWN):
+        drawn = [sampler[i] for i in indices[first : first + _DRAWN]]
+        rows += each(row, drawn)
+        done(len(drawn))
+    values, finite = zip(*rows, strict=True)
     return torch.stack(values), torch.tensor(finite)
-
-
-def _counted(n: int) -> Iterable[int]:
-    from tqdm.auto import tqdm
-
-    return tqdm(range(n), desc="evaluate", unit="task")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
@@ -16,6 +17,8 @@ from metalearn_tut.federated.nodes import Node, NodeSampler
 from metalearn_tut.files.content import content_hash
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.state import networks_of, settings_of
+from metalearn_tut.machine.threads import in_threads
+from metalearn_tut.models.random_masks import noise_from
 from metalearn_tut.tasks.sampler import distinct, raw_draws
 
 _CLIENTS, _NOISE = 2**32, 2**33  # streams of random numbers, one a purpose
@@ -131,8 +134,7 @@ class Federation:
         losses, accuracies = [], []
         for step in range(round * self.local_steps, (round + 1) * self.local_steps):
             batch = self.samplers[client].batch(step, self.tasks_per_step)
-            with torch.random.fork_rng([like.device] if like.is_cuda else []):
-                self._seed_noise(client, step, like.device)
+            with self._noise(client, step, like.device):
                 found = self.learner.task_losses(batch.blind().to(like.device), round / self.rounds)
             value = found.losses.mean()
             if not torch.isfinite(value):
@@ -175,11 +177,22 @@ class Federation:
         own = self.gate_outer_lr if name.startswith("gates.") else None
         return self.outer_lr if own is None else own
 
-    def _seed_noise(self, client: int, step: int, device: torch.device) -> None:
-        number = raw_draws(self.seed, step, 1, _NOISE + client)[0] >> 1
-        torch.default_generator.manual_seed(number)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(number)
+    @contextmanager
+    def _noise(self, client: int, step: int, device: torch.device) -> Iterator[None]:
+        """The random numbers of a client's step: gates' from a generator of its own.
+
+        What else a network draws comes from PyTorch's, one client after another.
+        """
+        number = int(raw_draws(self.seed, step, 1, _NOISE + client)[0] >> 1)
+        with noise_from(torch.Generator(device).manual_seed(number)):
+            if in_threads():
+                yield
+                return
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.default_generator.manual_seed(number)
+                if device.type == "cuda":
+                    torch.cuda.manual_seed(number)
+                yield
 
 
 def _learner(learner: Learner) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from metalearn_tut.files.content import as_json
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.files.resume import Resume
 from metalearn_tut.files.tensor_file import copy_tensors
+from metalearn_tut.machine import keep_memory
+from metalearn_tut.machine.threads import each, in_threads, workers_of
 
 Ask = Callable[[Sequence[int], State, int], Mapping[int, Any]]
 """(clients, the server's state, round) -> what came back of each: a Reply, or what went wrong."""
@@ -46,6 +48,7 @@ def run_rounds(
     resume: bool = False,
     save_every: int = 1,
     watch: Callable[[int], Mapping[str, Any] | None] | None = None,
+    workers: int | None = None,
     progress: bool = False,
 ) -> list[Record]:
     """Train the federation's learner in place, round by round.
@@ -60,7 +63,7 @@ def run_rounds(
     ----------
     federation : Federation
     ask : callable, optional
-        How clients are reached; by default :func:`in_process`, one after another.
+        How clients are reached; by default :func:`in_process`.
     out : path, optional
         Folder of the checkpoint ``server.safetensors``, written after every ``save_every``
         rounds and the last.
@@ -71,6 +74,9 @@ def run_rounds(
     watch : callable, optional
         Called with the number of each round when it is done and the learner is at the server's
         state; the mapping that it returns (numbers, of any library) joins the round's record.
+    workers : int, optional
+        Clients at a time in this process, as the tasks of
+        :func:`~metalearn_tut.training.meta_train`; each has a copy of the learner.
     progress : bool, default False
         Show a bar with loss and accuracy of the last round.
 
@@ -107,6 +113,7 @@ def run_rounds(
     >>> records[0]["clients"], records[0]["left_out"], records[0]["bytes_up"]
     (['node 1', 'node 4'], {}, 240)
     """
+    keep_memory()
     (save_every,) = check_count(save_every=save_every)
     ask = in_process(federation) if ask is None else ask
     file, run = (None, {}) if out is None else (Path(out) / SERVER, federation.describe())
@@ -116,7 +123,8 @@ def run_rounds(
         copy_tensors(server.file, kept.tensors, state, _KIND)
         records = kept.state["records"][: server.step]
     shown = {"initial": len(records), "unit": "round", "desc": "federate", "show": progress}
-    with progress_bar(federation.rounds, **shown) as bar, server.explained():
+    own = workers_of(federation.learner, workers, len(federation.clients(0)))
+    with progress_bar(federation.rounds, **shown) as bar, own, server.explained():
         for number in range(len(records), federation.rounds):
             chosen = federation.clients(number)
             replies = ask(chosen, state, number)
@@ -194,7 +202,9 @@ def in_process(
     *,
     timeout: float | None = None,
 ) -> Ask:
-    """Clients in this process, one after another.
+    """Clients in this process, as many at a time as :func:`run_rounds` was told.
+
+    Those of ``train``, or with a ``timeout``, go one after another.
 
     Parameters
     ----------
@@ -216,7 +226,7 @@ def in_process(
 
     def one(client: int, state: State, number: int) -> Any:
         act = federation.train if train is None else train
-        if timeout is not None and train is None:
+        if train is None and (timeout is not None or in_threads()):
             act = _with_own_learner(federation).train
         try:
             return act(client, {n: t.clone() for n, t in state.items()}, number)
@@ -225,7 +235,9 @@ def in_process(
 
     def ask(chosen: Sequence[int], state: State, number: int) -> dict[int, Any]:
         if timeout is None:
-            return {client: one(client, state, number) for client in chosen}
+            several = map if train is not None else each
+            replies = several(lambda client: one(client, state, number), chosen)
+            return dict(zip(chosen, replies, strict=True))
         return {c: _in_time(lambda c=c: one(c, state, number), timeout) for c in chosen}
 
     return ask

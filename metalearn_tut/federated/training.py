@@ -26,6 +26,7 @@ def federated_train(
     ask: Ask | None = None,
     resume: bool = False,
     save_every: int = 1,
+    workers: int | None = None,
     progress: bool = True,
 ) -> list[Record]:
     """Train a federation's learner, and keep it in a run's folder.
@@ -47,6 +48,8 @@ def federated_train(
         Go on from the last checkpoint if there is one. On the same machine the result is
         bitwise that of a run without the interruption, wherever and however it was stopped.
     save_every : int, default 1
+    workers : int, optional
+        Clients at a time, as for :func:`~metalearn_tut.federated.run_rounds`.
     progress : bool, default True
         Show a bar with what the last round's clients said.
 
@@ -80,6 +83,7 @@ def federated_train(
             learner.keep(done, *checkpoint.contents(federation.learner))
 
     rest = {"out": folder, "resume": True, "save_every": save_every, "progress": progress}
+    rest["workers"] = workers
     try:
         records = run_rounds(federation, ask, watch=kept, **rest)
     except FederationFailed:

@@ -23,10 +23,11 @@ from metalearn_tut.bilevel.objective import TaskLoss
 from metalearn_tut.checks import check_choice, check_seed
 from metalearn_tut.files.content import architecture, described
 from metalearn_tut.gating.networks import ChannelGated
-from metalearn_tut.gating.stages import STAGES, Stages
+from metalearn_tut.gating.stages import STAGES, Noise, Stages
 from metalearn_tut.learners.gradients import attach_gradients
 from metalearn_tut.learners.learner import Learner, TaskLosses
 from metalearn_tut.learners.predictor import Predictor
+from metalearn_tut.machine.threads import each
 from metalearn_tut.models.bound import at_rest, for_tasks
 from metalearn_tut.models.random_masks import logistic_noise
 from metalearn_tut.scoring import Metric, check_aligned, check_function, scores
@@ -118,6 +119,8 @@ class MetaGater(Learner):
     (torch.Size([6, 3]), 4)
     """
 
+    in_threads = True
+
     def __init__(
         self,
         model: ChannelGated,
@@ -196,16 +199,23 @@ class MetaGater(Learner):
         assert_second_order_safe(self.model, first_order=self.update != "full")
         batch = prepare(batch, metas, ways_of(self.model, metas), (self.loss, self.loss))
         sparsity = self.sparsity if progress >= self.warmup else 0.0
-        result = TaskGradients.of_tasks(metas, (self._task(t, sparsity) for t in batch))
+        drawn = [(task, self._noises(task)) for task in batch]
+        rows = each(lambda pair: self._task(*pair, sparsity), drawn)
+        result = TaskGradients.of_tasks(metas, rows)
         check_aligned(self.loss, result.outputs[0], batch.query_y[0])
         accuracy = scores(self.metric, result.outputs, batch.query_y)
         return TaskLosses(attach_gradients(result, metas), accuracy)
 
+    def _noises(self, task: Task) -> tuple[Noise, Noise]:
+        """The gates' noise for support and query set."""
+        return self.model.noise(len(task.support_x)), self.model.noise(len(task.query_x))
+
     @torch.enable_grad()
-    def _task(self, task: Task, sparsity: float) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _task(
+        self, task: Task, noises: tuple[Noise, Noise], sparsity: float
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """F, the query logits, and the gradient in the order of the meta-parameters."""
         leaves = {n: p.detach().requires_grad_() for n, p in self.meta_parameters().items()}
-        noises = self.model.noise(len(task.support_x)), self.model.noise(len(task.query_x))
         support = task.support_x, task.support_y, noises[0], sparsity
         adapted = self.inner.adapt(leaves, *support)
         value, logits = self.inner.query_value(adapted, task, noises, sparsity)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metalearn_tut.bilevel import DeferredGradients, Params, TaskGradients
+from metalearn_tut.machine.threads import each
 
 
 class _Attach(torch.autograd.Function):
@@ -41,10 +42,11 @@ class _AttachDeferred(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("deferred losses can be differentiated once: their graphs are freed")
         sums = [torch.zeros_like(p) for p in ctx.saved_tensors]
-        for weight, gradients in zip(weights, ctx.gradients, strict=True):
-            if weight:
-                for total, g in zip(sums, gradients(), strict=True):
-                    total += weight.to(g) * g
+        needed = [pair for pair in zip(weights, ctx.gradients, strict=True) if pair[0]]
+        found = each(lambda pair: (pair[0], pair[1]()), needed)
+        for weight, gradients in found:
+            for total, g in zip(sums, gradients, strict=True):
+                total += weight.to(g) * g
         ctx.gradients = None  # the graphs of tasks left out
         return None, None, *sums
 

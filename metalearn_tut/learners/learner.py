@@ -43,6 +43,9 @@ class Learner(nn.Module):
     >>> optimizer = torch.optim.Adam(learner.parameters())
     """
 
+    in_threads = False
+    """Whether several threads may use it at once; each class says so itself."""
+
     def task_losses(self, batch: TaskBatch, progress: float = 1.0) -> TaskLosses:
         """One loss per task; ``progress`` in 0..1 is the share of training done."""
         raise NotImplementedError(f"{type(self).__name__} must define task_losses(batch, progress)")

@@ -109,6 +109,7 @@ class MAML(InnerLoopLearner):
     ...               metric=lambda o, y: (o.argmax(1) == y).float().mean())
     """
 
+    in_threads = True
     _options = (
         *InnerLoopLearner._options,
         *("first_order", "deferred", "multi_step_loss", "recompute", "solver", "solver_steps"),

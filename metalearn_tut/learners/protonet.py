@@ -83,6 +83,8 @@ class ProtoNet(Learner):
         (logits, labels) -> number, how a task is scored; accuracy by default.
     """
 
+    in_threads = True
+
     def __init__(self, model: nn.Module, *, metric: Metric | None = None) -> None:
         if not hasattr(model, "embed"):
             raise ValueError(f"ProtoNet needs a model with embed(x), got {type(model).__name__}")

@@ -15,6 +15,7 @@ from metalearn_tut.bilevel.forward import norm_of
 from metalearn_tut.bilevel.inner import Rate, masked, private
 from metalearn_tut.learners.inner_loop import InnerLoopLearner
 from metalearn_tut.learners.learner import TaskLosses
+from metalearn_tut.machine.threads import each
 from metalearn_tut.models.bound import for_tasks
 from metalearn_tut.scoring import Metric, TaskLoss, scalar_loss
 from metalearn_tut.tasks.task import Task, TaskBatch
@@ -36,6 +37,8 @@ class Reptile(InnerLoopLearner):
     loss, inner_loss, metric, masks, prox_weight
         As there.
     """
+
+    in_threads = True
 
     def __init__(
         self,
@@ -94,5 +97,5 @@ class Reptile(InnerLoopLearner):
             )
         batch = prepare(batch, theta, ways_of(self.model, theta), losses)
         network = for_tasks(self.model)
-        rows = (self._task(network, task, theta, lr) for task in batch)
+        rows = each(lambda task: self._task(network, task, theta, lr), batch)
         return self._judged(bilevel.TaskGradients.of_tasks(metas, rows), metas, batch)

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
+
+_generator: ContextVar[torch.Generator | None] = ContextVar("generator", default=None)
+
+
+@contextmanager
+def noise_from(generator: torch.Generator) -> Iterator[None]:
+    """Inside, noise is drawn from this generator, unless another is given; in this thread alone."""
+    token = _generator.set(generator)
+    try:
+        yield
+    finally:
+        _generator.reset(token)
 
 
 def hard_mask(marks: Tensor) -> Tensor:
@@ -48,8 +64,9 @@ def logistic_noise(like: Tensor, generator: torch.Generator | None = None) -> Te
     like : Tensor
         Shape, dtype and device of the result.
     generator : torch.Generator, optional
-        PyTorch's global one by default.
+        That of :func:`noise_from` by default, or PyTorch's global one.
     """
+    generator = _generator.get() if generator is None else generator
     uniform = torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device)
     return uniform.log() - (-uniform).log1p()
 

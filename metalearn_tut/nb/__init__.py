@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from metalearn_tut.machine import keep_memory
 from metalearn_tut.nb import _order
 
 __all__ = ["check", "compare", "environment", "start"]
@@ -96,6 +97,8 @@ def _array(value: Any) -> np.ndarray:
 def start() -> int:
     """Begin a chapter: one thread, as its times are given for, and the seed of what it trains.
 
+    Memory is kept: see :func:`~metalearn_tut.machine.keep_memory`.
+
     ``METALEARN_TUT_THREADS`` and ``METALEARN_TUT_SEED`` (1 and 0 by default) run it otherwise, and
     what a chapter says must hold then, too.
 
@@ -108,6 +111,7 @@ def start() -> int:
     --------
     >>> seed = start()
     """
+    keep_memory()
     torch.set_num_threads(int(os.environ.get("METALEARN_TUT_THREADS", "1")))
     return int(os.environ.get("METALEARN_TUT_SEED", "0"))
 

@@ -12,6 +12,7 @@ from metalearn_tut.bilevel import parameters_of
 from metalearn_tut.files.content import as_json, described
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.learners.maml import MAML
+from metalearn_tut.machine import keep_memory
 from metalearn_tut.saliency.capture import check_capture, check_untied, prunable_layers
 from metalearn_tut.saliency.hessians import layer_hessians
 from metalearn_tut.saliency.masks import (
@@ -104,6 +105,7 @@ def anp_prune(
     >>> [round(r["kept"], 2) for r in history], masks["0.weight"].shape
     ([0.81, 0.51], torch.Size([8, 4]))
     """
+    keep_memory()
     rounds = rounds if isinstance(rounds, Rounds) else Rounds(rounds)
     criterion = Criterion(method=criterion) if isinstance(criterion, str) else criterion
     schedule = rounds.schedule

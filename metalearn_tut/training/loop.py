@@ -19,6 +19,8 @@ from metalearn_tut.evaluation.accuracy import task_values
 from metalearn_tut.files.progress import progress_bar
 from metalearn_tut.learners.learner import Learner
 from metalearn_tut.learners.state import settings_of
+from metalearn_tut.machine import keep_memory
+from metalearn_tut.machine.threads import workers_of
 from metalearn_tut.scoring import Metric
 from metalearn_tut.tasks.sampler import TaskSampler
 from metalearn_tut.training.checkpoint import RunFolder
@@ -56,6 +58,7 @@ def meta_train(
     resume: bool = False,
     save_every: int = 100,
     config: dict[str, Any] | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> History:
     """Train a learner's meta-parameters in place on an endless list of tasks.
@@ -116,6 +119,13 @@ def meta_train(
         :func:`metalearn_tut.runs.build_learner` takes, ``load_learner`` rebuilds the learner);
         a resumed run must bring the same, a learner with the same settings, and tasks of the
         same content.
+    workers : int, optional
+        Tasks at a time in this process, each in a thread with its share of PyTorch's threads;
+        by default as many as those are, up to 4, on a CPU. Results are bitwise those of one
+        worker with as many threads to a task; each worker needs memory for its task. A
+        learner of your own is asked for one at a time, unless you say otherwise or its class
+        has ``in_threads = True``; tasks that draw random numbers, as dropout does, go one
+        after another whatever you say; ``engine="vectorised"`` computes all at once anyway.
     progress : bool, default True
         Show a bar with loss, accuracy, tasks per second and time left.
 
@@ -148,6 +158,7 @@ def meta_train(
     >>> len(history.loss), len(history.accuracy)
     (3, 3)
     """
+    keep_memory()
     (save_every,) = check_count(save_every=save_every)
     plan = TrainingPlan(
         *(sampler, steps, tasks_per_step, aggregate, clip),
@@ -173,7 +184,8 @@ def meta_train(
     shown = {"initial": first * tasks, "unit": "task", "desc": "meta-train"}
     bar = progress_bar(plan.steps * tasks, show=progress and processes.rank == 0, **shown)
     gpus = [like.device] if like.is_cuda else []
-    with bar, torch.random.fork_rng(gpus), folder.last.explained():
+    own = workers_of(learner, workers, tasks)
+    with bar, own, torch.random.fork_rng(gpus), folder.last.explained():
         for step in range(first, plan.steps):
             training.step(step, history)
             done = step + 1

@@ -15,6 +15,7 @@ from metalearn_tut import evaluate
 from metalearn_tut.claims import Claim, Comparison, Job, Study
 from metalearn_tut.claims.runner import run_jobs
 from metalearn_tut.claims.statistics import right_answers
+from metalearn_tut.machine import keep_memory
 from metalearn_tut.training import checkpoint
 from metalearn_tut.training.loop import meta_train
 
@@ -56,7 +57,8 @@ def die_while_writing(config, folder):
 
 
 def circumstances(config, folder):
-    return {"malloc": os.environ.get("MALLOC_TRIM_THRESHOLD_"), "threads": torch.get_num_threads()}
+    memory = keep_memory.cache_info().currsize  # whether anybody asked for it
+    return {"memory": memory, "threads": torch.get_num_threads()}
 
 
 def trainings(quick=False, steps=STEPS):

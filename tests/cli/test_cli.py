@@ -24,6 +24,7 @@ from metalearn_tut.cli import options
 from metalearn_tut.cli import program as cli
 from metalearn_tut.evaluation import cost
 from metalearn_tut.evaluation.accuracy import evaluate
+from metalearn_tut.machine import threads
 from metalearn_tut.models import NORMS
 from metalearn_tut.runs import building as runs
 from metalearn_tut.runs.algorithms import ALGORITHMS
@@ -659,6 +660,20 @@ def test_two_processes_are_stopped_together_and_one_can_go_on(capsys, tmp_path, 
     assert command(capsys, *options, "--out", alone)[0] == 130
     for name, p in parameters(alone).items():
         torch.testing.assert_close(parameters(shared)[name], p, rtol=1e-3, atol=1e-3)
+
+
+def test_two_workers_make_the_run_of_one(capsys, trained, tmp_path, monkeypatch):
+    asked, each = [], threads.workers
+    monkeypatch.setattr(threads, "workers", lambda n: asked.append(n) or each(n))
+    assert cli.run([*TINY, "--rotations", "--out", str(tmp_path), "--workers", "2"]) == 0
+    for name, p in parameters(trained).items():
+        assert torch.equal(p, parameters(tmp_path)[name])
+    said, _ = [], capsys.readouterr()
+    for workers in ("1", "2"):
+        measure = ("evaluate", str(tmp_path), "--tasks", "5", "--workers", workers)
+        said.append(command(capsys, *measure)[:2])
+    assert said[0] == said[1] and asked == [2, 1, 2]
+    assert command(capsys, "train", "--out", str(tmp_path), "--workers", "0")[0] == 2
 
 
 @pytest.mark.slow

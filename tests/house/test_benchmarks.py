@@ -8,6 +8,7 @@ import accuracy
 import benchmarks_page
 import benchmarks_text
 import installation
+import limits
 import many_tasks
 import memory
 import meta_training
@@ -60,7 +61,7 @@ def test_each_peer_computes_the_gradient_of_the_package(peer, our_network):
 @pytest.mark.slow
 def test_each_engine_computes_the_gradient_of_the_package():
     own = [name for name, side in SIDES.items() if side.peer is None]
-    assert len(own) == 5
+    assert len(own) == 6
     assert max(gaps["float64"] for gaps in differences(own, TINY).values()) < 1e-10
 
 
@@ -158,7 +159,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     assert asked == []
     log.finish({"all": log.known})
     written = json.loads((tmp_path / "x.json").read_text())
-    assert written["config"] == {"seconds": 2, "peers": HERE}
+    assert written["config"] == {"seconds": 2, "equal": rounds.EQUAL, "peers": HERE}
     assert written["values"]["all"]["a"] == {"value": 1} and "torch" in written["versions"]
     assert run({"seconds": 2})[1] == ["a", "b", "c"]
 
@@ -190,7 +191,7 @@ def test_a_single_process_has_the_environment_of_a_users_shell(script, monkeypat
 
 def test_several_processes_have_that_of_the_command_line(script):
     first, second = rounds.fresh("says.py", ["x"], 2)
-    assert first == [["x"], "0", "2", "1", str(2**31 - 1)] and second[1] == "1"
+    assert first == [["x"], "0", "2", "1", None] and second[1] == "1"
     with pytest.raises(SystemExit, match=r"says\.py fail failed"):
         rounds.fresh("says.py", ["fail"], 2)
 
@@ -259,10 +260,13 @@ def run(monkeypatch, capsys, tmp_path):
 def test_the_page_shows_what_the_scripts_write(run, monkeypatch, tmp_path):
     tiny = ["--cases", json.dumps([Case(4, 28, 1, 1)])]
     name = str(Case(4, 28, 1, 1))
-    some = ["package", "package, one thread", "higher"]
+    some = ["package", "package, one worker", "package, one thread", "package, two processes"]
+    some += ["higher", "higher, as its README shows"]
     monkeypatch.setattr(meta_training, "present", lambda: some)
     monkeypatch.setattr(memory, "present", lambda: some)
     monkeypatch.setattr(one_task, "CASES", (Case(4, 28, 1, 1),))
+    monkeypatch.setattr(one_task, "FIRST", Case(4, 28, 1, 1))
+    monkeypatch.setattr(one_task, "EVALUATED", 3)
     for module in (rounds, one_task, accuracy):
         monkeypatch.setattr(module, "versions", lambda: {"higher": "0.2.1"})
     found = run(meta_training, *tiny, "--budget", 0)
@@ -272,13 +276,17 @@ def test_the_page_shows_what_the_scripts_write(run, monkeypatch, tmp_path):
     few = {"goal": 0.0, "validate_every": 1, "validation_tasks": 2}
     found = run(accuracy, "--settings", json.dumps(few))
     assert set(found["seconds"]) == {"package", "package, recipe", "higher"}
-    run(one_task, "--repeats", 2)
+    assert run(one_task, "--repeats", 2)["evaluation"]["fastest_peer"] == "higher"
+    assert run(limits, *tiny)["cases"][name]["share"] < 1
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "tried.json").write_text("[]")
     parts = benchmarks_page.generated(tmp_path)
     rows = [line.split("|")[1].strip() for line in parts["table"].splitlines()[2:]]
     case = benchmarks_text.short(name)
-    assert rows == [case, "**its memory**", case, "**adaptation**", case, "**90 % accuracy**"]
+    assert rows[:4] == [case, "**its memory**", case, "**adaptation**"]
+    assert rows[4:] == [case, "**evaluation of 600 tasks**", "**90 % accuracy**"]
+    assert [part.count("|") for part in parts["more"].splitlines()] == [8, 8, 8]
+    assert "of the peak" in parts["limits"]
     assert parts["answer"].count("not measured yet") == 1  # on a GPU
     assert f"Engines and networks: {name}" in parts["rest"]
 

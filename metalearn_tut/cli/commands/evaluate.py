@@ -35,11 +35,11 @@ def evaluate(o: Evaluate, arguments: Sequence[str]) -> None:
     check_ways(learner, sampler[0].ways)
     n_tasks = min(o.tasks, len(sampler)) if hasattr(sampler, "__len__") else o.tasks
     learner = Watched(learner) if is_gated(learner) else learner
-    result = measure(learner, sampler, n_tasks, steps=o.steps, progress=True)
+    result = measure(learner, sampler, n_tasks, steps=o.steps, workers=o.workers, progress=True)
     print(f"{result}\n{result.sampler}")
     values = result.to_dict()
     if is_gated(learner):
-        mean, half = interval(torch.tensor(learner.shares, dtype=torch.float64))
+        mean, half = interval(torch.tensor(sorted(learner.shares), dtype=torch.float64))
         values["active_macs"] = {"mean": mean, "half_width": half}
         print(f"{mean:.4f} ± {half:.4f} of the multiply-adds are done for an image, as deployed")
     if o.json:

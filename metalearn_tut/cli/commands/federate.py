@@ -26,7 +26,12 @@ def federate(o: Federate, arguments: Sequence[str]) -> None:
     count = sum(p.numel() for p in federation.learner.meta_parameters().values())
     print(f"{o.algorithm.name} with {count:,} parameters to train on {o.nodes} nodes", flush=True)
     records = federated_train(
-        federation, o.out, config=config, resume=o.resume, save_every=o.save_every
+        federation,
+        o.out,
+        config=config,
+        resume=o.resume,
+        save_every=o.save_every,
+        workers=o.workers,
     )
     print(_outcome(o.out, records))
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from metalearn_tut import claims
 from metalearn_tut.claims.report import criteria
 from metalearn_tut.claims.report import reproduce as decide
 from metalearn_tut.cli.checks import check_folder
-from metalearn_tut.cli.launch import MEMORY
 from metalearn_tut.cli.options import Reproduce
 
 
@@ -25,8 +23,7 @@ def reproduce(o: Reproduce, arguments: Sequence[str]) -> int:
     check_folder("--out", o.out)
     check_folder("--results", o.results)
     names = claims.STUDIES if o.all else (o.study,)
-    environment = {n: v for n, v in MEMORY.items() if n not in os.environ}
     given = ("quick", "pilot", "only", "out", "results", "processes", "threads")
     options = {n: getattr(o, n) for n in given}
-    ended = [decide(claims.load(n), environment=environment, **options) for n in names]
+    ended = [decide(claims.load(n), **options) for n in names]
     return 0 if all(ended) else 1

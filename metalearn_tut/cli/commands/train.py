@@ -55,6 +55,7 @@ def train(o: Train, arguments: Sequence[str]) -> int:
         resume=o.resume,
         save_every=o.save_every,
         config=config,
+        workers=o.workers,
     )
     if first_process:
         print(_outcome(o.out, history))

@@ -86,6 +86,7 @@ class Train:
     save_every: int = option(100, "Steps between checkpoints.", min=1)
     resume: bool = option(False, "Go on from the last checkpoint in --out.")
     processes: int = option(1, "Processes that share the tasks.", min=1)
+    workers: int | None = shared.WORKERS()
     threads: int | None = shared.THREADS()
     device: str = shared.DEVICE()
 
@@ -96,7 +97,7 @@ class Federate:
 
     The training classes are dealt out to --nodes, --classes-per-node each. In every round the
     server sends its learner to some of them; each takes steps on tasks of its own images, and
-    the server averages what comes back. The nodes run one after another in this process; an
+    the server averages what comes back. The nodes run in this process; an
     interrupted run goes on with the same command and --resume, and ends as if it had not been
     interrupted. What evaluate does with the run is to let new nodes join, whose classes no
     node had: for metagater it also says what share of the multiply-adds their images need.
@@ -133,6 +134,9 @@ class Federate:
     outer_lr: float = option(0.2, "Step size of these steps.")
     save_every: int = option(1, "Rounds between checkpoints.", min=1)
     resume: bool = option(False, "Go on from the last checkpoint in --out.")
+    workers: int | None = shared.WORKERS(
+        help="Nodes at a time.  [default: as many as there are threads, up to 4]"
+    )
     threads: int | None = shared.THREADS()
     device: str = shared.DEVICE()
 
@@ -181,5 +185,6 @@ class Evaluate:
     )
     steps: int | None = option(None, "Inner steps of every task.  [default: as in training]", min=0)
     json: Path | None = option(None, "File to write the result to.")
+    workers: int | None = shared.WORKERS()
     threads: int | None = shared.THREADS()
     device: str = shared.DEVICE()

@@ -40,4 +40,11 @@ NORM = partial(
 WIDTH = partial(option, default=32, help="Channels of Conv4's blocks.", min=1)
 TASKS_PER_STEP = partial(option, default=4, help="Tasks of an outer step.", min=1)
 THREADS = partial(option, default=None, help="Threads of each process.", min=1, max=1024)
+WORKERS = partial(
+    option,
+    default=None,
+    help="Tasks at a time in a process.  [default: as many as it has threads, up to 4]",
+    min=1,
+    max=1024,
+)
 DEVICE = partial(option, default="cpu", help="cpu, cuda, or another device of PyTorch.")

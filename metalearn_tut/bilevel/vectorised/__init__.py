@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from metalearn_tut.bilevel.batched import fold, layer_rule, unfold
 from metalearn_tut.bilevel.forward import Forward, parameters_of
 from metalearn_tut.bilevel.inner import Params
+from metalearn_tut.bilevel.vectorised.batched import fold, layer_rule, unfold
 from metalearn_tut.models.filters.tracing import ONE_AT_A_TIME, Tracer
 from metalearn_tut.models.inputs import check_images, prefer_channels_last
 
@@ -36,7 +36,7 @@ _POINTWISE = {
 _POINTWISE_METHODS = {"relu", "tanh", "sigmoid", "contiguous"}
 
 
-def vectorised(model: nn.Module, tasks: int) -> Forward:
+def vectorised(model: nn.Module, tasks: int, graph: fx.Graph | None = None) -> Forward:
     """``forward(params, x)`` for T tasks at once.
 
     Parameters
@@ -47,13 +47,15 @@ def vectorised(model: nn.Module, tasks: int) -> Forward:
     tasks : int
         Number of tasks T. Parameters carry it as dimension 0, and so do inputs, images
         ``x [T, B, C, H, W]`` or features ``[T, B, F]``, and outputs ``[T, B, N]``.
+    graph : fx.Graph, optional
+        What :func:`trace` made of the model just now.
 
     Raises
     ------
     ValueError
         If the model holds an operation that has no batched form here; the message names it.
     """
-    graph, modules = trace(model), dict(model.named_modules())
+    graph, modules = graph or trace(model), dict(model.named_modules())
 
     def forward(params: Params, x: Tensor, n_support: int | None = None) -> Tensor:
         if x.ndim not in (3, 5):

@@ -41,9 +41,9 @@ class Train:
     """Meta-train a learner.
 
     Its best and its last state are kept in --out. An interrupted run goes on with the same
-    command and --resume, and ends as if it had not been interrupted. With --processes 2 (one
-    thread each) two cores share the tasks of every step; under torchrun the command does the
-    same on as many processes as it is given.
+    command and --resume, and ends as if it had not been interrupted. The cores share the tasks
+    of every step (--workers). So do several processes (--processes 2, or torchrun on as many
+    machines as it is given).
 
     \b
     Examples:

@@ -401,7 +401,7 @@ def test_a_figure_through_which_a_dark_page_shines_is_named(made, background, se
 def test_each_page_is_pictured_in_full_height(driver, tmp_path):
     (tmp_path / "_sources").mkdir()
     (tmp_path / "_sources/page.md").touch()
-    (tmp_path / "page.html").write_text(MADE.replace("<pre>", "<pre style='height: 2000px'>"))
+    (tmp_path / "page.html").write_text(MADE.replace("<pre ", "<pre style='height: 2000px' "))
     screenshots.take_all(driver, tmp_path, tmp_path / "pictures")
     corners = {}
     for picture in (tmp_path / "pictures").iterdir():

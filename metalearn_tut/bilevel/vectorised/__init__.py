@@ -48,7 +48,7 @@ def vectorised(model: nn.Module, tasks: int, graph: fx.Graph | None = None) -> F
         Number of tasks T. Parameters carry it as dimension 0, and so do inputs, images
         ``x [T, B, C, H, W]`` or features ``[T, B, F]``, and outputs ``[T, B, N]``.
     graph : fx.Graph, optional
-        What :func:`trace` made of the model just now.
+        What ``trace`` made of the model just now.
 
     Raises
     ------

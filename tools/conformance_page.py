@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import set_repository
 from benchmarks_text import NOT_YET, circumstances, table
 from claims_text import docstring, folded, plain
 from conformance_sides import REPORTS, SIDES, report_of
@@ -22,7 +23,7 @@ from metalearn_tut.conformance import CASES, GROUPS, KINDS
 
 ROOT = Path(__file__).parents[1]
 PEERS = "conformance_peers"
-SOURCE = f"https://github.com/metalearn-tut/metalearn-tut/blob/main/{PEERS}"
+SOURCE = f"{set_repository.current(ROOT)}/blob/main/{PEERS}"
 Values = dict[str, dict[str, Any]]
 
 

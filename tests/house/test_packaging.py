@@ -187,6 +187,17 @@ def test_until_somebody_hosts_it_the_address_is_nobodys():
     assert owner != set_repository.NOBODY or said in " ".join(read("README.md").split())
 
 
+def test_no_page_or_program_knows_the_project_by_another_owner():
+    """Whoever owns such a name could serve code to those who follow the link."""
+    name = set_repository.slug_of(set_repository.current(ROOT)).split("/")[1]
+    named = re.compile(rf"{set_repository.HOSTS}([\w-]+/{re.escape(name)})(?![\w-])")
+    folders = ("book", "conformance_peers", "examples", "metalearn_tut", "tools")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    texts = [path for path in paths if path.suffix in (".html", ".ipynb", ".js", ".md", ".py")]
+    slugs = {slug for path in texts for _, slug in named.findall(path.read_text("utf-8"))}
+    assert slugs == {set_repository.slug_of(set_repository.current(ROOT))}
+
+
 def test_an_address_of_another_form_is_refused():
     with pytest.raises(SystemExit, match=r"https://github.com/OWNER/NAME, got 'someone/else'"):
         set_repository.slug_of("someone/else")

@@ -123,11 +123,12 @@ def _named(method: str, ways: Mapping[int, list[Any]]) -> str:
 def _shown(trainings: list[dict[str, float]]) -> str:
     if not trainings:
         return ""
-    if len(trainings) == 1:
-        return f"{trainings[0]['accuracy']:.3f} ± {trainings[0]['half_width']:.3f}"
-    values = [row["accuracy"] for row in trainings]
-    deviation = student_quantile(len(values) - 1) * statistics.stdev(values)
-    return f"{statistics.fmean(values):.3f} ± {deviation / math.sqrt(len(values)):.3f}"
+    mean, half_width = trainings[0]["accuracy"], trainings[0]["half_width"]
+    if len(trainings) > 1:
+        values = [row["accuracy"] for row in trainings]
+        mean, spread = statistics.fmean(values), statistics.stdev(values)
+        half_width = student_quantile(len(values) - 1) * spread / math.sqrt(len(values))
+    return f"{mean:.3f} ± {half_width:.3f}"
 
 
 def left_out() -> str:

@@ -134,9 +134,8 @@ def given_to(second: Learner, first: Learner) -> None:
     second.load_state_dict({**own, **taken})
 
 
-def train(name: str, split_by: str, seed: int) -> Learner:
+def train(recipe: Recipe, split_by: str, seed: int, folder: Path) -> Learner:
     """The learner trained on tasks of many ways."""
-    recipe, folder = RECIPES[name], ROOT / "runs" / f"{name}_{split_by}_{seed}"
     torch.manual_seed(seed)
     config = configuration(recipe, split_by, seed, 1, TRAIN_WAYS)
     one = runs.build_learner(config)
@@ -211,15 +210,14 @@ def main() -> None:
     given = parser.parse_args()
     name, split_by, seed = given.name, given.split_by, given.seed
     torch.set_num_threads(given.threads)
-    start = time.process_time()
-    trained = train(name, split_by, seed)
-    seconds = round(time.process_time() - start)
-    inner_steps = 2 if RECIPES[name].second else 1
-    configs = {
-        ways: configuration(RECIPES[name], split_by, seed, inner_steps, ways) for ways, _ in TESTS
-    }
+    recipe, label = RECIPES[name], f"{name}_{split_by}_{seed}"
+    folder = ROOT / "runs" / label
+    resumed, start = folder.exists(), time.process_time()
+    trained = train(recipe, split_by, seed, folder)
+    values = {"processor_seconds": round(time.process_time() - start), "resumed": resumed}
+    inner_steps = 2 if recipe.second else 1
+    configs = {ways: configuration(recipe, split_by, seed, inner_steps, ways) for ways, _ in TESTS}
     learners = {ways: for_ways(trained, config) for ways, config in configs.items()}
-    label = f"{name}_{split_by}_{seed}"
     if (seed, split_by) == SHIPPED and name not in COMPARED:
         label = name
         ship(name, learners[WAYS], configs[WAYS])
@@ -227,8 +225,8 @@ def main() -> None:
     command = f"python tools/pretrain_emoji.py {name} --split-by {split_by} --seed {seed}"
     about = {"command": command, "split": "test", "tasks": TASKS, "seed": 1}
     about["trained"] = configs[WAYS]
-    values = {"rows": rows, "processor_seconds": seconds}
-    write_result(ROOT / "results" / "emoji" / f"{label}.json", config=about, values=values)
+    file = ROOT / "results" / "emoji" / f"{label}.json"
+    write_result(file, config=about, values={"rows": rows, **values})
 
 
 if __name__ == "__main__":

@@ -195,6 +195,11 @@ def test_the_card_takes_a_method_from_every_file_of_results(tmp_path):
     (folder / "learners.json").write_text(f'{{"values": {{"rows": [{row}]}}}}')
     text = emoji_page.accuracies(tmp_path)
     assert "| new things by new artists | M |  | 0.500 ± 0.010 |" in text
+    for accuracy in (0.48, 0.52):  # and now the interval is over trainings: 4.303 * 0.02 / root 3
+        more = row.replace('"accuracy": 0.5,', f'"accuracy": {accuracy},')
+        (folder / f"{accuracy}.json").write_text(f'{{"values": {{"rows": [{more}]}}}}')
+    text = emoji_page.accuracies(tmp_path)
+    assert "| new things by new artists | M, 3 trainings |  | 0.500 ± 0.050 |" in text
 
 
 @pytest.mark.parametrize("size", [8, 11, 16, 24, 31])

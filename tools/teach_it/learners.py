@@ -17,6 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+from shipped import measured
+
 from metalearn_tut import pretrained
 from metalearn_tut.deployment import export_learner
 from metalearn_tut.files.cache import atomic_write
@@ -41,7 +45,7 @@ TITLES = {
 def described(name: str, files: dict[str, bytes]) -> dict[str, Any]:
     """What the page says about a learner."""
     config = load_config(pretrained.path(name))
-    right, half_width, n_tasks = worth(name, config["data"]["name"])
+    right, half_width, n_tasks = measured(name)
     return {
         "name": name,
         "title": TITLES[name],
@@ -55,17 +59,6 @@ def described(name: str, files: dict[str, bytes]) -> dict[str, Any]:
         "tasks": n_tasks,
         "sha256": checksum(name),
     }
-
-
-def worth(name: str, data: str) -> tuple[float, float, int]:
-    """Accuracy on test tasks of five ways, half its interval, and the number of tasks."""
-    folder = "emoji" if data == "emoji" else "pretrained"
-    result = json.loads((ROOT / "results" / folder / f"{name}.json").read_text("utf-8"))
-    if data == "emoji":
-        first = result["values"]["rows"][0]  # new things, by any artist
-        return first["accuracy"], first["half_width"], result["config"]["tasks"]
-    values = result["values"]["support"]
-    return values["mean"], values["half_width"], values["n_tasks"]
 
 
 def checksum(name: str) -> str:

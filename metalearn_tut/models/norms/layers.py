@@ -130,7 +130,7 @@ class _BatchNormGradient(torch.autograd.Function):
 
     ``by_x = w r (g - <g> - <gz> z),  by_weight = P <gz>,  by_bias = P <g>``.
 
-    PyTorch's fused kernel computes it on a CPU, as accurately, from statistics that are.
+    PyTorch's fused kernel computes it on a CPU, nearly as accurately, from accurate statistics.
 
     For gradients u, p, q with respect to these three, and ``k = p - w r <uz>``,
 

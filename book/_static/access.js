@@ -5,10 +5,17 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const named of all("details.hide > summary, .search-button-field")) {
     named.removeAttribute("aria-label"); // all folded cells had the same
   }
-  for (const icon of all(".theme-switch-button :is(i, svg)")) {
-    icon.removeAttribute("title"); // "Light", where the button is called "Color mode"
-    icon.querySelector("title")?.remove();
-    icon.setAttribute("aria-hidden", "true");
+  const unnamed = (button) => {
+    for (const icon of button.querySelectorAll("i, svg")) {
+      icon.removeAttribute("title"); // "Light", where the button is called "Color mode"
+      icon.querySelector("title")?.remove();
+      icon.setAttribute("aria-hidden", "true");
+    }
+  };
+  for (const button of all(".theme-switch-button")) {
+    unnamed(button);
+    const drawn = new MutationObserver(() => unnamed(button)); // icons become pictures later
+    drawn.observe(button, { childList: true, subtree: true });
   }
   for (const unfolding of all(".has-children > details > summary")) {
     const page = unfolding.closest("li").querySelector("a").textContent.trim();

@@ -89,6 +89,17 @@ def test_a_page_can_be_read_offline_on_any_screen_light_and_dark(driver, html, n
     assert check_pages.check_page(driver, html / f"{name}.html") == []
 
 
+def test_an_icon_that_is_drawn_late_gets_no_name_beside_its_buttons(driver, html):
+    browser.visit(driver, (html / "intro.html").as_uri())
+    late = "<svg class='late'><title>Light</title></svg>"
+    button = one(driver, ".theme-switch-button")
+    driver.execute_script(
+        "arguments[0].insertAdjacentHTML('beforeend', arguments[1])", button, late
+    )
+    wait(driver, lambda _: one(driver, ".late").get_attribute("aria-hidden") == "true")
+    assert all_of(driver, ".late title") == []
+
+
 # The buttons of a chapter
 
 

@@ -140,13 +140,17 @@ def by_autograd(case: Case) -> Gradients:
     return dict(zip(start, found, strict=True))
 
 
-@cache
 def right_value(case: Case) -> Gradients:
     """The meta-gradient of a case by name, computed once in a process.
 
     Its entries are the network's parameters that are not frozen, and ``rates.NAME`` for each
     rate that the case gives. Do not change them.
     """
+    return _computed(case)
+
+
+@cache
+def _computed(case: Case) -> Gradients:
     size = sum(p.numel() for p in case.in_float64().parameters())
     return by_autograd(case) if size > LARGE else by_differences(case)
 
